@@ -1,0 +1,1 @@
+"""What stands beside an assistant: the tools, MCP over stdio, and the carriers that push."""

@@ -1,0 +1,77 @@
+"""What happened: past tense, plain data, the only input of the core."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from msgspec import Struct
+
+from ecorelay import wire
+from ecorelay.core.ops import OpResult
+from ecorelay.errors import Code
+
+
+class Now(NamedTuple):
+    """One reading of both clocks. `mono` seconds never jump and time intervals; `wall` ms are shown."""
+
+    mono: float
+    wall: int
+
+
+class SessionOpened(Struct, frozen=True, gc=False):
+    """A connection said hello. `pid` is the kernel's word where it has one, else the hello's."""
+
+    sid: int
+    hello: wire.Hello
+    pid: int
+
+
+class SessionFrame(Struct, frozen=True, gc=False):
+    """A decoded frame of a session that said hello."""
+
+    sid: int
+    frame: wire.FromSession
+
+
+class SessionClosed(Struct, frozen=True, gc=False):
+    """The connection is gone, for whatever reason; nothing reaches it any more."""
+
+    sid: int
+    reason: str
+
+
+class Stored(Struct, frozen=True, gc=False):
+    """The unit is committed; one result per op."""
+
+    then: Any
+    results: tuple[OpResult, ...]
+
+
+class StoreFailed(Struct, frozen=True, gc=False):
+    """The unit left no trace, because."""
+
+    then: Any
+    code: Code
+    message: str
+
+
+class ProcessChecked(Struct, frozen=True, gc=False):
+    """Answer to `CheckProcess`; `alive` is True where it could not be found out."""
+
+    then: Any
+    alive: bool
+
+
+class ClockJumped(Struct, frozen=True, gc=False):
+    """The wall clock moved by more than 30 s against the other: the machine slept, or was set."""
+
+    seconds: float
+
+
+class Tick(Struct, frozen=True, gc=False):
+    """A deadline of `Hub.next_deadline` has come."""
+
+
+Event = (
+    SessionOpened | SessionFrame | SessionClosed | Stored | StoreFailed | ProcessChecked | ClockJumped | Tick
+)

@@ -1,0 +1,512 @@
+"""What the core asks of the store, and what comes back.
+
+A *unit* is the tuple of ops of one :class:`~ecorelay.core.actions.Store` action: it happens wholly,
+in one transaction, or not at all. Units take effect in the order they were submitted, reads
+included, so that a page can neither miss nor double what a pending commit adds. Numbers (`no` of
+a peer or group, `mid` of a message, `seq` in a group) are assigned inside the transaction and come
+back in the results, one result per op.
+
+A store refuses an op by raising :class:`~ecorelay.errors.RelayError`; the unit then leaves no trace.
+
+A peer, local or remote, is a row with a number; rows of mail carry numbers, never names. `mid` rises
+with every message of this hub, so it orders every mailbox. One row per (message, recipient) is
+ring entry and receipt in one: it is `unread`, then `seen`, and stays as a bare receipt when it left
+the ring. The text is stored once per message and goes when the last ring lets go of it.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from ecorelay.wire import Kind
+
+
+class Op(Struct, frozen=True, kw_only=True, gc=False):
+    """Base of every op."""
+
+
+# --- peers ------------------------------------------------------------------------------------------
+
+
+class AddPeer(Op, frozen=True, kw_only=True):
+    """→ `Numbered`. A new peer under a new name; `name_taken` when the name is anybody's current one.
+
+    A name that only forwards (of a renamed peer) is taken over by this claim.
+    """
+
+    peer_id: str
+    name: str
+    auto: bool
+    at: int
+
+
+class NotePeer(Op, frozen=True, kw_only=True):
+    """→ None. What is known of a peer's last session. None leaves a field as it is."""
+
+    no: int
+    last_seen: int
+    client: str | None = None
+    cwd: str | None = None
+    git_branch: str | None = None
+
+
+class RememberPeer(Op, frozen=True, kw_only=True):
+    """→ None. (client, identity) and (client, cwd) lead back to this peer; empty ones are not kept.
+
+    An identity leads to one peer (the latest), a directory to several.
+    """
+
+    no: int
+    client: str
+    identity: str
+    cwd: str
+    at: int
+
+
+class RenamePeer(Op, frozen=True, kw_only=True):
+    """→ None. `name_taken` when `name` is another peer's current one; the old name forwards until then."""
+
+    no: int
+    name: str
+    forward_until: int
+
+
+class DropPeers(Op, frozen=True, kw_only=True):
+    """→ `Dropped`. Remove those of these peers that have no mail in their ring and are in no group."""
+
+    nos: tuple[int, ...]
+
+
+class OpenMailbox(Op, frozen=True, kw_only=True):
+    """→ `MailboxState`."""
+
+    no: int
+
+
+# --- mail -------------------------------------------------------------------------------------------
+
+
+class AppendMail(Op, frozen=True, kw_only=True):
+    """→ `Appended`. One message to one or more mailboxes of this hub, trimming each ring.
+
+    A msg_id stored before by the same sender with the same text and recipients is a duplicate:
+    nothing is stored. With other content or from another sender it is refused as `bad_msg`.
+    """
+
+    msg_id: str
+    kind: Kind
+    sender_no: int
+    sender: str
+    recipients: tuple[int, ...]
+    text: str
+    at: int
+    reply_to: str | None = None
+    broadcast_id: str | None = None
+    urgent: bool = False
+
+
+class AppendReply(Op, frozen=True, kw_only=True):
+    """→ `Replied`. Mail to whoever sent `target_id`, which the caller must have been sent.
+
+    `unknown_ask` when there is no such message for this caller (direct mail, an ask, or a message
+    of a group it is a member of), `peer_gone` when its sender was removed. The target becomes seen
+    and replied. Duplicates as in `AppendMail`.
+    """
+
+    msg_id: str
+    target_id: str
+    sender_no: int
+    sender: str
+    text: str
+    at: int
+
+
+class LoadBacklog(Op, frozen=True, kw_only=True):
+    """→ `Backlog`. Unread mail with mid > `after`, not leased, oldest first, for pushing.
+
+    At least one message when there is any, then while count and bytes of text stay within the limits.
+    """
+
+    no: int
+    after: int
+    max_count: int
+    max_bytes: int
+
+
+class MarkPushed(Op, frozen=True, kw_only=True):
+    """→ None. A carrier accepted these: (peer no, mid) pairs. Only the receipt changes."""
+
+    rows: tuple[tuple[int, int], ...]
+    carrier: str
+    at: int
+
+
+class ReadPage(Op, frozen=True, kw_only=True):
+    """→ `PageRead`. Unread mail oldest first, leased to `lease`; what another lease holds is passed over.
+
+    At least one message when there is any, then up to `limit` and while the JSON of the texts
+    stays within `budget` characters. Mail in `pushed` (mids) comes as a stub, without text and lease;
+    mail in `hidden` not at all. With `since_id`: from that message on, inclusive, seen or not, all
+    with text; `bad_args` when it is not in this peer's ring. Handed-over rows are marked as such in the
+    same transaction, so that even a killed hub shows them as `redelivered`.
+    """
+
+    no: int
+    lease: int
+    limit: int
+    budget: int
+    since_id: str | None = None
+    pushed: frozenset[int] = frozenset()
+    hidden: frozenset[int] = frozenset()
+
+
+class ConfirmMail(Op, frozen=True, kw_only=True):
+    """→ `Confirmed`. These are seen (those still unread), the lease ends, shown notices are dropped.
+
+    A notice whose count grew since it was shown stays with the difference.
+    """
+
+    no: int
+    lease: int
+    msg_ids: tuple[str, ...]
+    notices: tuple[str, ...]
+    at: int
+
+
+class EndLease(Op, frozen=True, kw_only=True):
+    """→ None. What `lease` still holds is free for the next reader."""
+
+    lease: int
+
+
+# --- groups -----------------------------------------------------------------------------------------
+
+
+class Line(Struct, frozen=True, kw_only=True, gc=False):
+    """One line of a group's history before it has its number. `sender_no` 0: the hub itself."""
+
+    msg_id: str
+    sender_no: int
+    sender: str
+    text: str
+    at: int
+    system: bool = False
+
+
+class CreateGroup(Op, frozen=True, kw_only=True):
+    """→ `GroupMade`. `name_taken` when there is one of that name. `members` without the admin."""
+
+    group_id: str
+    name: str
+    admin_no: int
+    members: tuple[int, ...]
+    line: Line
+
+
+class AddMember(Op, frozen=True, kw_only=True):
+    """→ `LineAdded`. The new member's cursor stands just before `line`. Twice is fine (seq 0 then)."""
+
+    group_no: int
+    no: int
+    line: Line
+
+
+class RemoveMember(Op, frozen=True, kw_only=True):
+    """→ `LineAdded`. `not_member` when it is none."""
+
+    group_no: int
+    no: int
+    line: Line
+
+
+class DropGroup(Op, frozen=True, kw_only=True):
+    """→ None. The group with its history and cursors."""
+
+    group_no: int
+
+
+class AppendGroup(Op, frozen=True, kw_only=True):
+    """→ `LineAdded`. Number and store the line, trim the group's ring.
+
+    `group_not_found` or `not_member` when group or membership went meanwhile. The author's own
+    cursor moves along when it had read everything before. Duplicates as in `AppendMail`.
+    """
+
+    group_no: int
+    line: Line
+
+
+class ReadHistory(Op, frozen=True, kw_only=True):
+    """→ `HistoryRead`. Lines after max(cursor, `after`), oldest first; limits as in `ReadPage`."""
+
+    group_no: int
+    no: int
+    after: int
+    limit: int
+    budget: int
+
+
+class MoveCursor(Op, frozen=True, kw_only=True):
+    """→ `CursorMoved`. Forward only, never beyond the newest line."""
+
+    group_no: int
+    no: int
+    upto: int
+
+
+# --- idempotent requests, upkeep ---------------------------------------------------------------------
+
+
+class SaveOp(Op, frozen=True, kw_only=True):
+    """→ None. The encoded answer to a mutating request; `bad_msg` when the op id was used before.
+
+    `reply` is the answer's frame, encoded; `request` a checksum of what was asked.
+    """
+
+    no: int
+    op_id: str
+    request: int
+    reply: bytes
+    at: int
+
+
+class FindOp(Op, frozen=True, kw_only=True):
+    """→ `FoundOp` or None. What `SaveOp` kept under the same peer and op id."""
+
+    no: int
+    op_id: str
+
+
+class Housekeep(Op, frozen=True, kw_only=True):
+    """→ `HousekeepingDone`. Remove what outlived its time, a bounded number of rows per call.
+
+    Op ids after 24 h, receipts after 7 days, expired forwarding names; gives free pages back.
+    """
+
+    now: int
+
+
+# --- results ------------------------------------------------------------------------------------------
+
+
+class Numbered(Struct, frozen=True, gc=False):
+    """The row number of a new peer."""
+
+    no: int
+
+
+class Dropped(Struct, frozen=True, gc=False):
+    """Which peers were removed."""
+
+    nos: tuple[int, ...]
+
+
+class MailboxState(Struct, frozen=True, gc=False):
+    """Unread rows, notices waiting, and (group no, unread) of every group with unread lines."""
+
+    unread: int
+    notices: int
+    groups: tuple[tuple[int, int], ...]
+
+
+class Eviction(Struct, frozen=True, gc=False):
+    """Mail that left a full ring unread. `first`: this opened a new notice for its sender."""
+
+    sender_no: int
+    recipient_no: int
+    count: int
+    first: bool
+
+
+class Appended(Struct, frozen=True, gc=False):
+    """`unread` per recipient, in the order of the op (its mailbox's count of unread rows).
+
+    For a duplicate: `delivered` says whether the one recipient's row was ever pushed or seen.
+    """
+
+    mid: int
+    unread: tuple[int, ...]
+    evictions: tuple[Eviction, ...] = ()
+    duplicate: bool = False
+    delivered: bool = False
+
+
+class Replied(Struct, frozen=True, gc=False):
+    """`recipient_no` got it under `mid`. `own_unread`: the replier's unread, its target now seen."""
+
+    appended: Appended
+    recipient_no: int
+    broadcast_id: str | None
+    own_unread: int
+    target_mid: int
+
+
+class StoredMail(Struct, frozen=True, kw_only=True, gc=False):
+    """One message as it lies in a mailbox. `text` None: a stub. `handed`: given out before, unconfirmed."""
+
+    mid: int
+    msg_id: str
+    kind: Kind
+    sender: str
+    at: int
+    text: str | None
+    reply_to: str | None = None
+    broadcast_id: str | None = None
+    urgent: bool = False
+    handed: bool = False
+    seen: bool = False
+    pushed_at: int = 0
+
+
+class Backlog(Struct, frozen=True, gc=False):
+    """`more`: there is more unread mail after the last of these. `damaged` as in `PageRead`."""
+
+    mails: tuple[StoredMail, ...]
+    more: bool
+    unread: int
+    damaged: int = 0
+
+
+class Notice(Struct, frozen=True, kw_only=True, gc=False):
+    """To a sender: `count` messages to `about` ended as `reason` without being seen."""
+
+    notice_id: str
+    about: str
+    reason: str
+    count: int
+    at: int
+
+
+class PageRead(Struct, frozen=True, kw_only=True, gc=False):
+    """A page. `unread`: rows unread in the mailbox, the leased ones of this page included.
+
+    `remaining`: unread, neither in this page nor under another lease, nor hidden. `damaged`: rows
+    whose checksum did not hold; they ended as dead(damaged) with a notice to their sender.
+    """
+
+    mails: tuple[StoredMail, ...]
+    notices: tuple[Notice, ...]
+    unread: int
+    remaining: int
+    damaged: int = 0
+
+
+class Confirmed(Struct, frozen=True, gc=False):
+    """What is unread now."""
+
+    unread: int
+    notices: int
+
+
+class GroupMade(Struct, frozen=True, gc=False):
+    """The group's number and the first line's."""
+
+    group_no: int
+    seq: int
+
+
+class LineAdded(Struct, frozen=True, gc=False):
+    """The line's number; `own_read`: the author's cursor moved along."""
+
+    seq: int
+    duplicate: bool = False
+    own_read: bool = False
+
+
+class StoredLine(Struct, frozen=True, kw_only=True, gc=False):
+    """One line of a history."""
+
+    seq: int
+    msg_id: str
+    sender: str
+    text: str
+    at: int
+    system: bool
+
+
+class HistoryRead(Struct, frozen=True, kw_only=True, gc=False):
+    """Lines; `remaining` after the last of them (own lines do not count); `missed` were dropped unread."""
+
+    lines: tuple[StoredLine, ...]
+    upto: int
+    remaining: int
+    missed: int
+
+
+class CursorMoved(Struct, frozen=True, gc=False):
+    """What is unread in that group now."""
+
+    unread: int
+
+
+class FoundOp(Struct, frozen=True, gc=False):
+    """`request`: checksum of the request it answered."""
+
+    request: int
+    reply: bytes
+
+
+class HousekeepingDone(Struct, frozen=True, gc=False):
+    """Rows removed; `more`: call again soon."""
+
+    rows: int
+    more: bool
+
+
+OpResult = (
+    Numbered
+    | Dropped
+    | MailboxState
+    | Appended
+    | Replied
+    | Backlog
+    | PageRead
+    | Confirmed
+    | GroupMade
+    | LineAdded
+    | HistoryRead
+    | CursorMoved
+    | FoundOp
+    | HousekeepingDone
+    | None
+)
+
+
+# --- what the core starts from --------------------------------------------------------------------------
+
+
+class PeerRow(Struct, frozen=True, kw_only=True, gc=False):
+    """A peer as stored. `hub` is empty for this hub's own."""
+
+    no: int
+    peer_id: str
+    name: str
+    auto: bool
+    client: str
+    cwd: str
+    git_branch: str
+    last_seen: int
+    hub: str = ""
+
+
+class GroupRow(Struct, frozen=True, kw_only=True, gc=False):
+    """A group as stored; members are peer numbers, the admin among them, in order of joining."""
+
+    no: int
+    group_id: str
+    name: str
+    admin_no: int
+    members: tuple[int, ...]
+
+
+class Snapshot(Struct, frozen=True, kw_only=True):
+    """Everything the core keeps in memory of the durable state. It never includes mail."""
+
+    peers: tuple[PeerRow, ...] = ()
+    forwards: tuple[tuple[str, int, int], ...] = ()
+    """(old name, peer no, until)."""
+    identities: tuple[tuple[str, str, int], ...] = ()
+    """(client, identity, peer no)."""
+    places: tuple[tuple[str, str, int], ...] = ()
+    """(client, cwd, peer no), the earliest peer of a place first."""
+    groups: tuple[GroupRow, ...] = ()
