@@ -34,7 +34,12 @@ TEXT_MAX = 512 * 1024
 PAGE_BUDGET = 20_000
 """Default number of characters a page of mail or history may fill, so that one result stays small."""
 
-ReqId = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+REQ_ID_MAX = 2**53 - 1
+"""The largest integer every JSON implementation keeps exact."""
+
+ReqId = Annotated[int, Meta(ge=0, le=REQ_ID_MAX)]
+# JSON knows no largest integer; the store and the operating system do.
+Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Short = Annotated[str, Meta(max_length=256)]
 Path = Annotated[str, Meta(max_length=4096)]
 Reason = Annotated[str, Meta(max_length=256)]
@@ -112,8 +117,8 @@ class Hello(Frame, frozen=True, kw_only=True):
     client: Short = ""
     cwd: Path = ""
     git_branch: Short = ""
-    pid: Annotated[int, Meta(ge=0)] = 0
-    pid_start: Annotated[int, Meta(ge=0)] = 0
+    pid: Number = 0
+    pid_start: Number = 0
     push: bool = False
     app_version: Short = ""
 
@@ -197,7 +202,7 @@ class Confirm(Request, frozen=True, kw_only=True):
     shown; they are dropped. Ids no longer in the ring are passed over.
     """
 
-    lease: int = 0
+    lease: Number = 0
     msg_ids: Annotated[tuple[Id, ...], Meta(max_length=1000)] = ()
     notices: Annotated[tuple[NoticeId, ...], Meta(max_length=1000)] = ()
 
@@ -205,7 +210,7 @@ class Confirm(Request, frozen=True, kw_only=True):
 class Release(Request, frozen=True, kw_only=True):
     """→ `done`. The page with `lease` was not shown (cancelled): unread again at once, as `redelivered`."""
 
-    lease: int
+    lease: Number
 
 
 class Cancel(Frame, frozen=True, kw_only=True):
@@ -219,6 +224,12 @@ class Pushed(Frame, frozen=True, kw_only=True):
 
     msg_ids: tuple[Id, ...]
     carrier: Short = ""
+
+
+class PushFailed(Frame, frozen=True, kw_only=True):
+    """The carrier could not take these: they stay unread, for `inbox`."""
+
+    msg_ids: tuple[Id, ...]
 
 
 class Peers(Request, frozen=True, kw_only=True):
@@ -316,7 +327,7 @@ class GroupConfirm(Request, frozen=True, kw_only=True):
     """→ `done`. History up to and including number `upto` went out: the cursor moves there."""
 
     group: AddressText
-    upto: Annotated[int, Meta(ge=0)]
+    upto: Number
 
 
 class GroupRelease(Request, frozen=True, kw_only=True):
@@ -590,6 +601,7 @@ FromSession = (
     | Release
     | Cancel
     | Pushed
+    | PushFailed
     | Peers
     | AddPeer
     | Rename
@@ -643,7 +655,12 @@ _to_session = msgspec.json.Decoder(ToSession)
 _from_client = msgspec.json.Decoder(AuthStart | AuthProof)
 _challenge = msgspec.json.Decoder(AuthChallenge)
 _encoder = msgspec.json.Encoder()
-_REQ_ID = re.compile(rb'"req_id"\s*:\s*(\d{1,16})(?=\s*[,}])')
+# msgspec quotes what it refuses; it may be long, and private.
+_QUOTED_VALUE = re.compile(r" value '.*'", re.DOTALL)
+# A string (to the end of the bytes where it is not closed) or a bracket. Possessive: linear time.
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[][{}]', re.DOTALL)
+_TOKENS_SEARCHED = 10_000
+_REQ_ID_VALUE = re.compile(rb"\s*:\s*([0-9]{1,16})(?=\s*[,}])")
 
 
 def encode(frame: Frame) -> bytes:
@@ -658,16 +675,38 @@ def _decode(decoder: msgspec.json.Decoder[Frame], line: bytes | bytearray) -> Fr
     try:
         return decoder.decode(line)
     except msgspec.ValidationError as error:
-        message = str(error)
+        message = _QUOTED_VALUE.sub(" value", str(error))
     except msgspec.DecodeError as error:
         message = f"no valid JSON: {error}"
     except (UnicodeDecodeError, RecursionError):
         message = "no valid JSON: bad UTF-8 or nested too deeply"
-    # Searched leniently, so that a caller whose text held a lone surrogate gets an answer instead of
-    # waiting for its time-out. The last match wins: texts come before it or after it, but a quote
-    # inside a text is escaped, so only a real key can match.
-    found = _REQ_ID.search(line)
-    raise WireError(message, int(found[1]) if found else None)
+    raise WireError(message, find_req_id(line))
+
+
+def find_req_id(line: bytes | bytearray) -> int | None:
+    """The req_id of a line that is no frame, or of the beginning of one, where it can be made out.
+
+    A caller whose text held a lone surrogate (JavaScript makes them) then gets an answer instead of
+    waiting for its time-out. Only a key of the outermost object counts: neither what stands in a text
+    nor a key further inside. Looks at a bounded number of tokens, so hostile lines cost little.
+    """
+    depth = 0
+    for _, token in zip(range(_TOKENS_SEARCHED), _TOKEN.finditer(line), strict=False):
+        match line[token.start()]:
+            case 0x7B | 0x5B:  # { [
+                if depth == 0 and line[token.start()] == 0x5B:
+                    return None
+                depth += 1
+            case 0x7D | 0x5D:  # } ]
+                depth -= 1
+                if depth <= 0:
+                    return None
+            case _:
+                if depth == 1 and token[0] == b'"req_id"':
+                    found = _REQ_ID_VALUE.match(line, token.end())
+                    if found and int(found[1]) <= REQ_ID_MAX:
+                        return int(found[1])
+    return None
 
 
 def decode_from_session(line: bytes | bytearray) -> FromSession:

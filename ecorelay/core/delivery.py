@@ -1,0 +1,279 @@
+"""How stored mail reaches a live session, and what its acknowledgement proves.
+
+A session is *caught up* when nothing unread lies beyond its cursor: then mail is pushed straight from
+memory as it is stored. Otherwise (just connected, window full, a page being read) mail stays in the
+store and `load_backlog` pushes it in order once there is room. Because the store answers in the
+order of its units, no message can fall between the two.
+
+What is pushed and not acknowledged fills a window; a session that does not read gets nothing more.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from ecorelay import wire
+from ecorelay.core import mailbox
+from ecorelay.core.actions import Push, Reply, Store
+from ecorelay.core.ops import Appended, AppendMail, Backlog, Eviction, LoadBacklog, MarkPushed
+from ecorelay.core.state import InFlight, Peer, Session, State, unread_of
+
+if TYPE_CHECKING:
+    from ecorelay.core.events import Now
+
+PUSHED_FLUSH_S = 0.2
+PUSHED_FLUSH_ROWS = 2_000
+"""Receipts `pushed` are written together: losing them in a crash only makes the mail unread again."""
+
+
+class BacklogLoaded(Struct, frozen=True):
+    """Note: push what was loaded to `sid`."""
+
+    sid: int
+
+
+def has_room(s: State, session: Session) -> bool:
+    """Whether the window takes another push (one may overshoot the bytes)."""
+    return (
+        len(session.inflight) < s.limits.push_window_messages
+        and session.inflight_bytes < s.limits.push_window_bytes
+    )
+
+
+def track(session: Session, msg_id: str, mid: int, size: int, now: Now) -> InFlight:
+    """Note a push as sent and unacknowledged."""
+    flight = InFlight(msg_id, mid, size, now.mono)
+    session.inflight[msg_id] = flight
+    session.inflight_bytes += size
+    if mid:
+        session.inflight_mail += 1
+    return flight
+
+
+def untrack(session: Session, flight: InFlight) -> None:
+    """The push was acknowledged, failed, or its session ended."""
+    session.inflight_bytes -= flight.size
+    if flight.mid:
+        session.inflight_mail -= 1
+
+
+def deliver(s: State, op: AppendMail, stored: Appended, now: Now) -> InFlight | None:
+    """Mail is stored: push it where a session is caught up, wake those who wait for it.
+
+    Returns:
+        The push to the last recipient that got one, for a sender that waits for `delivered`.
+    """
+    flight = None
+    sids: list[int] = []
+    for no, unread in zip(op.recipients, stored.unread, strict=True):
+        peer = s.peers.get(no)
+        if peer is None or not peer.loaded:
+            continue
+        peer.unread = unread
+        session = peer.session
+        if session is not None and session.caught_up:
+            if peer.reads or peer.waiters or not has_room(s, session):
+                # One who waits reads it; otherwise the backlog goes on from here, in order.
+                session.caught_up = False
+            else:
+                session.cursor = stored.mid
+                flight = track(session, op.msg_id, stored.mid, len(op.text), now)
+                sids.append(session.sid)
+                continue
+        mailbox.wake(s, peer, now)
+    if sids:
+        frame = wire.Push(
+            msg_id=op.msg_id,
+            kind=op.kind,
+            sender=op.sender,
+            text=op.text,
+            ts=op.at,
+            reply_to=op.reply_to,
+            broadcast_id=op.broadcast_id,
+            urgent=op.urgent,
+        )
+        s.out.append(Push(tuple(sids), frame))
+    if stored.evictions:
+        note_evictions(s, stored.evictions, now)
+    return flight
+
+
+def note_evictions(s: State, evictions: tuple[Eviction, ...], now: Now) -> None:
+    """Unread mail left a full ring: its senders find a notice, and those who wait are woken."""
+    for eviction in evictions:
+        s.count("evicted_unread", eviction.count)
+        sender = s.peers.get(eviction.sender_no)
+        recipient = s.peers.get(eviction.recipient_no)
+        if recipient is not None and recipient.loaded and len(recipient.pushed) > recipient.unread:
+            # Pushed mail may have been among them; the marks must not outgrow the ring.
+            for msg_id in list(recipient.pushed)[: len(recipient.pushed) - recipient.unread]:
+                del recipient.pushed[msg_id]
+                recipient.stubs.discard(msg_id)
+        if sender is not None and sender.loaded and eviction.first:
+            sender.notices += 1
+            mailbox.wake(s, sender, now)
+
+
+def await_delivered(s: State, flight: InFlight, sid: int, req_id: int, now: Now) -> None:
+    """The sender's answer waits for this push to be acknowledged, at most `delivered_within_s`."""
+    flight.sender_sid = sid
+    flight.req_id = req_id
+    s.delivery_waits.append((now.mono + s.limits.delivered_within_s, flight))
+
+
+def settle(s: State, flight: InFlight, status: wire.Status) -> None:
+    """Give the sender its answer, if it still waits."""
+    if flight.req_id >= 0:
+        session = s.sessions.get(flight.sender_sid)
+        if session is not None and session.peer is not None:
+            s.out.append(
+                Reply(
+                    session.sid,
+                    wire.Sent(
+                        req_id=flight.req_id,
+                        msg_id=flight.msg_id,
+                        status=status,
+                        unread=unread_of(session.peer),
+                    ),
+                )
+            )
+        flight.req_id = -1
+
+
+def expire_waits(s: State, now: Now) -> None:
+    """Answer `queued` where the acknowledgement did not come in time."""
+    waits = s.delivery_waits
+    while waits and (waits[0][1].req_id < 0 or waits[0][0] <= now.mono):
+        settle(s, waits.popleft()[1], "queued")
+
+
+def pushed(s: State, session: Session, frame: wire.Pushed, now: Now) -> None:
+    """The session's carrier accepted pushes."""
+    peer = session.peer
+    if peer is None:
+        return
+    inflight = session.inflight
+    rows = s.pushed_rows.get(frame.carrier)
+    if rows is None:
+        rows = s.pushed_rows[frame.carrier] = []
+    for msg_id in frame.msg_ids:
+        flight = inflight.pop(msg_id, None)
+        if flight is None:
+            continue
+        untrack(session, flight)
+        if flight.mid:
+            peer.pushed[msg_id] = flight.mid
+            peer.stubs.add(msg_id)
+            rows.append((peer.no, flight.mid))
+            if flight.req_id >= 0:
+                settle(s, flight, "delivered")
+    if rows:
+        if not s.pushed_due:
+            s.pushed_due = now.mono + PUSHED_FLUSH_S
+        if len(rows) >= PUSHED_FLUSH_ROWS:
+            flush_pushed(s, now)
+    waits = s.delivery_waits
+    while waits and waits[0][1].req_id < 0:
+        waits.popleft()
+    continue_backlog(s, session)
+
+
+def push_failed(s: State, session: Session, frame: wire.PushFailed, now: Now) -> None:
+    """The session's carrier could not take pushes: they wait in the inbox."""
+    peer = session.peer
+    if peer is None:
+        return
+    for msg_id in frame.msg_ids:
+        flight = session.inflight.pop(msg_id, None)
+        if flight is None:
+            continue
+        s.count("push_failed")
+        untrack(session, flight)
+        settle(s, flight, "queued")
+        if flight.mail is not None:
+            mailbox.keep_room_mail(s, peer, flight.mail)
+    mailbox.wake(s, peer, now)
+    continue_backlog(s, session)
+
+
+def flush_pushed(s: State, now: Now) -> None:
+    """Write the receipts that have gathered."""
+    s.pushed_due = 0.0
+    for carrier, rows in s.pushed_rows.items():
+        if rows:
+            s.out.append(Store((MarkPushed(rows=tuple(rows), carrier=carrier, at=now.wall),)))
+    s.pushed_rows = {}
+
+
+def continue_backlog(s: State, session: Session) -> None:
+    """Load more for a session that fell behind, once half its window is free."""
+    if (
+        session.hello.push
+        and not session.caught_up
+        and not session.loading
+        and session.ready
+        and session.peer is not None
+        and not session.peer.reads
+        and len(session.inflight) * 2 <= s.limits.push_window_messages
+        and session.inflight_bytes * 2 <= s.limits.push_window_bytes
+    ):
+        session.loading = True
+        op = LoadBacklog(
+            no=session.peer.no,
+            after=session.cursor,
+            max_count=s.limits.push_window_messages - len(session.inflight),
+            max_bytes=s.limits.push_window_bytes - session.inflight_bytes,
+        )
+        s.out.append(Store((op,), BacklogLoaded(session.sid)))
+
+
+def backlog_loaded(s: State, note: BacklogLoaded, result: Backlog, now: Now) -> None:
+    """Push what waited, in order."""
+    session = s.sessions.get(note.sid)
+    if session is None or session.peer is None:
+        return
+    session.loading = False
+    session.peer.unread = result.unread
+    for mail in result.mails:
+        session.cursor = mail.mid
+        if mail.msg_id in session.inflight or mail.text is None:
+            continue
+        track(session, mail.msg_id, mail.mid, len(mail.text), now)
+        s.out.append(
+            Push(
+                (session.sid,),
+                wire.Push(
+                    msg_id=mail.msg_id,
+                    kind=mail.kind,
+                    sender=mail.sender,
+                    text=mail.text,
+                    ts=mail.at,
+                    reply_to=mail.reply_to,
+                    broadcast_id=mail.broadcast_id,
+                    urgent=mail.urgent,
+                ),
+            )
+        )
+    session.caught_up = not result.more
+    if result.more:
+        continue_backlog(s, session)
+
+
+def backlog_failed(s: State, note: BacklogLoaded) -> None:
+    """The disk refused: the mail is still there, and the next acknowledgement or page tries again."""
+    session = s.sessions.get(note.sid)
+    if session is not None:
+        session.loading = False
+        s.count("backlog_failed")
+
+
+def session_ended(s: State, session: Session, peer: Peer) -> None:
+    """Without its session, what was pushed and not seen is unread again."""
+    for flight in session.inflight.values():
+        settle(s, flight, "queued")
+    session.inflight.clear()
+    session.inflight_bytes = session.inflight_mail = 0
+    peer.pushed.clear()
+    peer.stubs.clear()

@@ -1,0 +1,511 @@
+"""Groups: persisted membership with one admin, a numbered history, a cursor for each member."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from ecorelay import names, wire
+from ecorelay.core import delivery, mailbox, messages, replay
+from ecorelay.core.actions import Push, Store
+from ecorelay.core.ops import (
+    AddMember,
+    Appended,
+    AppendGroup,
+    AppendMail,
+    CreateGroup,
+    CursorMoved,
+    DropGroup,
+    GroupMade,
+    HistoryRead,
+    Line,
+    LineAdded,
+    MoveCursor,
+    Op,
+    ReadHistory,
+    RemoveMember,
+)
+from ecorelay.core.state import Group, HistoryLease, Peer, Session, State, unread_of
+from ecorelay.errors import RelayError
+
+if TYPE_CHECKING:
+    from ecorelay.core.events import Now
+
+
+class GroupCreated(Struct, frozen=True):
+    """Note: the group exists."""
+
+    sid: int
+    op: CreateGroup
+    answer: wire.GroupMembers
+
+
+class MemberAdded(Struct, frozen=True):
+    """Note: the member is in."""
+
+    sid: int
+    op: AddMember
+    answer: wire.Done
+
+
+class MemberRemoved(Struct, frozen=True):
+    """Note: the member is out; `mail` tells it, when it did not leave by itself."""
+
+    sid: int
+    op: RemoveMember
+    answer: wire.Done
+    mail: AppendMail | None
+
+
+class GroupDropped(Struct, frozen=True):
+    """Note: the group is gone; `mail` tells its members."""
+
+    sid: int
+    op: DropGroup
+    answer: wire.Done
+    mail: AppendMail | None
+
+
+class LineStored(Struct, frozen=True):
+    """Note: push the line to the members, answer its author."""
+
+    sid: int
+    req_id: int
+    op: AppendGroup
+
+
+class HistoryReady(Struct, frozen=True):
+    """Note: hand the page to the reader."""
+
+    sid: int
+    peer_no: int
+    op: ReadHistory
+    request: wire.GroupHistory
+
+
+class HistoryConfirmed(Struct, frozen=True):
+    """Note: the cursor stands."""
+
+    sid: int
+    req_id: int
+    op: MoveCursor
+
+
+# --- look-ups ----------------------------------------------------------------------------------------
+
+
+def _group(s: State, address: str) -> Group:
+    name, _, hub = address.partition("@")
+    s.check_hub(hub, address)
+    group = s.groups_by_name.get(names.key(name))
+    if group is None:
+        raise RelayError("group_not_found", f"no group is called {name!r}: relay_group_list has yours")
+    return group
+
+
+def _member(s: State, peer: Peer, address: str) -> Group:
+    group = _group(s, address)
+    if peer.no not in group.members:
+        raise RelayError("not_member", f"you are not in {group.name}: ask {_admin(s, group)} to invite you")
+    return group
+
+
+def _administered(s: State, peer: Peer, address: str) -> Group:
+    group = _member(s, peer, address)
+    if group.admin_no != peer.no:
+        raise RelayError("not_admin", f"only {_admin(s, group)} may do that in {group.name}")
+    return group
+
+
+def _admin(s: State, group: Group) -> str:
+    admin = s.peers.get(group.admin_no)
+    return admin.name if admin else "its admin"
+
+
+def _system_line(s: State, author: Peer, text: str, now: Now) -> Line:
+    return Line(
+        msg_id=s.new_id(now.wall),
+        sender_no=author.no,
+        sender=author.name,
+        text=text,
+        at=now.wall,
+        system=True,
+    )
+
+
+def _notice(s: State, author: Peer, recipients: tuple[int, ...], text: str, now: Now) -> AppendMail:
+    """Mail that tells peers what became of their membership."""
+    return AppendMail(
+        msg_id=s.new_id(now.wall),
+        kind="system",
+        sender_no=author.no,
+        sender=author.name,
+        recipients=recipients,
+        text=text,
+        at=now.wall,
+    )
+
+
+# --- governance --------------------------------------------------------------------------------------
+
+
+def create(s: State, session: Session, frame: wire.GroupCreate, now: Now) -> None:
+    """A new group; its creator is admin and member."""
+    peer = s.own(session)
+    key = names.key(frame.name)
+    if key in s.groups_by_name or "/" + key in s.reserved:
+        raise RelayError("name_taken", f"there is a group called {frame.name}: choose another name")
+    if len(s.groups) >= s.limits.groups:
+        raise RelayError("limit_reached", f"this hub has its {s.limits.groups} groups: delete one first")
+    members = {s.resolve(member, now).no: None for member in frame.members}
+    members.pop(peer.no, None)
+    if len(members) + 1 > s.limits.group_members:
+        raise RelayError("limit_reached", f"a group has at most {s.limits.group_members} members")
+    s.reserved.add("/" + key)
+    op = CreateGroup(
+        group_id=s.new_id(now.wall),
+        name=frame.name,
+        admin_no=peer.no,
+        members=tuple(members),
+        line=_system_line(s, peer, f"{peer.name} created the group {frame.name}", now),
+    )
+    listed = tuple(s.peers[no].name for no in (peer.no, *members))
+    answer = wire.GroupMembers(req_id=frame.req_id, group=frame.name, members=listed)
+    s.out.append(Store((op, replay.save(peer, frame, answer, now)), GroupCreated(session.sid, op, answer)))
+
+
+def created(s: State, note: GroupCreated, result: GroupMade, now: Now) -> None:
+    """It exists: members hear of it."""
+    op = note.op
+    s.reserved.discard("/" + names.key(op.name))
+    group = Group(no=result.group_no, group_id=op.group_id, name=op.name, admin_no=op.admin_no)
+    for no in (op.admin_no, *op.members):
+        group.members[no] = None
+        s.peers[no].groups.add(group.no)
+    s.groups[group.no] = group
+    s.groups_by_name[names.key(group.name)] = group
+    _announce(s, group, op.line, result.seq, now)
+    replay.answer(s, note.sid, note.answer)
+
+
+def create_failed(s: State, note: GroupCreated) -> None:
+    """The name is free again."""
+    s.reserved.discard("/" + names.key(note.op.name))
+
+
+def invite(s: State, session: Session, frame: wire.GroupInvite, now: Now) -> None:
+    """A new member sees what is said from its invitation on. Inviting twice is fine."""
+    peer = s.own(session)
+    group = _administered(s, peer, frame.group)
+    invited = s.resolve(frame.peer, now)
+    if invited.no not in group.members and len(group.members) >= s.limits.group_members:
+        raise RelayError("limit_reached", f"{group.name} has its {s.limits.group_members} members")
+    answer = wire.Done(req_id=frame.req_id)
+    op = AddMember(
+        group_no=group.no,
+        no=invited.no,
+        line=_system_line(s, peer, f"{peer.name} invited {invited.name}", now),
+    )
+    s.out.append(Store((op, replay.save(peer, frame, answer, now)), MemberAdded(session.sid, op, answer)))
+
+
+def member_added(s: State, note: MemberAdded, result: LineAdded, now: Now) -> None:
+    """The member is in."""
+    group = s.groups[note.op.group_no]
+    group.members[note.op.no] = None
+    s.peers[note.op.no].groups.add(group.no)
+    if result.seq:
+        _announce(s, group, note.op.line, result.seq, now)
+    replay.answer(s, note.sid, note.answer)
+
+
+def remove(s: State, session: Session, frame: wire.GroupRemove, now: Now) -> None:
+    """The admin removes a member; history and the removed keep the reason."""
+    peer = s.own(session)
+    group = _administered(s, peer, frame.group)
+    gone = s.resolve(frame.peer, now)
+    if gone.no == peer.no:
+        raise RelayError("bad_args", "an admin cannot remove itself: delete the group instead")
+    if gone.no not in group.members:
+        raise RelayError("not_member", f"{gone.name} is not in {group.name}")
+    text = f"{peer.name} removed {gone.name}: {frame.reason}"
+    told = f"{peer.name} removed you from the group {group.name}: {frame.reason}"
+    mail = _notice(s, peer, (gone.no,), told, now)
+    _take_out(s, session, peer, group, gone.no, frame, text, mail, now)
+
+
+def leave(s: State, session: Session, frame: wire.GroupLeave, now: Now) -> None:
+    """A member leaves; an admin cannot."""
+    peer = s.own(session)
+    group = _member(s, peer, frame.group)
+    if group.admin_no == peer.no:
+        raise RelayError("bad_args", f"you are the admin of {group.name}: delete the group instead")
+    _take_out(s, session, peer, group, peer.no, frame, f"{peer.name} left", None, now)
+
+
+def _take_out(
+    s: State,
+    session: Session,
+    peer: Peer,
+    group: Group,
+    no: int,
+    frame: wire.Mutation,
+    text: str,
+    mail: AppendMail | None,
+    now: Now,
+) -> None:
+    answer = wire.Done(req_id=frame.req_id)
+    op = RemoveMember(group_no=group.no, no=no, line=_system_line(s, peer, text, now))
+    ops: tuple[Op, ...] = (op, replay.save(peer, frame, answer, now), *([mail] if mail else []))
+    s.out.append(Store(ops, MemberRemoved(session.sid, op, answer, mail)))
+
+
+def member_removed(s: State, note: MemberRemoved, result: LineAdded, told: Appended | None, now: Now) -> None:
+    """The member is out."""
+    group = s.groups[note.op.group_no]
+    _forget_member(s, group, note.op.no)
+    _announce(s, group, note.op.line, result.seq, now)
+    if note.mail is not None and told is not None:
+        delivery.deliver(s, note.mail, told, now)
+    replay.answer(s, note.sid, note.answer)
+
+
+def _forget_member(s: State, group: Group, no: int) -> None:
+    group.members.pop(no, None)
+    peer = s.peers[no]
+    peer.groups.discard(group.no)
+    peer.group_unread.pop(group.no, None)
+    peer.history.pop(group.no, None)
+
+
+def delete(s: State, session: Session, frame: wire.GroupDelete, now: Now) -> None:
+    """The admin ends the group; members are told by mail, since its history goes."""
+    peer = s.own(session)
+    group = _administered(s, peer, frame.group)
+    answer = wire.Done(req_id=frame.req_id)
+    op = DropGroup(group_no=group.no)
+    others = tuple(no for no in group.members if no != peer.no)
+    mail = _notice(s, peer, others, f"{peer.name} deleted the group {group.name}", now) if others else None
+    ops: tuple[Op, ...] = (op, replay.save(peer, frame, answer, now), *([mail] if mail else []))
+    s.out.append(Store(ops, GroupDropped(session.sid, op, answer, mail)))
+
+
+def dropped(s: State, note: GroupDropped, told: Appended | None, now: Now) -> None:
+    """The group is gone."""
+    group = s.groups.pop(note.op.group_no, None)
+    if group is not None:
+        del s.groups_by_name[names.key(group.name)]
+        for no in list(group.members):
+            _forget_member(s, group, no)
+    if note.mail is not None and told is not None:
+        delivery.deliver(s, note.mail, told, now)
+    replay.answer(s, note.sid, note.answer)
+
+
+# --- talking -----------------------------------------------------------------------------------------
+
+
+def group_send(s: State, session: Session, frame: wire.GroupSend, now: Now) -> None:
+    """Say something to the group: one line, numbered by the store."""
+    peer = s.own(session)
+    s.check_text(frame.text)
+    group = _member(s, peer, frame.group)
+    messages.guard(
+        s,
+        peer.no,
+        messages.GROUPS - group.no,
+        s.limits.sends_per_minute,
+        messages.GUARD_S,
+        now,
+    )
+    line = Line(msg_id=frame.op_id, sender_no=peer.no, sender=peer.name, text=frame.text, at=now.wall)
+    op = AppendGroup(group_no=group.no, line=line)
+    s.out.append(Store((op,), LineStored(session.sid, frame.req_id, op)))
+
+
+def line_stored(s: State, note: LineStored, result: LineAdded, now: Now) -> None:
+    """Committed: members get it, the author its answer."""
+    group = s.groups.get(note.op.group_no)
+    line = note.op.line
+    status: wire.Status = "queued"
+    if group is not None and not result.duplicate and _announce(s, group, line, result.seq, now):
+        status = "delivered"
+    author = s.peers.get(line.sender_no)
+    if author is not None:
+        s.reply(
+            note.sid,
+            wire.Sent(req_id=note.req_id, msg_id=line.msg_id, status=status, unread=unread_of(author)),
+        )
+
+
+def _announce(s: State, group: Group, line: Line, seq: int, now: Now) -> bool:
+    """Count the line for every other member, push it where there is room; whether anybody got it."""
+    sids: list[int] = []
+    for no in group.members:
+        peer = s.peers[no]
+        if no == line.sender_no or not peer.loaded:
+            continue
+        peer.group_unread[group.no] = min(peer.group_unread.get(group.no, 0) + 1, s.limits.mailbox_messages)
+        live = peer.session
+        if live is not None and live.ready and live.hello.push and delivery.has_room(s, live):
+            delivery.track(live, line.msg_id, 0, len(line.text), now)
+            sids.append(live.sid)
+        mailbox.wake(s, peer, now)
+    if sids:
+        push = wire.Push(
+            msg_id=line.msg_id,
+            kind="system" if line.system else "group",
+            sender=line.sender,
+            text=line.text,
+            ts=line.at,
+            group=group.name,
+            seq=seq,
+        )
+        s.out.append(Push(tuple(sids), push))
+    return bool(sids)
+
+
+# --- reading -----------------------------------------------------------------------------------------
+
+
+def history(s: State, session: Session, frame: wire.GroupHistory, now: Now) -> None:
+    """A page of what the caller has not seen, leased until confirmed."""
+    peer = s.own(session)
+    group = _member(s, peer, frame.group)
+    lease = peer.history.setdefault(group.no, HistoryLease())
+    if lease.reading:
+        if len(lease.queue) >= 100:
+            raise RelayError("limit_reached", "100 reads of this history are open: let some finish")
+        lease.queue.append((session.sid, frame))
+        return
+    lease.reading = True
+    after = lease.upto if lease.until > now.mono else 0
+    op = ReadHistory(group_no=group.no, no=peer.no, after=after, limit=frame.limit, budget=frame.budget)
+    s.out.append(Store((op,), HistoryReady(session.sid, peer.no, op, frame)))
+
+
+def history_ready(s: State, note: HistoryReady, page: HistoryRead, now: Now) -> None:
+    """The store read a page: lease it to its reader."""
+    peer = s.peers[note.peer_no]
+    group = s.groups.get(note.op.group_no)
+    lease = peer.history.get(note.op.group_no)
+    if lease is None or group is None:
+        s.fail(note.sid, note.request.req_id, "group_not_found", "the group or your membership ended")
+        return
+    if note.sid in s.sessions:
+        if page.lines:
+            lease.upto, lease.sid = page.upto, note.sid
+            lease.until = now.mono + s.limits.lease_s
+        entries = tuple(
+            wire.GroupEntry(
+                seq=line.seq,
+                msg_id=line.msg_id,
+                sender=line.sender,
+                text=line.text,
+                ts=line.at,
+                kind="system" if line.system else "message",
+            )
+            for line in page.lines
+        )
+        left_elsewhere = unread_of(peer) - peer.group_unread.get(group.no, 0)
+        s.reply(
+            note.sid,
+            wire.GroupPage(
+                req_id=note.request.req_id,
+                group=group.name,
+                messages=entries,
+                upto=page.upto,
+                unread_remaining=page.remaining,
+                missed=page.missed,
+                unread=max(0, left_elsewhere) + page.remaining,
+            ),
+        )
+    next_read(s, lease, now)
+
+
+def next_read(s: State, lease: HistoryLease, now: Now) -> None:
+    """One page at a time: the next request in line."""
+    lease.reading = False
+    while lease.queue and not lease.reading:
+        sid, frame = lease.queue.pop(0)
+        session = s.sessions.get(sid)
+        if session is not None:
+            try:
+                history(s, session, frame, now)
+            except RelayError as error:
+                s.fail(sid, frame.req_id, error.code, error.message)
+
+
+def history_failed(s: State, note: HistoryReady, now: Now) -> None:
+    """The store could not read it (the failure itself is answered by the hub)."""
+    lease = s.peers[note.peer_no].history.get(note.op.group_no)
+    if lease is not None:
+        next_read(s, lease, now)
+
+
+def confirm(s: State, session: Session, frame: wire.GroupConfirm, _now: Now) -> None:
+    """The page went out: the cursor moves."""
+    peer = s.own(session)
+    group = _member(s, peer, frame.group)
+    op = MoveCursor(group_no=group.no, no=peer.no, upto=frame.upto)
+    s.out.append(Store((op,), HistoryConfirmed(session.sid, frame.req_id, op)))
+
+
+def confirmed(s: State, note: HistoryConfirmed, result: CursorMoved) -> None:
+    """The cursor stands, on disk."""
+    peer = s.peers[note.op.no]
+    if note.op.group_no in peer.groups:
+        if result.unread:
+            peer.group_unread[note.op.group_no] = result.unread
+        else:
+            peer.group_unread.pop(note.op.group_no, None)
+    s.reply(note.sid, wire.Done(req_id=note.req_id, unread=unread_of(peer)))
+
+
+def release(s: State, session: Session, frame: wire.GroupRelease, _now: Now) -> None:
+    """The page was not shown: the next reader gets it."""
+    peer = s.own(session)
+    group = _member(s, peer, frame.group)
+    lease = peer.history.get(group.no)
+    if lease is not None:
+        lease.until = 0.0
+    s.reply(session.sid, wire.Done(req_id=frame.req_id, unread=unread_of(peer)))
+
+
+def session_ended(session: Session, peer: Peer) -> None:
+    """Its unconfirmed pages are unread again."""
+    for lease in peer.history.values():
+        if lease.sid == session.sid:
+            lease.until = 0.0
+
+
+# --- lists -------------------------------------------------------------------------------------------
+
+
+def groups(s: State, session: Session, frame: wire.Groups, _now: Now) -> None:
+    """The caller's groups and what is unread in each."""
+    peer = s.own(session)
+    listed = tuple(
+        wire.GroupUnread(name=s.groups[no].name, unread_count=peer.group_unread.get(no, 0))
+        for no in sorted(peer.groups)
+    )
+    s.reply(session.sid, wire.GroupList(req_id=frame.req_id, groups=listed, unread=unread_of(peer)))
+
+
+def info(s: State, session: Session, frame: wire.GroupInfo, _now: Now) -> None:
+    """Admin, members, who is online."""
+    peer = s.own(session)
+    group = _member(s, peer, frame.group)
+    members = tuple(wire.Member(name=s.peers[no].name, online=s.peers[no].online) for no in group.members)
+    s.reply(
+        session.sid,
+        wire.GroupDetails(
+            req_id=frame.req_id,
+            group=group.name,
+            admin=_admin(s, group),
+            members=members,
+            unread_count=peer.group_unread.get(group.no, 0),
+            unread=unread_of(peer),
+        ),
+    )

@@ -1,0 +1,369 @@
+"""The hub as a function: (state, event) to actions. No I/O, no clock, no ids of its own, no logging.
+
+`Hub.handle` never waits, so any task may call it: nothing can interleave and cancellation cannot hit
+half-way. What to do with a session's frame is one table, what to do after a commit another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, assert_never
+
+from msgspec import Struct
+
+from ecorelay import wire
+from ecorelay.core import delivery, groups, mailbox, messages, peers, replay, rooms, sessions
+from ecorelay.core.actions import Action, Describe, Stop, Store
+from ecorelay.core.events import (
+    ClockJumped,
+    Event,
+    Now,
+    ProcessChecked,
+    SessionClosed,
+    SessionFrame,
+    SessionOpened,
+    Stored,
+    StoreFailed,
+    Tick,
+)
+from ecorelay.core.ops import FindOp, FoundOp, Housekeep, HousekeepingDone
+from ecorelay.core.state import Session, State, unread_of
+from ecorelay.errors import RelayError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ecorelay.core.ops import OpResult, Snapshot
+    from ecorelay.limits import Limits
+
+HOUSEKEEPING_S = 600.0
+HOUSEKEEPING_SOON_S = 1.0
+FIRST_HOUSEKEEPING_S = 60.0
+
+
+class HousekeepingDue(Struct, frozen=True):
+    """Timer note."""
+
+
+class HouseKept(Struct, frozen=True):
+    """Note: a round of housekeeping is done."""
+
+
+class Hub:
+    """The decisions of one hub.
+
+    Args:
+        hub_id: this hub's name in the federation.
+        version: of the program, for `hub status`.
+        new_id: makes an id from wall milliseconds (`ecorelay.names.new_id`).
+        limits: what a person may set.
+        snapshot: the durable state the store was found with.
+    """
+
+    def __init__(
+        self,
+        *,
+        hub_id: str,
+        version: str,
+        new_id: Callable[[int], str],
+        limits: Limits,
+        snapshot: Snapshot,
+    ) -> None:
+        self.state = State(hub_id=hub_id, version=version, new_id=new_id, limits=limits, snapshot=snapshot)
+        self._housekeeping = False
+        self._idle_since = 0.0
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Drops, evictions and refusals by reason since the start."""
+        return self.state.counters
+
+    @property
+    def idle_since(self) -> float | None:
+        """Mono time since which no session is open and nothing is in the store; 0.0 before the first one."""
+        return None if self.state.sessions or self.state.outstanding else self._idle_since
+
+    def next_deadline(self) -> float | None:
+        """Mono time by which a `Tick` is due, if any. Cheap: asked after every event."""
+        s = self.state
+        due = s.next_timer()
+        if s.delivery_waits and (due is None or s.delivery_waits[0][0] < due):
+            due = s.delivery_waits[0][0]
+        if s.pushed_due and (due is None or s.pushed_due < due):
+            due = s.pushed_due
+        return due
+
+    def handle(self, event: Event, now: Now) -> list[Action]:
+        """Take one event in, give the actions it leads to, in the order they are to be performed."""
+        s = self.state
+        out = s.out = []
+        match event:
+            case SessionFrame():
+                self._frame(s, event, now)
+            case Stored():
+                s.outstanding -= 1
+                self._stored(s, event.then, event.results, now)
+            case StoreFailed():
+                s.outstanding -= 1
+                self._store_failed(s, event, now)
+            case Tick():
+                self._tick(s, now)
+            case SessionOpened():
+                sessions.opened(s, event.sid, event.hello, event.pid, now)
+            case SessionClosed():
+                s.count("closed " + event.reason)
+                sessions.closed(s, event.sid, now)
+                self._idle_since = now.mono
+            case ProcessChecked():
+                sessions.process_checked(s, event, now)
+            case ClockJumped():
+                sessions.jumped(s, now)
+            case _:  # pragma: no cover
+                assert_never(event)
+        for action in out:
+            if type(action) is Store:
+                s.outstanding += 1
+        return out
+
+    # --- frames --------------------------------------------------------------------------------------
+
+    def _frame(self, s: State, event: SessionFrame, now: Now) -> None:
+        session = s.sessions.get(event.sid)
+        if session is None:  # it was just taken over; its last frames are nobody's
+            return
+        session.heard = now.mono
+        frame = event.frame
+        if isinstance(frame, wire.Mutation) and frame.resend and not replay.by_msg_id(frame):
+            self._look_up(s, session, frame, now)
+            return
+        self._dispatch(s, session, frame, now)
+
+    def _dispatch(self, s: State, session: Session, frame: wire.FromSession, now: Now) -> None:
+        try:
+            _ON_FRAME[type(frame)](s, session, frame, now)
+        except RelayError as error:
+            s.fail(session.sid, getattr(frame, "req_id", 0), error.code, error.message)
+
+    def _look_up(self, s: State, session: Session, frame: wire.Mutation, now: Now) -> None:
+        if session.peer is None or isinstance(frame, wire.RoomSend):
+            # Rooms are not stored; their recent op ids are in memory.
+            self._dispatch(s, session, frame, now)  # type: ignore[arg-type]
+            return
+        op = FindOp(no=session.peer.no, op_id=frame.op_id)
+        s.out.append(Store((op,), replay.Resume(session.sid, frame)))
+
+    # --- after a commit ------------------------------------------------------------------------------
+
+    def _stored(self, s: State, then: Any, results: tuple[OpResult, ...], now: Now) -> None:
+        first: Any = results[0] if results else None
+        match then:
+            case None:
+                pass
+            case messages.MailStored():
+                messages.mail_stored(s, then, first, now)
+            case messages.ReplyStored():
+                messages.reply_stored(s, then, first, now)
+            case messages.BroadcastStored():
+                messages.broadcast_stored(s, then, first, now)
+            case delivery.BacklogLoaded():
+                delivery.backlog_loaded(s, then, first, now)
+            case mailbox.PageReady():
+                mailbox.page_ready(s, then, first, now)
+            case mailbox.MailConfirmed():
+                mailbox.mail_confirmed(s, then, first)
+            case sessions.PeerAdded():
+                sessions.peer_added(s, then, first, now)
+            case sessions.SessionBound():
+                opened: Any = results[-1]
+                sessions.bound(s, then, opened, now)
+            case peers.PeerRenamed():
+                peers.renamed(s, then)
+            case peers.AddressAdded():
+                peers.address_added(s, then, first)
+            case peers.PeersDropped():
+                peers.peers_dropped(s, then, first)
+            case groups.GroupCreated():
+                groups.created(s, then, first, now)
+            case groups.MemberAdded():
+                groups.member_added(s, then, first, now)
+            case groups.MemberRemoved():
+                told: Any = results[-1]
+                groups.member_removed(s, then, first, told, now)
+            case groups.GroupDropped():
+                told = results[-1]
+                groups.dropped(s, then, told, now)
+            case groups.LineStored():
+                groups.line_stored(s, then, first, now)
+            case groups.HistoryReady():
+                groups.history_ready(s, then, first, now)
+            case groups.HistoryConfirmed():
+                groups.confirmed(s, then, first)
+            case replay.Resume():
+                self._resume(s, then, first, now)
+            case HouseKept():
+                self._house_kept(s, first, now)
+            case _:
+                raise AssertionError(f"no way to go on after {type(then).__name__}")
+
+    def _resume(self, s: State, note: replay.Resume, kept: FoundOp | None, now: Now) -> None:
+        session = s.sessions.get(note.sid)
+        if session is None:
+            return
+        if kept is not None:
+            replay.found(s, session, note.frame, kept)
+        else:
+            self._dispatch(s, session, note.frame, now)  # type: ignore[arg-type]
+
+    def _store_failed(self, s: State, event: StoreFailed, now: Now) -> None:
+        """Nothing happened: undo what was reserved, and tell whoever asked."""
+        then = event.then
+        s.count(f"store_failed {event.code}")
+        match then:
+            case sessions.PeerAdded():
+                sessions.peer_add_failed(s, then, event.code, event.message)
+            case sessions.SessionBound():
+                sessions.bind_failed(s, then, event.code, event.message)
+            case delivery.BacklogLoaded():
+                delivery.backlog_failed(s, then)
+            case mailbox.PageReady():
+                s.fail(then.sid, then.request.req_id, event.code, event.message)
+                mailbox.page_failed(s, then)
+            case mailbox.MailConfirmed():
+                s.fail(then.sid, then.confirm.req_id, event.code, event.message)
+                mailbox.confirm_failed(s, then)
+            case groups.HistoryReady():
+                s.fail(then.sid, then.request.req_id, event.code, event.message)
+                groups.history_failed(s, then, now)
+            case peers.PeersDropped():
+                peers.peers_dropped(s, then, None)
+            case (
+                messages.MailStored()
+                | messages.ReplyStored()
+                | groups.LineStored()
+                | groups.HistoryConfirmed()
+            ):
+                s.fail(then.sid, then.req_id, event.code, event.message)
+            case replay.Resume():
+                s.fail(then.sid, then.frame.req_id, event.code, event.message)
+            case messages.BroadcastStored():
+                s.fail(then.sid, then.frame.req_id, event.code, event.message)
+            case HouseKept():
+                s.at(now.mono + HOUSEKEEPING_S, HousekeepingDue())
+            case None:
+                pass
+            case _:
+                self._undo(s, then, event)
+
+    def _undo(self, s: State, then: Any, event: StoreFailed) -> None:
+        match then:
+            case groups.GroupCreated():
+                groups.create_failed(s, then)
+            case peers.PeerRenamed():
+                peers.rename_failed(s, then)
+            case peers.AddressAdded():
+                peers.add_failed(s, then)
+            case groups.MemberAdded() | groups.MemberRemoved() | groups.GroupDropped():
+                pass
+            case _:
+                raise AssertionError(f"no way to go on after {type(then).__name__}")
+        s.fail(then.sid, then.answer.req_id, event.code, event.message)
+
+    # --- time ----------------------------------------------------------------------------------------
+
+    def _tick(self, s: State, now: Now) -> None:
+        if not self._housekeeping:
+            self._housekeeping = True
+            s.at(now.mono + FIRST_HOUSEKEEPING_S, HousekeepingDue())
+        delivery.expire_waits(s, now)
+        if s.pushed_due and s.pushed_due <= now.mono:
+            delivery.flush_pushed(s, now)
+        while (note := s.due(now.mono)) is not None:
+            match note:
+                case mailbox.LeaseEnds():
+                    mailbox.lease_ends(s, note, now)
+                case mailbox.WaitEnds():
+                    mailbox.wait_ends(s, note)
+                case sessions.PingDue():
+                    sessions.ping_due(s, note, now)
+                case sessions.Claim():
+                    sessions.claim_step(s, note, now)
+                case HousekeepingDue():
+                    s.out.append(Store((Housekeep(now=now.wall),), HouseKept()))
+                    peers.forget_unused(s, now)
+                case _:
+                    raise AssertionError(f"no timer note: {type(note).__name__}")
+
+    def _house_kept(self, s: State, result: HousekeepingDone, now: Now) -> None:
+        s.forwards = {key: kept for key, kept in s.forwards.items() if kept[1] > now.wall}
+        s.at(now.mono + (HOUSEKEEPING_SOON_S if result.more else HOUSEKEEPING_S), HousekeepingDue())
+
+
+# --- about the hub itself ------------------------------------------------------------------------------
+
+
+def _status(s: State, session: Session, frame: wire.HubStatus, _now: Now) -> None:
+    s.out.append(
+        Describe(
+            session.sid,
+            wire.HubDetails(
+                req_id=frame.req_id,
+                hub_id=s.hub_id,
+                version=s.version,
+                sessions=len(s.sessions),
+                peers=len(s.peers),
+                groups=len(s.groups),
+                rooms=len(s.rooms),
+                counters=dict(s.counters),
+                unread=unread_of(session.peer) if session.peer else 0,
+            ),
+        )
+    )
+
+
+def _stop(s: State, session: Session, frame: wire.HubStop, _now: Now) -> None:
+    s.reply(session.sid, wire.Done(req_id=frame.req_id))
+    s.out.append(Stop("asked to by a client"))
+
+
+def _second_hello(s: State, session: Session, _frame: wire.Hello, _now: Now) -> None:
+    raise RelayError("already_registered", "this connection said hello before: open another one")
+
+
+def _nothing(_s: State, _session: Session, _frame: wire.Frame, _now: Now) -> None:
+    """Pong and bye: that the session was heard is all there is to it; the shell closes after bye."""
+
+
+_ON_FRAME: dict[type[wire.Frame], Callable[[State, Session, Any, Now], None]] = {
+    wire.Hello: _second_hello,
+    wire.Send: messages.send,
+    wire.Reply: messages.reply,
+    wire.Broadcast: messages.broadcast,
+    wire.Inbox: mailbox.inbox,
+    wire.Confirm: mailbox.confirm,
+    wire.Release: mailbox.release,
+    wire.Cancel: mailbox.cancel,
+    wire.Pushed: delivery.pushed,
+    wire.PushFailed: delivery.push_failed,
+    wire.Peers: peers.peers,
+    wire.AddPeer: peers.add_peer,
+    wire.Rename: peers.rename,
+    wire.Join: rooms.join,
+    wire.Leave: rooms.leave,
+    wire.RoomSend: rooms.room_send,
+    wire.Rooms: rooms.rooms,
+    wire.GroupCreate: groups.create,
+    wire.GroupInvite: groups.invite,
+    wire.GroupRemove: groups.remove,
+    wire.GroupLeave: groups.leave,
+    wire.GroupDelete: groups.delete,
+    wire.GroupSend: groups.group_send,
+    wire.GroupHistory: groups.history,
+    wire.GroupConfirm: groups.confirm,
+    wire.GroupRelease: groups.release,
+    wire.Groups: groups.groups,
+    wire.GroupInfo: groups.info,
+    wire.HubStatus: _status,
+    wire.HubStop: _stop,
+    wire.Pong: _nothing,
+    wire.Bye: _nothing,
+}

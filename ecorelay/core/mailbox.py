@@ -1,0 +1,370 @@
+"""Reading: pages, leases, confirmation, and waiting for something to read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from ecorelay import wire
+from ecorelay.core import delivery
+from ecorelay.core.actions import Store
+from ecorelay.core.ops import Confirmed, ConfirmMail, EndLease, Notice, PageRead, ReadPage, StoredMail
+from ecorelay.core.state import Lease, Peer, Session, State, Waiter, unread_of
+from ecorelay.errors import RelayError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ecorelay.core.events import Now
+
+
+class PageReady(Struct, frozen=True):
+    """Note: hand the page to the reader; an empty one only once mono time `until` has come."""
+
+    sid: int
+    peer_no: int
+    lease: int
+    request: wire.Inbox
+    until: float
+
+
+class MailConfirmed(Struct, frozen=True):
+    """Note: answer the confirmation."""
+
+    sid: int
+    peer_no: int
+    confirm: wire.Confirm
+
+
+class LeaseEnds(Struct, frozen=True):
+    """Timer note."""
+
+    lease: int
+
+
+class WaitEnds(Struct, frozen=True):
+    """Timer note."""
+
+    sid: int
+    req_id: int
+
+
+# --- reading -----------------------------------------------------------------------------------------
+
+
+def inbox(s: State, session: Session, frame: wire.Inbox, now: Now) -> None:
+    """A reader asks for a page."""
+    peer = s.own(session)
+    if frame.since_id is not None and frame.wait:
+        raise RelayError("bad_args", "since_id and wait do not go together: re-read, or wait for news")
+    if len(session.open_reads) >= 100:
+        raise RelayError("limit_reached", "100 reads of this session are open: let some finish first")
+    session.open_reads.add(frame.req_id)
+    _read(s, session, peer, frame, now, now.mono + frame.wait)
+
+
+def _read(s: State, session: Session, peer: Peer, frame: wire.Inbox, now: Now, until: float) -> None:
+    lease = s.next_lease
+    s.next_lease += 1
+    peer.reads += 1
+    live = peer.session
+    hidden = {mid for msg_id, mid in peer.pushed.items() if msg_id not in peer.stubs}
+    if live is not None:
+        # On their way to the model this moment. An adapter that never says so loses the privilege.
+        oldest = now.mono - s.limits.lease_s
+        hidden.update(flight.mid for flight in live.inflight.values() if flight.at > oldest)
+    op = ReadPage(
+        no=peer.no,
+        lease=lease,
+        limit=frame.limit,
+        budget=frame.budget,
+        since_id=frame.since_id,
+        pushed=frozenset([peer.pushed[msg_id] for msg_id in peer.stubs if msg_id in peer.pushed]),
+        hidden=frozenset(hidden),
+    )
+    s.out.append(Store((op,), PageReady(session.sid, peer.no, lease, frame, until)))
+
+
+def page_ready(s: State, note: PageReady, page: PageRead, now: Now) -> None:
+    """The store read a page: lease it to its reader, or wait on when it is empty."""
+    peer = s.peers[note.peer_no]
+    peer.reads -= 1
+    peer.unread = page.unread
+    peer.notices = len(page.notices)
+    if page.damaged:
+        s.count("damaged", page.damaged)
+    session = s.sessions.get(note.sid)
+    request = note.request
+    gone = session is None or request.req_id in session.cancelled
+    if session is None or gone:
+        s.out.append(Store((EndLease(lease=note.lease),)))
+        if session is not None:
+            _end_read(session, request.req_id)
+            s.fail(session.sid, request.req_id, "timeout", "cancelled by the caller")
+        _resume(s, peer)
+        return
+    rooms, missed = _take_room_mail(s, peer, request) if request.since_id is None else ([], 0)
+    groups = tuple(
+        wire.GroupUnread(name=s.groups[no].name, unread_count=count)
+        for no, count in peer.group_unread.items()
+        if no in s.groups
+    )
+    if not (page.mails or page.notices or rooms or groups or missed) and now.mono < note.until:
+        peer.waiters.append(Waiter(session, request, note.until))
+        s.at(note.until, WaitEnds(session.sid, request.req_id))
+        _resume(s, peer)
+        return
+    _end_read(session, request.req_id)
+    leased = [mail for mail in page.mails if mail.text is not None]
+    lease = Lease(note.lease, peer, session.sid)
+    lease.msg_ids = tuple([mail.msg_id for mail in leased])
+    lease.unread = sum(1 for mail in leased if not mail.seen and mail.msg_id not in peer.pushed)
+    lease.stubs = tuple(mail.msg_id for mail in page.mails if mail.text is None)
+    lease.rooms = rooms
+    peer.leased += lease.unread
+    held = bool(leased or lease.stubs or rooms or page.notices)
+    if held:
+        s.leases[note.lease] = lease
+        s.at(now.mono + s.limits.lease_s, LeaseEnds(note.lease))
+    messages = (*map(_entry, page.mails), *rooms, *[_notice(s, notice) for notice in page.notices])
+    s.reply(
+        session.sid,
+        wire.InboxPage(
+            req_id=request.req_id,
+            lease=note.lease if held else 0,
+            messages=messages,
+            remaining=page.remaining + len(peer.room_mail),
+            groups=groups,
+            missed=missed,
+            unread=max(0, unread_of(peer) - len(page.notices)),
+        ),
+    )
+    _resume(s, peer)
+
+
+def page_failed(s: State, note: PageReady) -> None:
+    """The store could not read it (the failure itself is answered by the hub)."""
+    peer = s.peers[note.peer_no]
+    peer.reads -= 1
+    session = s.sessions.get(note.sid)
+    if session is not None:
+        _end_read(session, note.request.req_id)
+    _resume(s, peer)
+
+
+def _end_read(session: Session, req_id: int) -> None:
+    session.open_reads.discard(req_id)
+    session.cancelled.discard(req_id)
+
+
+def _resume(s: State, peer: Peer) -> None:
+    """A page stands between mail and pushing; when the last is read, pushing goes on."""
+    if peer.session is not None:
+        delivery.continue_backlog(s, peer.session)
+
+
+def _entry(mail: StoredMail) -> wire.Mail:
+    return wire.Mail(
+        msg_id=mail.msg_id,
+        kind=mail.kind,
+        sender=mail.sender,
+        ts=mail.at,
+        text=mail.text,
+        reply_to=mail.reply_to,
+        broadcast_id=mail.broadcast_id,
+        urgent=mail.urgent,
+        redelivered=mail.handed,
+        seen=mail.seen,
+        pushed_at=mail.pushed_at,
+    )
+
+
+_REASONS = {
+    "evicted": "left the full mailbox of {about} unread: tell it again when {about} reads its mail",
+    "damaged": "could not be read back from the disk of {about}'s hub and was not seen: send it again",
+}
+
+
+def _notice(s: State, notice: Notice) -> wire.Mail:
+    text = _REASONS.get(notice.reason, "to {about} ended unseen (" + notice.reason + ")")
+    many = "1 message" if notice.count == 1 else f"{notice.count} messages"
+    return wire.Mail(
+        msg_id=notice.notice_id,
+        kind="system",
+        sender=s.hub_id,
+        ts=notice.at,
+        text=f"{many} from you " + text.format(about=notice.about),
+    )
+
+
+# --- confirming --------------------------------------------------------------------------------------
+
+
+def confirm(s: State, session: Session, frame: wire.Confirm, now: Now) -> None:
+    """The page went out: what it showed is seen."""
+    peer = s.own(session)
+    lease = _own_lease(s, peer, frame.lease)
+    if lease is not None:
+        _drop_lease(s, lease)
+        _free_rooms(s, peer, lease.rooms)
+        peer.stubs.difference_update(lease.stubs)
+    op = ConfirmMail(no=peer.no, lease=frame.lease, msg_ids=frame.msg_ids, notices=frame.notices, at=now.wall)
+    s.out.append(Store((op,), MailConfirmed(session.sid, peer.no, frame)))
+
+
+def mail_confirmed(s: State, note: MailConfirmed, result: Confirmed) -> None:
+    """Seen, on disk."""
+    peer = s.peers[note.peer_no]
+    peer.unread = result.unread
+    peer.notices = result.notices
+    for msg_id in note.confirm.msg_ids:
+        peer.pushed.pop(msg_id, None)
+        peer.stubs.discard(msg_id)
+    s.reply(note.sid, wire.Done(req_id=note.confirm.req_id, unread=unread_of(peer)))
+
+
+def confirm_failed(s: State, note: MailConfirmed) -> None:
+    """The disk refused: the texts stay unread, and nobody must find them locked."""
+    if note.confirm.lease:
+        s.out.append(Store((EndLease(lease=note.confirm.lease),)))
+
+
+def release(s: State, session: Session, frame: wire.Release, now: Now) -> None:
+    """The page was not shown: free at once."""
+    peer = s.own(session)
+    lease = _own_lease(s, peer, frame.lease)
+    if lease is not None:
+        _lapse(s, lease, now)
+    s.reply(session.sid, wire.Done(req_id=frame.req_id, unread=unread_of(peer)))
+
+
+def _own_lease(s: State, peer: Peer, lease_no: int) -> Lease | None:
+    lease = s.leases.get(lease_no)
+    return lease if lease is not None and lease.peer is peer else None
+
+
+def lease_ends(s: State, note: LeaseEnds, now: Now) -> None:
+    """The reader never confirmed."""
+    lease = s.leases.get(note.lease)
+    if lease is not None:
+        s.count("leases_lapsed")
+        _lapse(s, lease, now)
+
+
+def _drop_lease(s: State, lease: Lease) -> None:
+    del s.leases[lease.lease]
+    lease.peer.leased -= lease.unread
+
+
+def _lapse(s: State, lease: Lease, now: Now) -> None:
+    _drop_lease(s, lease)
+    s.out.append(Store((EndLease(lease=lease.lease),)))
+    peer = lease.peer
+    for mail in reversed(lease.rooms):
+        peer.room_mail.appendleft(_redelivered(mail))
+    wake(s, peer, now)
+
+
+def _redelivered(mail: wire.Mail) -> wire.Mail:
+    return wire.Mail(
+        msg_id=mail.msg_id,
+        kind=mail.kind,
+        sender=mail.sender,
+        ts=mail.ts,
+        text=mail.text,
+        room=mail.room,
+        redelivered=True,
+    )
+
+
+# --- waiting -----------------------------------------------------------------------------------------
+
+
+def wake(s: State, peer: Peer, now: Now) -> None:
+    """Something is there for this peer: let one who waits read it."""
+    if peer.waiters:
+        waiter = peer.waiters.pop(0)
+        _read(s, waiter.session, peer, waiter.request, now, waiter.until)
+
+
+def wait_ends(s: State, note: WaitEnds) -> None:
+    """Nothing came: an empty page."""
+    session = s.sessions.get(note.sid)
+    if session is not None and session.peer is not None and note.req_id in session.open_reads:
+        peer = session.peer
+        if _stop_waiting(peer, session, note.req_id):
+            _end_read(session, note.req_id)
+            s.reply(note.sid, wire.InboxPage(req_id=note.req_id, unread=unread_of(peer)))
+
+
+def _stop_waiting(peer: Peer, session: Session, req_id: int) -> bool:
+    for waiter in peer.waiters:
+        if waiter.session is session and waiter.request.req_id == req_id:
+            peer.waiters.remove(waiter)
+            return True
+    return False
+
+
+def cancel(s: State, session: Session, frame: wire.Cancel, _now: Now) -> None:
+    """The caller gave up a read: it gets an answer, and no lease."""
+    peer = session.peer
+    if peer is None or frame.req_id not in session.open_reads:
+        return
+    if _stop_waiting(peer, session, frame.req_id):
+        _end_read(session, frame.req_id)
+        s.fail(session.sid, frame.req_id, "timeout", "cancelled by the caller")
+    else:
+        session.cancelled.add(frame.req_id)
+
+
+# --- room messages of sessions without push ------------------------------------------------------------
+
+
+def keep_room_mail(s: State, peer: Peer, mail: wire.Mail) -> None:
+    """Keep a room message in memory until it is read; over the limits the oldest make way, counted."""
+    size = len(mail.text or "")
+    peer.room_mail.append(mail)
+    peer.room_bytes += size
+    s.room_backlog_bytes += size
+    while peer.room_mail and (
+        peer.room_bytes > s.limits.room_backlog_bytes
+        or s.room_backlog_bytes > s.limits.room_backlog_total_bytes
+    ):
+        _free_rooms(s, peer, [peer.room_mail.popleft()])
+        peer.missed += 1
+        s.count("room_messages_missed")
+
+
+def _take_room_mail(s: State, peer: Peer, request: wire.Inbox) -> tuple[list[wire.Mail], int]:
+    """As many as limit and budget allow, at least one. Their bytes stay counted until confirmed."""
+    taken: list[wire.Mail] = []
+    used = 0
+    while peer.room_mail and len(taken) < request.limit:
+        used += len(peer.room_mail[0].text or "")
+        if taken and used > request.budget:
+            break
+        taken.append(peer.room_mail.popleft())
+    missed, peer.missed = peer.missed, 0
+    return taken, missed
+
+
+def _free_rooms(s: State, peer: Peer, mails: Iterable[wire.Mail]) -> None:
+    for mail in mails:
+        size = len(mail.text or "")
+        peer.room_bytes -= size
+        s.room_backlog_bytes -= size
+
+
+# --- the end of a connection ---------------------------------------------------------------------------
+
+
+def session_ended(s: State, session: Session, peer: Peer, now: Now) -> None:
+    """Its pages are free again, its waits are over."""
+    peer.waiters = [waiter for waiter in peer.waiters if waiter.session is not session]
+    for lease in [lease for lease in s.leases.values() if lease.sid == session.sid]:
+        _lapse(s, lease, now)
+    if peer.session is session:  # room messages were for the session that was in the room
+        _free_rooms(s, peer, peer.room_mail)
+        peer.room_mail.clear()
+        peer.missed = 0

@@ -1,0 +1,217 @@
+"""Mail: send, reply, broadcast."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from ecorelay import wire
+from ecorelay.core import delivery, replay
+from ecorelay.core.actions import Store
+from ecorelay.core.ops import Appended, AppendMail, AppendReply, Replied
+from ecorelay.core.state import InFlight, Session, State, unread_of
+from ecorelay.errors import RelayError
+
+if TYPE_CHECKING:
+    from ecorelay.core.events import Now
+
+GUARD_S = 60.0
+BROADCAST_GUARD_S = 3600.0
+GUARDS_KEPT = 20_000
+BROADCAST = -1
+REPLIES = -2
+GROUPS = -10
+"""Stand for the recipient in a guard: broadcasts, replies, and (GROUPS - group no) a group."""
+
+
+class MailStored(Struct, frozen=True):
+    """Note: push it, and answer the sender."""
+
+    sid: int
+    req_id: int
+    op: AppendMail
+
+
+class ReplyStored(Struct, frozen=True):
+    """Note: push the answer, and answer the replier."""
+
+    sid: int
+    req_id: int
+    op: AppendReply
+
+
+class BroadcastStored(Struct, frozen=True):
+    """Note: push the ask to all, and answer the asker."""
+
+    sid: int
+    frame: wire.Broadcasted
+    op: AppendMail
+
+
+# --- send --------------------------------------------------------------------------------------------
+
+
+def send(s: State, session: Session, frame: wire.Send, now: Now) -> None:
+    """Mail to one peer: stored, then pushed, then answered."""
+    peer = s.own(session)
+    s.check_text(frame.text)
+    to = s.resolve(frame.to, now)
+    guard(s, peer.no, to.no, s.limits.sends_per_minute, GUARD_S, now)
+    op = AppendMail(
+        msg_id=frame.op_id,
+        kind="message",
+        sender_no=peer.no,
+        sender=peer.name,
+        recipients=(to.no,),
+        text=frame.text,
+        at=now.wall,
+        reply_to=frame.reply_to,
+        urgent=frame.urgent,
+    )
+    s.out.append(Store((op,), MailStored(session.sid, frame.req_id, op)))
+
+
+def mail_stored(s: State, note: MailStored, result: Appended, now: Now) -> None:
+    """Committed: the recipient's session gets it, the sender its answer."""
+    if result.duplicate:
+        _answer(s, note.sid, note.req_id, note.op.msg_id, "delivered" if result.delivered else "queued")
+        return
+    flight = delivery.deliver(s, note.op, result, now)
+    _answer_after_push(s, note.sid, note.req_id, note.op.msg_id, flight, now)
+
+
+def _answer_after_push(
+    s: State, sid: int, req_id: int, msg_id: str, flight: InFlight | None, now: Now
+) -> None:
+    if flight is None:
+        _answer(s, sid, req_id, msg_id, "queued")
+    else:
+        delivery.await_delivered(s, flight, sid, req_id, now)
+
+
+def _answer(s: State, sid: int, req_id: int, msg_id: str, status: wire.Status) -> None:
+    session = s.sessions.get(sid)
+    if session is not None and session.peer is not None:
+        s.reply(sid, wire.Sent(req_id=req_id, msg_id=msg_id, status=status, unread=unread_of(session.peer)))
+
+
+# --- reply -------------------------------------------------------------------------------------------
+
+
+def reply(s: State, session: Session, frame: wire.Reply, now: Now) -> None:
+    """Answer an ask or a message by its id; the store knows who sent it."""
+    peer = s.own(session)
+    s.check_text(frame.text)
+    guard(s, peer.no, REPLIES, s.limits.sends_per_minute, GUARD_S, now)
+    op = AppendReply(
+        msg_id=frame.op_id,
+        target_id=frame.ask_id,
+        sender_no=peer.no,
+        sender=peer.name,
+        text=frame.text,
+        at=now.wall,
+    )
+    s.out.append(Store((op,), ReplyStored(session.sid, frame.req_id, op)))
+
+
+def reply_stored(s: State, note: ReplyStored, result: Replied, now: Now) -> None:
+    """Committed, and what was answered is seen."""
+    op = note.op
+    peer = s.peers.get(op.sender_no)
+    if peer is not None and peer.loaded:
+        peer.unread = result.own_unread
+        peer.pushed.pop(op.target_id, None)
+        peer.stubs.discard(op.target_id)
+    if result.appended.duplicate:
+        status: wire.Status = "delivered" if result.appended.delivered else "queued"
+        _answer(s, note.sid, note.req_id, op.msg_id, status)
+        return
+    mail = AppendMail(
+        msg_id=op.msg_id,
+        kind="reply",
+        sender_no=op.sender_no,
+        sender=op.sender,
+        recipients=(result.recipient_no,),
+        text=op.text,
+        at=op.at,
+        reply_to=op.target_id,
+        broadcast_id=result.broadcast_id,
+    )
+    flight = delivery.deliver(s, mail, result.appended, now)
+    _answer_after_push(s, note.sid, note.req_id, op.msg_id, flight, now)
+
+
+# --- broadcast ---------------------------------------------------------------------------------------
+
+
+def broadcast(s: State, session: Session, frame: wire.Broadcast, now: Now) -> None:
+    """One ask to every online peer: one text, a row for each."""
+    peer = s.own(session)
+    s.check_text(frame.question, "question")
+    guard(s, peer.no, BROADCAST, s.limits.broadcasts_per_hour, BROADCAST_GUARD_S, now)
+    online = [
+        other.peer.no
+        for other in s.sessions.values()
+        if other.ready and other.peer is not None and other.peer.session is other
+    ]
+    recipients = tuple([no for no in online if no != peer.no or not frame.exclude_self])
+    if len(recipients) > s.limits.broadcast_peers:
+        raise RelayError(
+            "limit_reached",
+            f"{len(recipients)} peers are online, a broadcast asks at most {s.limits.broadcast_peers}: "
+            "pick some by relay_peers, or use a group",
+        )
+    answer = wire.Broadcasted(req_id=frame.req_id, broadcast_id=frame.op_id, peer_count=len(recipients))
+    op = AppendMail(
+        msg_id=frame.op_id,
+        kind="ask",
+        sender_no=peer.no,
+        sender=peer.name,
+        recipients=recipients,
+        text=frame.question,
+        at=now.wall,
+        broadcast_id=frame.op_id,
+    )
+    saved = replay.save(peer, frame, answer, now)
+    ops = (op, saved) if recipients else (saved,)
+    s.out.append(Store(ops, BroadcastStored(session.sid, answer, op)))
+
+
+def broadcast_stored(s: State, note: BroadcastStored, result: Appended | None, now: Now) -> None:
+    """Committed for all of them."""
+    if result is not None and not result.duplicate:
+        delivery.deliver(s, note.op, result, now)
+    replay.answer(s, note.sid, note.frame)
+
+
+# --- guards ------------------------------------------------------------------------------------------
+
+
+def guard(s: State, sender: int, recipient: int, limit: int, window: float, now: Now) -> None:
+    """Count one more of `limit` in `window` seconds.
+
+    Raises:
+        RelayError: ``limit_reached`` with the time to wait.
+    """
+    if not limit:
+        return
+    start, count = s.guards.get((sender, recipient), (now.mono, 0))
+    if now.mono - start >= window:
+        start, count = now.mono, 0
+    if count >= limit:
+        s.count("guard_refused")
+        wait = int(window - (now.mono - start)) + 1
+        what = {BROADCAST: "broadcasts", REPLIES: "replies"}.get(recipient, "messages to one address")
+        raise RelayError(
+            "limit_reached",
+            f"{limit} {what} in {int(window)} s is the guard against loops: wait {wait} s, "
+            "and do not answer answers",
+        )
+    s.guards[sender, recipient] = (start, count + 1)
+    if len(s.guards) > GUARDS_KEPT:
+        s.guards = {
+            pair: kept
+            for pair, kept in s.guards.items()
+            if now.mono - kept[0] < (BROADCAST_GUARD_S if pair[1] == BROADCAST else GUARD_S)
+        }

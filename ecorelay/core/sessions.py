@@ -1,0 +1,415 @@
+"""Who a connection is: choosing its peer, taking over from the dead, keepalive, and the end.
+
+In order: the peer a returning connection had (`peer_id`), the peer a person named (`pinned`), the peer
+of the same assistant session (`identity`), an absent peer last seen in the same directory with the
+same assistant, else a new peer under the wanted name, with ``-2``, ``-3`` where that is taken.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from ecorelay import names, wire
+from ecorelay.core import delivery, groups, mailbox, rooms
+from ecorelay.core.actions import CheckProcess, CloseSession, Reply, Store
+from ecorelay.core.ops import AddPeer, MailboxState, NotePeer, Numbered, OpenMailbox, RememberPeer
+from ecorelay.core.state import Peer, Session, State, unread_of
+from ecorelay.errors import Code, RelayError
+
+if TYPE_CHECKING:
+    from ecorelay.core.events import Now, ProcessChecked
+
+PINGS_TO_DEAD = 3
+CLAIM_S = 5.0
+"""How long a holder has to answer when another session of the same identity claims its name."""
+CLAIM_PINGS = 3
+AFTER_JUMP_S = 10.0
+"""Nobody is declared dead so soon after the machine slept or its clock was set."""
+
+
+class PeerAdded(Struct, frozen=True):
+    """Note: bind the session to its new peer."""
+
+    sid: int
+    op: AddPeer
+
+
+class SessionBound(Struct, frozen=True):
+    """Note: welcome the session."""
+
+    sid: int
+
+
+class Claim(Struct, frozen=True):
+    """Note: `sid` wants the peer that session `holder` holds. `answered` pings and frames decide."""
+
+    sid: int
+    holder: int
+    peer_no: int
+    asked_at: float = 0.0
+    pings: int = 0
+
+
+class PingDue(Struct, frozen=True):
+    """Timer note."""
+
+    sid: int
+
+
+# --- hello -------------------------------------------------------------------------------------------
+
+
+def opened(s: State, sid: int, hello: wire.Hello, pid: int, now: Now) -> None:
+    """A connection said hello."""
+    session = Session(sid, hello, pid, now.mono)
+    s.sessions[sid] = session
+    s.at(now.mono + s.limits.ping_s, PingDue(sid))
+    if hello.role == "observer":
+        session.ready = True
+        s.reply(sid, wire.Welcome(version=_version(hello), hub_id=s.hub_id, app_version=s.version))
+        return
+    try:
+        _choose(s, session, now)
+    except RelayError as error:
+        refuse(s, sid, error.code, error.message)
+
+
+def refuse(s: State, sid: int, code: Code, message: str) -> None:
+    """No session: say why, and close."""
+    s.out.append(Reply(sid, wire.Refused(code=code, message=message)))
+    s.out.append(CloseSession(sid, f"refused {code}"))
+
+
+def _version(hello: wire.Hello) -> int:
+    return min(hello.versions[1], wire.PROTOCOL_VERSION)
+
+
+def _choose(s: State, session: Session, now: Now) -> None:
+    hello = session.hello
+    peer = s.by_peer_id.get(hello.peer_id or "")
+    if peer is None and hello.name and (hello.pinned or hello.role == "attach"):
+        # An old name forwards mail, but naming oneself so is a claim to the name itself.
+        peer = s.names.get(names.key(hello.name))
+    if hello.role == "attach":
+        if peer is None and hello.name:
+            peer = s.find(hello.name, now)
+        if peer is not None:
+            _bind(s, session, peer, now)
+        elif hello.create and hello.name:
+            _add(s, session, hello.name, now, auto=False)
+        else:
+            raise RelayError(
+                "not_registered",
+                f"no peer is called {hello.name or '(no name given)'}: `ecorelay peers` lists them",
+            )
+        return
+    if peer is not None:
+        _claim(s, session, peer, now)
+    elif hello.pinned and hello.name:
+        _add(s, session, hello.name, now, auto=False)
+    else:
+        known = s.identities.get((hello.client, hello.identity)) if hello.identity else None
+        if known is not None and not known.going:
+            _claim(s, session, known, now)
+        else:
+            _choose_free(s, session, now)
+
+
+def _choose_free(s: State, session: Session, now: Now) -> None:
+    """A peer nobody holds: that of the directory, else a new one with a name of its own."""
+    hello = session.hello
+    wanted = hello.name or names.slug(hello.client)
+    if hello.cwd:
+        for peer in s.places.get((hello.client, hello.cwd), ()):
+            # Who asked for a name by hand gets that or one made from it, never another chosen one.
+            if not peer.session and not peer.going and (peer.auto or not hello.pinned):
+                session.wanted_taken = hello.pinned
+                _bind(s, session, peer, now)
+                return
+    name, number = wanted, 1
+    while names.key(name) in s.names or names.key(name) in s.reserved or s.find(name, now) is not None:
+        number += 1
+        name = names.suffixed(wanted, number)
+    session.wanted_taken = name != wanted
+    _add(s, session, name, now, auto=True)
+
+
+# --- a new peer, and binding -------------------------------------------------------------------------
+
+
+def _add(s: State, session: Session, name: str, now: Now, *, auto: bool) -> None:
+    key = names.key(name)
+    if len(s.peers) >= s.limits.peers:
+        raise RelayError(
+            "limit_reached", f"this hub has its {s.limits.peers} peers: `ecorelay peers forget NAME`"
+        )
+    if key in s.reserved:
+        raise RelayError("name_taken", f"{name} is being registered by another session this moment")
+    s.reserved.add(key)
+    op = AddPeer(peer_id=s.new_id(now.wall), name=name, auto=auto, at=now.wall)
+    s.out.append(Store((op,), PeerAdded(session.sid, op)))
+
+
+def enter(s: State, op: AddPeer, result: Numbered) -> Peer:
+    """The store has a new peer: so have we."""
+    s.reserved.discard(names.key(op.name))
+    peer = Peer(no=result.no, peer_id=op.peer_id, name=op.name, auto=op.auto, last_seen=op.at)
+    s.add_peer(peer)
+    return peer
+
+
+def peer_added(s: State, note: PeerAdded, result: Numbered, now: Now) -> None:
+    """The new peer's session, if it is still there, becomes live."""
+    peer = enter(s, note.op, result)
+    session = s.sessions.get(note.sid)
+    if session is not None:
+        _bind(s, session, peer, now)
+
+
+def peer_add_failed(s: State, note: PeerAdded, code: Code, message: str) -> None:
+    """No peer, no session."""
+    s.reserved.discard(names.key(note.op.name))
+    if note.sid in s.sessions:
+        refuse(s, note.sid, code, message)
+
+
+def _bind(s: State, session: Session, peer: Peer, now: Now) -> None:
+    """The session is this peer's from here on; it is welcome once the store has noted it."""
+    hello = session.hello
+    session.peer = peer
+    if hello.role == "attach":
+        peer.attached.add(session.sid)
+        s.out.append(Store((OpenMailbox(no=peer.no),), SessionBound(session.sid)))
+        return
+    peer.session = session
+    peer.client, peer.cwd, peer.git_branch = hello.client, hello.cwd, hello.git_branch
+    peer.last_seen = now.wall
+    if hello.identity:
+        s.identities[hello.client, hello.identity] = peer
+    if hello.cwd:
+        place = s.places.setdefault((hello.client, hello.cwd), [])
+        if peer not in place:
+            place.append(peer)
+            place.sort(key=lambda other: other.no)
+    ops = (
+        NotePeer(
+            no=peer.no,
+            last_seen=now.wall,
+            client=hello.client,
+            cwd=hello.cwd,
+            git_branch=hello.git_branch,
+        ),
+        RememberPeer(
+            no=peer.no,
+            client=hello.client,
+            identity=hello.identity or "",
+            cwd=hello.cwd,
+            at=now.wall,
+        ),
+        OpenMailbox(no=peer.no),
+    )
+    s.out.append(Store(ops, SessionBound(session.sid)))
+
+
+def bound(s: State, note: SessionBound, state: MailboxState, _now: Now) -> None:
+    """Welcome; what waits is pushed."""
+    session = s.sessions.get(note.sid)
+    if session is None or session.peer is None:
+        return
+    peer = session.peer
+    peer.loaded = True
+    peer.unread = state.unread
+    peer.notices = state.notices
+    peer.group_unread = {no: count for no, count in state.groups if no in s.groups}
+    session.ready = True
+    hello = session.hello
+    s.reply(
+        session.sid,
+        wire.Welcome(
+            version=_version(hello),
+            hub_id=s.hub_id,
+            app_version=s.version,
+            name=peer.name,
+            peer_id=peer.peer_id,
+            wanted_taken=session.wanted_taken,
+            unread=unread_of(peer),
+        ),
+    )
+    delivery.continue_backlog(s, session)
+
+
+def bind_failed(s: State, note: SessionBound, code: Code, message: str) -> None:
+    """The disk refused: no session, the peer is free for the next try."""
+    if note.sid in s.sessions:
+        refuse(s, note.sid, code, message)
+
+
+# --- take-over ---------------------------------------------------------------------------------------
+
+
+def _claim(s: State, session: Session, peer: Peer, now: Now) -> None:
+    holder = peer.session
+    if holder is None:
+        _bind(s, session, peer, now)
+    elif holder.hello.instance is not None and holder.hello.instance == session.hello.instance:
+        _replace(s, session, holder, peer, now, "the same process connected again")
+    elif holder.pid:
+        s.out.append(
+            CheckProcess(
+                holder.pid,
+                holder.hello.pid_start if holder.pid == holder.hello.pid else 0,
+                Claim(session.sid, holder.sid, peer.no),
+            )
+        )
+    else:
+        _contest(s, Claim(session.sid, holder.sid, peer.no), now)
+
+
+def process_checked(s: State, event: ProcessChecked, now: Now) -> None:
+    """Whether the process behind the holder of a claimed peer lives."""
+    claim = event.then
+    if isinstance(claim, Claim):
+        session, holder, peer = _parties(s, claim)
+        if session is None:
+            return
+        if holder is None:  # it left by itself meanwhile
+            _retry(s, session, now)
+        elif not event.alive and peer is not None:
+            _replace(s, session, holder, peer, now, "its process is gone")
+        else:
+            _contest(s, claim, now)
+
+
+def _parties(s: State, claim: Claim) -> tuple[Session | None, Session | None, Peer | None]:
+    holder = s.sessions.get(claim.holder)
+    peer = s.peers.get(claim.peer_no)
+    if holder is not None and (peer is None or peer.session is not holder):
+        holder = None
+    return s.sessions.get(claim.sid), holder, peer
+
+
+def _retry(s: State, session: Session, now: Now) -> None:
+    try:
+        _choose(s, session, now)
+    except RelayError as error:
+        refuse(s, session.sid, error.code, error.message)
+
+
+def _contest(s: State, claim: Claim, now: Now) -> None:
+    """The holder's process lives. Only the same assistant session may ask whether it still answers."""
+    session, holder, _ = _parties(s, claim)
+    if session is None or holder is None:
+        return
+    mine, theirs = session.hello, holder.hello
+    if mine.identity and (mine.client, mine.identity) == (theirs.client, theirs.identity):
+        s.at(now.mono, Claim(claim.sid, claim.holder, claim.peer_no, now.mono))
+    else:
+        _lose(s, session, claim, now)
+
+
+def _lose(s: State, session: Session, claim: Claim, now: Now) -> None:
+    hello = session.hello
+    holder = s.peers[claim.peer_no]
+    if hello.pinned and not hello.fallback:
+        refuse(
+            s,
+            session.sid,
+            "name_taken",
+            f"{holder.name} is held by a living session in {holder.cwd or 'an unknown directory'}: "
+            "choose another name, or end that session first",
+        )
+        return
+    session.wanted_taken = True
+    try:
+        _choose_free(s, session, now)
+    except RelayError as error:
+        refuse(s, session.sid, error.code, error.message)
+
+
+def claim_step(s: State, claim: Claim, now: Now) -> None:
+    """One step of asking the holder: three pings over five seconds, any frame of it is an answer."""
+    session, holder, peer = _parties(s, claim)
+    if session is None or peer is None:
+        return
+    if holder is None:
+        _retry(s, session, now)
+    elif holder.heard > claim.asked_at:
+        _lose(s, session, claim, now)
+    elif now.mono - s.jumped_at < AFTER_JUMP_S:
+        asked = Claim(claim.sid, claim.holder, claim.peer_no, now.mono)
+        s.at(s.jumped_at + AFTER_JUMP_S, asked)
+    elif claim.pings >= CLAIM_PINGS:
+        _replace(s, session, holder, peer, now, "it did not answer for 5 s")
+    else:
+        s.reply(holder.sid, wire.Ping())
+        asked_at = claim.asked_at or now.mono
+        s.at(
+            now.mono + CLAIM_S / CLAIM_PINGS,
+            Claim(claim.sid, claim.holder, claim.peer_no, asked_at, claim.pings + 1),
+        )
+
+
+def _replace(s: State, session: Session, holder: Session, peer: Peer, now: Now, why: str) -> None:
+    """The newcomer takes the peer; the loser is told why before it is closed."""
+    s.count("sessions_taken_over")
+    s.reply(
+        holder.sid,
+        wire.Bye(reason=f"another session took over {peer.name}: {why}", code="name_taken"),
+    )
+    s.out.append(CloseSession(holder.sid, "taken over"))
+    _leave(s, holder, now)
+    _bind(s, session, peer, now)
+
+
+# --- keepalive and the end ---------------------------------------------------------------------------
+
+
+def ping_due(s: State, note: PingDue, now: Now) -> None:
+    """Ping who was silent; end who left three pings unanswered."""
+    session = s.sessions.get(note.sid)
+    if session is None:
+        return
+    silent = now.mono - session.heard
+    if silent < s.limits.ping_s:
+        session.pings = 0
+        s.at(session.heard + s.limits.ping_s, note)
+    elif session.pings >= PINGS_TO_DEAD and now.mono - s.jumped_at > AFTER_JUMP_S:
+        s.out.append(CloseSession(session.sid, "ping unanswered"))
+    else:
+        session.pings += 1
+        s.reply(session.sid, wire.Ping())
+        s.at(now.mono + s.limits.ping_s / PINGS_TO_DEAD, note)
+
+
+def jumped(s: State, now: Now) -> None:
+    """The machine slept or its clock was set: ask everybody at once whether they are there."""
+    s.jumped_at = now.mono
+    for sid in s.sessions:
+        s.reply(sid, wire.Ping())
+
+
+def closed(s: State, sid: int, now: Now) -> None:
+    """The connection is gone."""
+    session = s.sessions.pop(sid, None)
+    if session is not None:
+        _leave(s, session, now)
+
+
+def _leave(s: State, session: Session, now: Now) -> None:
+    """Take a session off its peer; it may still be in `s.sessions` until its connection is closed."""
+    peer, session.peer = session.peer, None
+    if peer is None:
+        return
+    mailbox.session_ended(s, session, peer, now)
+    groups.session_ended(session, peer)
+    peer.attached.discard(session.sid)
+    if peer.session is session:
+        delivery.session_ended(s, session, peer)
+        rooms.leave_all(s, peer)
+        peer.session = None
+        peer.last_seen = now.wall
+        s.out.append(Store((NotePeer(no=peer.no, last_seen=now.wall),)))
+    if peer.session is None and not peer.attached:
+        peer.loaded = False

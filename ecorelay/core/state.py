@@ -1,0 +1,434 @@
+"""What the core remembers: the records, who owns which field, and the few look-ups all modules share.
+
+Durable facts (peers, names, groups) change only when the store has committed them; the rest lives as
+long as the process. Functions that decide live beside this file, one noun a file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import heapq
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from ecorelay import names, wire
+from ecorelay.core.actions import Action, Reply
+from ecorelay.errors import Code, RelayError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ecorelay.core.events import Now
+    from ecorelay.core.ops import Snapshot
+    from ecorelay.limits import Limits
+
+CLOSE_NAMES_SEARCHED = 2_000
+"""Names compared for "did you mean": an unknown name must stay cheap to answer."""
+
+
+class Peer:
+    """A registered name with a mailbox. Durable: the first block; the rest is of this process."""
+
+    __slots__ = (
+        "attached",
+        "auto",
+        "client",
+        "cwd",
+        "git_branch",
+        "going",
+        "group_unread",
+        "groups",
+        "history",
+        "last_seen",
+        "leased",
+        "loaded",
+        "missed",
+        "name",
+        "no",
+        "notices",
+        "peer_id",
+        "pushed",
+        "reads",
+        "recent_ops",
+        "room_bytes",
+        "room_mail",
+        "rooms",
+        "session",
+        "stubs",
+        "unread",
+        "waiters",
+    )
+
+    def __init__(self, *, no: int, peer_id: str, name: str, auto: bool, last_seen: int) -> None:
+        self.no = no
+        self.peer_id = peer_id
+        self.name = name
+        self.auto = auto
+        self.client = ""
+        self.cwd = ""
+        self.git_branch = ""
+        self.last_seen = last_seen
+        self.groups: set[int] = set()
+        # owned by sessions.py
+        self.session: Session | None = None
+        self.attached: set[int] = set()
+        self.going = False
+        """Offered to the store for removal: nobody may come to it any more until that is decided."""
+        # owned by mailbox.py; meaningful once `loaded`, which any connection of the peer brings about
+        self.loaded = False
+        self.unread = 0
+        """Rows unread in the store, those pushed or leased included."""
+        self.notices = 0
+        self.leased = 0
+        """Unread rows in open leases."""
+        self.reads = 0
+        """Pages being read in the store at this moment."""
+        self.waiters: list[Waiter] = []
+        # owned by delivery.py: pushed in the live session, without evidence of reading; msg_id → mid
+        self.pushed: dict[str, int] = {}
+        self.stubs: set[str] = set()
+        """Those of `pushed` that no page has listed yet."""
+        # owned by groups.py
+        self.group_unread: dict[int, int] = {}
+        self.history: dict[int, HistoryLease] = {}
+        # owned by rooms.py
+        self.rooms: set[str] = set()
+        self.room_mail: deque[wire.Mail] = deque()
+        self.room_bytes = 0
+        self.missed = 0
+        self.recent_ops: dict[str, wire.Result] = {}
+
+    @property
+    def online(self) -> bool:
+        """Whether a session of this peer is live and welcome."""
+        return self.session is not None and self.session.ready
+
+
+class InFlight:
+    """A push not yet acknowledged. `req_id` of the sender's request while it waits for `delivered`."""
+
+    __slots__ = ("at", "mail", "mid", "msg_id", "req_id", "sender_sid", "size")
+
+    def __init__(self, msg_id: str, mid: int, size: int, at: float) -> None:
+        self.msg_id = msg_id
+        self.mid = mid
+        """0 for what is no mail: room and group messages."""
+        self.size = size
+        self.at = at
+        self.sender_sid = 0
+        self.req_id = -1
+        self.mail: wire.Mail | None = None
+        """A room message, kept in case the carrier cannot take it."""
+
+
+class Session:
+    """One connection that said hello. `peer` is None for observers, and until it is chosen."""
+
+    __slots__ = (
+        "cancelled",
+        "caught_up",
+        "cursor",
+        "heard",
+        "hello",
+        "inflight",
+        "inflight_bytes",
+        "inflight_mail",
+        "loading",
+        "open_reads",
+        "peer",
+        "pid",
+        "pings",
+        "ready",
+        "sid",
+        "wanted_taken",
+    )
+
+    def __init__(self, sid: int, hello: wire.Hello, pid: int, now: float) -> None:
+        self.sid = sid
+        self.hello = hello
+        self.pid = pid
+        self.peer: Peer | None = None
+        self.ready = False
+        self.wanted_taken = False
+        # keepalive, owned by sessions.py
+        self.heard = now
+        self.pings = 0
+        # pushing, owned by delivery.py
+        self.cursor = 0
+        """Mail up to this mid was pushed to this session or left to `relay_inbox`."""
+        self.caught_up = False
+        """Nothing unread lies beyond `cursor`: new mail is pushed straight from memory."""
+        self.loading = False
+        self.inflight: dict[str, InFlight] = {}
+        self.inflight_bytes = 0
+        self.inflight_mail = 0
+        """Those of `inflight` that are mail."""
+        # reading, owned by mailbox.py
+        self.open_reads: set[int] = set()
+        """req_ids of pages being read or waited for."""
+        self.cancelled: set[int] = set()
+
+
+class Lease:
+    """A page handed to a reader and not yet confirmed."""
+
+    __slots__ = ("lease", "msg_ids", "peer", "rooms", "sid", "stubs", "unread")
+
+    def __init__(self, lease: int, peer: Peer, sid: int) -> None:
+        self.lease = lease
+        self.peer = peer
+        self.sid = sid
+        self.msg_ids: tuple[str, ...] = ()
+        self.unread = 0
+        """How many unread rows it holds."""
+        self.stubs: tuple[str, ...] = ()
+        self.rooms: list[wire.Mail] = []
+
+
+class HistoryLease:
+    """A member's page of one group: lines up to `upto` are out, unconfirmed, until `until`."""
+
+    __slots__ = ("queue", "reading", "sid", "until", "upto")
+
+    def __init__(self) -> None:
+        self.upto = 0
+        self.sid = 0
+        self.until = 0.0
+        self.reading = False
+        self.queue: list[tuple[int, wire.GroupHistory]] = []
+        """Requests that came while a page was being read: one page at a time, so none is shown twice."""
+
+
+class Waiter:
+    """A relay_inbox(wait) with nothing to show yet."""
+
+    __slots__ = ("request", "session", "until")
+
+    def __init__(self, session: Session, request: wire.Inbox, until: float) -> None:
+        self.session = session
+        self.request = request
+        self.until = until
+
+
+class Room:
+    """Live membership: peer numbers in order of joining."""
+
+    __slots__ = ("members", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.members: dict[int, None] = {}
+
+
+class Group:
+    """A persisted group. Members are peer numbers in order of joining."""
+
+    __slots__ = ("admin_no", "group_id", "members", "name", "no")
+
+    def __init__(self, *, no: int, group_id: str, name: str, admin_no: int) -> None:
+        self.no = no
+        self.group_id = group_id
+        self.name = name
+        self.admin_no = admin_no
+        self.members: dict[int, None] = {}
+
+
+class State:
+    """Everything, with the actions of the event being handled in `out`."""
+
+    def __init__(
+        self,
+        *,
+        hub_id: str,
+        version: str,
+        new_id: Callable[[int], str],
+        limits: Limits,
+        snapshot: Snapshot,
+    ) -> None:
+        self.hub_id = hub_id
+        self.version = version
+        self.new_id = new_id
+        self.limits = limits
+        self.out: list[Action] = []
+        self.counters: dict[str, int] = {}
+        self.outstanding = 0
+        """Units in the store."""
+        # durable, loaded at the start
+        self.peers: dict[int, Peer] = {}
+        self.by_peer_id: dict[str, Peer] = {}
+        self.names: dict[str, Peer] = {}
+        self.forwards: dict[str, tuple[Peer, int]] = {}
+        """Old name → (peer, wall ms until which it forwards)."""
+        self.identities: dict[tuple[str, str], Peer] = {}
+        self.places: dict[tuple[str, str], list[Peer]] = {}
+        self.groups: dict[int, Group] = {}
+        self.groups_by_name: dict[str, Group] = {}
+        # of this process
+        self.sessions: dict[int, Session] = {}
+        self.reserved: set[str] = set()
+        """Keys of names whose creation is in the store."""
+        self.rooms: dict[str, Room] = {}
+        self.room_backlog_bytes = 0
+        self.leases: dict[int, Lease] = {}
+        self.next_lease = 1
+        self.delivery_waits: deque[tuple[float, InFlight]] = deque()
+        self.pushed_rows: dict[str, list[tuple[int, int]]] = {}
+        self.pushed_due = 0.0
+        self.guards: dict[tuple[int, int], tuple[float, int]] = {}
+        self.jumped_at = -1e9
+        self._timers: list[tuple[float, int, Any]] = []
+        self._timer_no = 0
+        self._load(snapshot)
+
+    def _load(self, snapshot: Snapshot) -> None:
+        for row in snapshot.peers:
+            peer = Peer(no=row.no, peer_id=row.peer_id, name=row.name, auto=row.auto, last_seen=row.last_seen)
+            peer.client, peer.cwd, peer.git_branch = row.client, row.cwd, row.git_branch
+            self.add_peer(peer)
+        for old, no, until in snapshot.forwards:
+            if no in self.peers:
+                self.forwards[names.key(old)] = (self.peers[no], until)
+        for client, identity, no in snapshot.identities:
+            if no in self.peers:
+                self.identities[client, identity] = self.peers[no]
+        for client, cwd, no in snapshot.places:
+            if no in self.peers:
+                self.places.setdefault((client, cwd), []).append(self.peers[no])
+        for made in snapshot.groups:
+            group = Group(no=made.no, group_id=made.group_id, name=made.name, admin_no=made.admin_no)
+            for no in made.members:
+                if no in self.peers:
+                    group.members[no] = None
+                    self.peers[no].groups.add(made.no)
+            self.groups[group.no] = group
+            self.groups_by_name[names.key(group.name)] = group
+
+    def add_peer(self, peer: Peer) -> None:
+        """Enter a peer that the store knows."""
+        self.peers[peer.no] = peer
+        self.by_peer_id[peer.peer_id] = peer
+        self.names[names.key(peer.name)] = peer
+        self.forwards.pop(names.key(peer.name), None)
+
+    # --- answers -------------------------------------------------------------------------------------
+
+    def count(self, what: str, by: int = 1) -> None:
+        """Add to a counter of `hub status`."""
+        self.counters[what] = self.counters.get(what, 0) + by
+
+    def reply(self, sid: int, frame: wire.Frame) -> None:
+        """An answer to a session, unless it is gone."""
+        if sid in self.sessions:
+            self.out.append(Reply(sid, frame))
+
+    def fail(self, sid: int, req_id: int, code: Code, message: str) -> None:
+        """Answer that the request was not done."""
+        session = self.sessions.get(sid)
+        if session is not None:
+            unread = unread_of(session.peer) if session.peer else 0
+            self.out.append(Reply(sid, wire.Failed(req_id=req_id, code=code, message=message, unread=unread)))
+
+    # --- look-ups -------------------------------------------------------------------------------------
+
+    def own(self, session: Session) -> Peer:
+        """The peer a session acts for.
+
+        Raises:
+            RelayError: ``not_registered`` for an observer, or before welcome.
+        """
+        if session.peer is None or not session.ready:
+            raise RelayError(
+                "not_registered",
+                "this connection acts for no peer: say hello with a name (ecorelay … --as NAME) first",
+            )
+        return session.peer
+
+    def find(self, name: str, now: Now) -> Peer | None:
+        """The peer of a name on this hub, through the forwarding of old names."""
+        found = self.names.get(names.key(name))
+        if found is None:
+            forward = self.forwards.get(names.key(name))
+            if forward is not None and forward[1] > now.wall and not forward[0].going:
+                return forward[0]
+        return found
+
+    def resolve(self, address: str, now: Now) -> Peer:
+        """The peer an address means.
+
+        Raises:
+            RelayError: ``peer_not_found`` with close names, ``hub_not_found`` with the known hubs.
+        """
+        peer = self.names.get(address.lower())  # the common case in one look-up: "@" is in no name
+        if peer is not None:
+            return peer
+        name, _, hub = address.partition("@")
+        self.check_hub(hub, address)
+        peer = self.find(name, now)
+        if peer is None:
+            raise RelayError("peer_not_found", f"no peer is called {name!r}{self._did_you_mean(name)}")
+        return peer
+
+    def check_hub(self, hub: str, address: str) -> None:
+        """Refuse an address on a hub that this one has no link to: ``hub_not_found``."""
+        if hub and names.key(hub) != names.key(self.hub_id):
+            raise RelayError(
+                "hub_not_found",
+                f"{address}: this hub ({self.hub_id}) has no link to a hub called {hub!r}; "
+                "known hubs: none. Pick an address from relay_peers",
+            )
+
+    def _did_you_mean(self, name: str) -> str:
+        known = [peer.name for peer in list(self.names.values())[-CLOSE_NAMES_SEARCHED:]]
+        close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        if close:
+            return f"; did you mean {', '.join(close)}? relay_peers lists all"
+        return "; relay_peers lists who can be reached, `ecorelay peers add NAME` makes an address"
+
+    def check_text(self, text: str, field: str = "text") -> int:
+        """Bytes of UTF-8 in a text.
+
+        Raises:
+            RelayError: ``too_large`` over the limit; ``bad_args`` where it is empty.
+        """
+        limit = self.limits.text_bytes
+        size = len(text)
+        if size * 4 > limit:
+            size = len(text.encode())
+            if size > limit:
+                raise RelayError(
+                    "too_large",
+                    f"{field} is {size} bytes of UTF-8, the limit is {limit}: "
+                    "send it in parts, or write it to a file and send the path",
+                )
+        if not text:
+            raise RelayError("bad_args", f"{field} is empty: say something")
+        return size
+
+    # --- timers ---------------------------------------------------------------------------------------
+
+    def at(self, when: float, what: Any) -> None:
+        """Have `what` handled at mono time `when`. No cancelling: notes check whether they still apply."""
+        self._timer_no += 1
+        heapq.heappush(self._timers, (when, self._timer_no, what))
+
+    def due(self, mono: float) -> Any:
+        """Take the next note whose time has come, or None."""
+        if self._timers and self._timers[0][0] <= mono:
+            return heapq.heappop(self._timers)[2]
+        return None
+
+    def next_timer(self) -> float | None:
+        """When the earliest note is due."""
+        return self._timers[0][0] if self._timers else None
+
+
+def unread_of(peer: Peer) -> int:
+    """What `unread` says on every result: mail neither pushed nor leased, notices, rooms, groups."""
+    session = peer.session
+    mail = peer.unread - len(peer.pushed) - peer.leased
+    if session is not None:
+        mail -= session.inflight_mail
+    total = (mail if mail > 0 else 0) + peer.notices + len(peer.room_mail)
+    if peer.group_unread:
+        total += sum(peer.group_unread.values())
+    return total

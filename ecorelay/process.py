@@ -1,0 +1,102 @@
+"""Whether a process still lives, told apart from a later one that got its number again.
+
+A process is known by its id and by when it began. The unit of the beginning is the system's own
+(ticks since boot, microseconds, ...): compare it, do not read it. 0 means unknown.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def start_time(pid: int) -> int:
+    """When process `pid` began; 0 where it does not live or cannot be found out."""
+    if pid <= 0:
+        return 0
+    if sys.platform == "linux":
+        return _proc_stat(pid)[1]
+    if sys.platform == "darwin":
+        return _darwin_start(pid)
+    if sys.platform == "win32":
+        return _windows_start(pid)
+    return 0
+
+
+def is_alive(pid: int, start: int = 0) -> bool:
+    """Whether the process `pid` that began at `start` lives. True where it cannot be found out.
+
+    Args:
+        pid: its id; 0 or less: unknown.
+        start: what :func:`start_time` said of it while it surely lived; 0: unknown.
+    """
+    if pid <= 0:
+        return True
+    if sys.platform == "win32":
+        # os.kill ends processes there, whatever the signal.
+        found = _windows_start(pid)
+        return found != 0 and start in (0, found)
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        pass  # it lives, and is not ours
+    if sys.platform == "linux" and _proc_stat(pid)[0] in ("Z", "X"):
+        return False  # ended; only its parent has not looked yet
+    found = start_time(pid)
+    return start == 0 or found in (0, start)
+
+
+def _proc_stat(pid: int) -> tuple[str, int]:
+    """State letter and start of a process, from procfs; ("", 0) where it tells nothing."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read(4096)
+    except OSError:
+        return "", 0
+    # The second field is the program's name in brackets and may hold spaces and brackets.
+    fields = text.rpartition(b")")[2].split()
+    try:
+        return fields[0].decode("ascii", "replace"), int(fields[19])
+    except (IndexError, ValueError):
+        return "", 0
+
+
+def _darwin_start(pid: int) -> int:
+    import ctypes
+
+    # struct proc_bsdinfo of <sys/proc_info.h>: 136 bytes, the start's seconds at 120, microseconds at 128.
+    buffer = ctypes.create_string_buffer(136)
+    try:
+        size = ctypes.CDLL(None).proc_pidinfo(pid, 3, ctypes.c_uint64(0), buffer, 136)
+    except (AttributeError, OSError):
+        return 0
+    if size != 136:
+        return 0
+    seconds = int.from_bytes(buffer.raw[120:128], sys.byteorder)
+    return seconds * 1_000_000 + int.from_bytes(buffer.raw[128:136], sys.byteorder)
+
+
+if sys.platform == "win32":
+
+    def _windows_start(pid: int) -> int:
+        import ctypes
+        from ctypes import wintypes
+
+        kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+        kernel.OpenProcess.restype = wintypes.HANDLE
+        handle = kernel.OpenProcess(0x1000, False, pid)  # PROCESS_QUERY_LIMITED_INFORMATION
+        if not handle:
+            return 0
+        try:
+            times = [wintypes.FILETIME() for _ in range(4)]
+            code = wintypes.DWORD()
+            kernel.GetExitCodeProcess(wintypes.HANDLE(handle), ctypes.byref(code))
+            if code.value != 259:  # STILL_ACTIVE
+                return 0
+            if not kernel.GetProcessTimes(wintypes.HANDLE(handle), *map(ctypes.byref, times)):
+                return 0
+            return (times[0].dwHighDateTime << 32 | times[0].dwLowDateTime) // 10
+        finally:
+            kernel.CloseHandle(wintypes.HANDLE(handle))
