@@ -28,6 +28,7 @@ DEFAULT: Final = "default"
 """The origin of a value nobody set."""
 FILE_MAX: Final = 1024 * 1024
 NUMBER_MAX: Final = 2**53 - 1
+"""What every reader of a settings file keeps exact."""
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -151,10 +152,11 @@ def _from_file(paths: Paths, kinds: Mapping[str, Any], mistakes: list[str]) -> d
         mistakes.append(f"limits in {origin} is {shown(limits)}: it must be a table, [limits]")
         limits = {}
     flat = table | {f"limits.{key}": value for key, value in limits.items()}
-    for key in flat.keys() - kinds.keys():
-        from ecorelay.config_words import unknown_key
+    for key in flat:
+        if key not in kinds:
+            from ecorelay.config_words import unknown_key
 
-        mistakes.append(unknown_key(key, kinds, origin))
+            mistakes.append(unknown_key(key, kinds, origin))
     return {key: (value, origin) for key, value in flat.items() if key in kinds}
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ecorelay.config import NUMBER_MAX
 from ecorelay.names import NAME_PATTERN, NAME_RULE
 
 if TYPE_CHECKING:
@@ -37,7 +38,10 @@ def shown(value: object) -> str:
 
 def wrong_value(key: str, value: object, kind: Any, origin: str) -> str:
     """One sentence: which setting, what it is, where it was set, what it must be."""
-    return f"{key} is {shown(value)} in {origin}: it must be {_wanted(kind)}"
+    wanted = _wanted(kind)
+    if isinstance(value, int) and value > NUMBER_MAX and wanted.startswith("a whole"):
+        wanted = f"at most {NUMBER_MAX:,}"
+    return f"{key} is {shown(value)} in {origin}: it must be {wanted}"
 
 
 def _wanted(kind: Any) -> str:
@@ -50,8 +54,10 @@ def _wanted(kind: Any) -> str:
             return f"a name: {NAME_RULE}"
         case msgspec.inspect.IntType(ge=low, le=high):
             return "a whole number" + _bounds(low, high)
-        case msgspec.inspect.FloatType(gt=above, ge=low):
-            return "a number" + (f" above {above:g}" if above is not None else _bounds(low, None))
+        case msgspec.inspect.FloatType(gt=float() | int() as above):
+            return f"a number above {above:g}"
+        case msgspec.inspect.FloatType(ge=low):
+            return "a number" + _bounds(low, None)
         case _:
             return "something else"
 
@@ -59,9 +65,7 @@ def _wanted(kind: Any) -> str:
 def _bounds(low: float | None, high: float | None) -> str:
     if high is not None:
         return f" from {low or 0:,} to {high:,}"
-    return (
-        "" if low is None else f", at least {low:,.10g}" if isinstance(low, float) else f", at least {low:,}"
-    )
+    return "" if low is None else f", at least {low:,}"
 
 
 def unknown_key(key: str, known: Iterable[str], origin: str) -> str:

@@ -206,4 +206,6 @@ def _fits(path: Path) -> bool:
 
 
 def _user_number() -> int:
-    return 0 if sys.platform == "win32" else os.geteuid()
+    if sys.platform == "win32":
+        return 0
+    return os.geteuid()

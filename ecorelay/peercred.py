@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import struct
 import sys
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    import socket
+from typing import NamedTuple, Protocol
 
 # Names the socket module lacks: <sys/un.h> of macOS, <sys/socket.h> of FreeBSD has the same shape.
 _SOL_LOCAL = 0
@@ -22,7 +19,14 @@ class PeerCred(NamedTuple):
     pid: int
 
 
-def peer_cred(sock: socket.socket) -> PeerCred | None:
+class HasOptions(Protocol):
+    """A socket, Trio's or Python's."""
+
+    def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes:
+        """See socket(7)."""
+
+
+def peer_cred(sock: HasOptions) -> PeerCred | None:
     """The process that connected (or listens) at the other end; None where the system cannot tell.
 
     Raises:

@@ -107,7 +107,7 @@ make_venv() {
     remove_venv
     if command -v uv >/dev/null 2>&1; then
         # Without a usable Python of its own, uv fetches one.
-        if uv venv --quiet --seed --no-config --python "${python:-$oldest}" "$venv" >/dev/null 2>&1; then
+        if uv venv --quiet --seed --python "${python:-$oldest}" "$venv" >/dev/null 2>&1; then
             return 0
         fi
         rm -rf "$venv"

@@ -109,9 +109,7 @@ def carried_by_all_tests() -> list[Carried]:
     return [
         carried
         for path in sorted(TESTS.rglob("test_*.py"))
-        for carried in carried_in(
-            path.read_text(encoding="utf-8"), path.relative_to(TESTS.parent).as_posix()
-        )
+        for carried in carried_in(path.read_text(encoding="utf-8"), path.relative_to(TESTS.parent).as_posix())
     ]
 
 

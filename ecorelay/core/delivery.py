@@ -21,6 +21,8 @@ from ecorelay.core.ops import Appended, AppendMail, Backlog, Eviction, LoadBackl
 from ecorelay.core.state import InFlight, Peer, Session, State, unread_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ecorelay.core.events import Now
 
 PUSHED_FLUSH_S = 0.2
@@ -28,8 +30,17 @@ PUSHED_FLUSH_ROWS = 2_000
 """Receipts `pushed` are written together: losing them in a crash only makes the mail unread again."""
 
 
+BACKLOG_RETRY_S = 5.0
+
+
 class BacklogLoaded(Struct, frozen=True):
     """Note: push what was loaded to `sid`."""
+
+    sid: int
+
+
+class BacklogDue(Struct, frozen=True):
+    """Timer note: loading failed a while ago."""
 
     sid: int
 
@@ -44,6 +55,9 @@ def has_room(s: State, session: Session) -> bool:
 
 def track(session: Session, msg_id: str, mid: int, size: int, now: Now) -> InFlight:
     """Note a push as sent and unacknowledged."""
+    before = session.inflight.get(msg_id)
+    if before is not None:  # the id was used for something else
+        untrack(session, before)
     flight = InFlight(msg_id, mid, size, now.mono)
     session.inflight[msg_id] = flight
     session.inflight_bytes += size
@@ -83,6 +97,8 @@ def deliver(s: State, op: AppendMail, stored: Appended, now: Now) -> InFlight | 
                 sids.append(session.sid)
                 continue
         mailbox.wake(s, peer, now)
+        if session is not None:  # after a failure to load, say, nothing else would
+            continue_backlog(s, session)
     if sids:
         frame = wire.Push(
             msg_id=op.msg_id,
@@ -155,9 +171,7 @@ def pushed(s: State, session: Session, frame: wire.Pushed, now: Now) -> None:
     if peer is None:
         return
     inflight = session.inflight
-    rows = s.pushed_rows.get(frame.carrier)
-    if rows is None:
-        rows = s.pushed_rows[frame.carrier] = []
+    marked: list[tuple[int, int]] = []
     for msg_id in frame.msg_ids:
         flight = inflight.pop(msg_id, None)
         if flight is None:
@@ -166,10 +180,12 @@ def pushed(s: State, session: Session, frame: wire.Pushed, now: Now) -> None:
         if flight.mid:
             peer.pushed[msg_id] = flight.mid
             peer.stubs.add(msg_id)
-            rows.append((peer.no, flight.mid))
-            if flight.req_id >= 0:
-                settle(s, flight, "delivered")
-    if rows:
+            marked.append((peer.no, flight.mid))
+        if flight.req_id >= 0:
+            settle(s, flight, "delivered")
+    if marked:
+        rows = s.pushed_rows.setdefault(frame.carrier, [])
+        rows += marked
         if not s.pushed_due:
             s.pushed_due = now.mono + PUSHED_FLUSH_S
         if len(rows) >= PUSHED_FLUSH_ROWS:
@@ -202,9 +218,20 @@ def flush_pushed(s: State, now: Now) -> None:
     """Write the receipts that have gathered."""
     s.pushed_due = 0.0
     for carrier, rows in s.pushed_rows.items():
-        if rows:
-            s.out.append(Store((MarkPushed(rows=tuple(rows), carrier=carrier, at=now.wall),)))
+        s.out.append(Store((MarkPushed(rows=tuple(rows), carrier=carrier, at=now.wall),)))
     s.pushed_rows = {}
+
+
+def seen(peer: Peer, msg_ids: Iterable[str]) -> None:
+    """These were read: no longer merely pushed, whether or not the carrier has spoken yet."""
+    session = peer.session
+    for msg_id in msg_ids:
+        peer.pushed.pop(msg_id, None)
+        peer.stubs.discard(msg_id)
+        flight = session.inflight.get(msg_id) if session is not None else None
+        if session is not None and flight is not None and flight.mid:
+            session.inflight_mail -= 1
+            flight.mid = 0
 
 
 def continue_backlog(s: State, session: Session) -> None:
@@ -215,6 +242,7 @@ def continue_backlog(s: State, session: Session) -> None:
         and not session.loading
         and session.ready
         and session.peer is not None
+        and session.peer.session is session
         and not session.peer.reads
         and len(session.inflight) * 2 <= s.limits.push_window_messages
         and session.inflight_bytes * 2 <= s.limits.push_window_bytes
@@ -236,7 +264,15 @@ def backlog_loaded(s: State, note: BacklogLoaded, result: Backlog, now: Now) -> 
         return
     session.loading = False
     session.peer.unread = result.unread
+    if result.damaged:
+        s.count("damaged", result.damaged)
+    if session.peer.reads:
+        return  # a page asked for meanwhile may hold the same mail; after it, loading goes on
+    more = result.more
     for mail in result.mails:
+        if not has_room(s, session):  # room and group messages took it meanwhile
+            more = True
+            break
         session.cursor = mail.mid
         if mail.msg_id in session.inflight or mail.text is None:
             continue
@@ -256,17 +292,25 @@ def backlog_loaded(s: State, note: BacklogLoaded, result: Backlog, now: Now) -> 
                 ),
             )
         )
-    session.caught_up = not result.more
-    if result.more:
+    session.caught_up = not more
+    if more:
         continue_backlog(s, session)
 
 
-def backlog_failed(s: State, note: BacklogLoaded) -> None:
-    """The disk refused: the mail is still there, and the next acknowledgement or page tries again."""
+def backlog_failed(s: State, note: BacklogLoaded, now: Now) -> None:
+    """The disk refused: the mail is still there; try again in a while."""
     session = s.sessions.get(note.sid)
     if session is not None:
         session.loading = False
         s.count("backlog_failed")
+        s.at(now.mono + BACKLOG_RETRY_S, BacklogDue(note.sid))
+
+
+def backlog_due(s: State, note: BacklogDue) -> None:
+    """Time to try again."""
+    session = s.sessions.get(note.sid)
+    if session is not None:
+        continue_backlog(s, session)
 
 
 def session_ended(s: State, session: Session, peer: Peer) -> None:

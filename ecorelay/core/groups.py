@@ -25,12 +25,16 @@ from ecorelay.core.ops import (
     Op,
     ReadHistory,
     RemoveMember,
+    StoredLine,
 )
 from ecorelay.core.state import Group, HistoryLease, Peer, Session, State, unread_of
 from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
     from ecorelay.core.events import Now
+
+
+ENDED = "the group or your membership ended"
 
 
 class GroupCreated(Struct, frozen=True):
@@ -82,6 +86,14 @@ class HistoryReady(Struct, frozen=True):
     peer_no: int
     op: ReadHistory
     request: wire.GroupHistory
+
+
+class HistoryLapses(Struct, frozen=True):
+    """Timer note: the page that was out until then was not confirmed."""
+
+    peer_no: int
+    group_no: int
+    until: float
 
 
 class HistoryConfirmed(Struct, frozen=True):
@@ -156,7 +168,8 @@ def create(s: State, session: Session, frame: wire.GroupCreate, now: Now) -> Non
     key = names.key(frame.name)
     if key in s.groups_by_name or "/" + key in s.reserved:
         raise RelayError("name_taken", f"there is a group called {frame.name}: choose another name")
-    if len(s.groups) >= s.limits.groups:
+    creating = sum(1 for reserved in s.reserved if reserved[0] == "/")
+    if len(s.groups) + creating >= s.limits.groups:
         raise RelayError("limit_reached", f"this hub has its {s.limits.groups} groups: delete one first")
     members = {s.resolve(member, now).no: None for member in frame.members}
     members.pop(peer.no, None)
@@ -199,8 +212,10 @@ def invite(s: State, session: Session, frame: wire.GroupInvite, now: Now) -> Non
     peer = s.own(session)
     group = _administered(s, peer, frame.group)
     invited = s.resolve(frame.peer, now)
-    if invited.no not in group.members and len(group.members) >= s.limits.group_members:
+    members = group.members.keys() | group.coming
+    if invited.no not in members and len(members) >= s.limits.group_members:
         raise RelayError("limit_reached", f"{group.name} has its {s.limits.group_members} members")
+    group.coming.add(invited.no)
     answer = wire.Done(req_id=frame.req_id)
     op = AddMember(
         group_no=group.no,
@@ -213,11 +228,19 @@ def invite(s: State, session: Session, frame: wire.GroupInvite, now: Now) -> Non
 def member_added(s: State, note: MemberAdded, result: LineAdded, now: Now) -> None:
     """The member is in."""
     group = s.groups[note.op.group_no]
+    group.coming.discard(note.op.no)
     group.members[note.op.no] = None
     s.peers[note.op.no].groups.add(group.no)
     if result.seq:
         _announce(s, group, note.op.line, result.seq, now)
     replay.answer(s, note.sid, note.answer)
+
+
+def add_failed(s: State, note: MemberAdded) -> None:
+    """Nobody new."""
+    group = s.groups.get(note.op.group_no)
+    if group is not None:
+        group.coming.discard(note.op.no)
 
 
 def remove(s: State, session: Session, frame: wire.GroupRemove, now: Now) -> None:
@@ -276,7 +299,9 @@ def _forget_member(s: State, group: Group, no: int) -> None:
     peer = s.peers[no]
     peer.groups.discard(group.no)
     peer.group_unread.pop(group.no, None)
-    peer.history.pop(group.no, None)
+    lease = peer.history.pop(group.no, None)
+    for sid, frame in lease.queue if lease is not None else ():
+        s.fail(sid, frame.req_id, "group_not_found", ENDED)
 
 
 def delete(s: State, session: Session, frame: wire.GroupDelete, now: Now) -> None:
@@ -328,19 +353,18 @@ def line_stored(s: State, note: LineStored, result: LineAdded, now: Now) -> None
     """Committed: members get it, the author its answer."""
     group = s.groups.get(note.op.group_no)
     line = note.op.line
-    status: wire.Status = "queued"
-    if group is not None and not result.duplicate and _announce(s, group, line, result.seq, now):
-        status = "delivered"
+    if group is not None and not result.duplicate:
+        _announce(s, group, line, result.seq, now)
     author = s.peers.get(line.sender_no)
     if author is not None:
         s.reply(
             note.sid,
-            wire.Sent(req_id=note.req_id, msg_id=line.msg_id, status=status, unread=unread_of(author)),
+            wire.Sent(req_id=note.req_id, msg_id=line.msg_id, unread=unread_of(author)),
         )
 
 
-def _announce(s: State, group: Group, line: Line, seq: int, now: Now) -> bool:
-    """Count the line for every other member, push it where there is room; whether anybody got it."""
+def _announce(s: State, group: Group, line: Line, seq: int, now: Now) -> None:
+    """Count the line for every other member, push it where there is room."""
     sids: list[int] = []
     for no in group.members:
         peer = s.peers[no]
@@ -363,7 +387,6 @@ def _announce(s: State, group: Group, line: Line, seq: int, now: Now) -> bool:
             seq=seq,
         )
         s.out.append(Push(tuple(sids), push))
-    return bool(sids)
 
 
 # --- reading -----------------------------------------------------------------------------------------
@@ -391,37 +414,64 @@ def history_ready(s: State, note: HistoryReady, page: HistoryRead, now: Now) -> 
     group = s.groups.get(note.op.group_no)
     lease = peer.history.get(note.op.group_no)
     if lease is None or group is None:
-        s.fail(note.sid, note.request.req_id, "group_not_found", "the group or your membership ended")
+        s.fail(note.sid, note.request.req_id, "group_not_found", ENDED)
         return
-    if note.sid in s.sessions:
+    session = s.sessions.get(note.sid)
+    if session is not None and session.peer is peer:
         if page.lines:
             lease.upto, lease.sid = page.upto, note.sid
             lease.until = now.mono + s.limits.lease_s
-        entries = tuple(
-            wire.GroupEntry(
-                seq=line.seq,
-                msg_id=line.msg_id,
-                sender=line.sender,
-                text=line.text,
-                ts=line.at,
-                kind="system" if line.system else "message",
-            )
-            for line in page.lines
-        )
-        left_elsewhere = unread_of(peer) - peer.group_unread.get(group.no, 0)
+            s.at(lease.until, HistoryLapses(peer.no, group.no, lease.until))
+        lease.hidden += peer.group_unread.get(group.no, 0) - page.remaining
+        _set_unread(peer, group.no, page.remaining)
         s.reply(
             note.sid,
             wire.GroupPage(
                 req_id=note.request.req_id,
                 group=group.name,
-                messages=entries,
+                messages=tuple(map(_entry, page.lines)),
                 upto=page.upto,
                 unread_remaining=page.remaining,
                 missed=page.missed,
-                unread=max(0, left_elsewhere) + page.remaining,
+                unread=unread_of(peer),
             ),
         )
     next_read(s, lease, now)
+
+
+def _entry(line: StoredLine) -> wire.GroupEntry:
+    return wire.GroupEntry(
+        seq=line.seq,
+        msg_id=line.msg_id,
+        sender=line.sender,
+        text=line.text,
+        ts=line.at,
+        kind="system" if line.system else "message",
+    )
+
+
+def _set_unread(peer: Peer, group_no: int, count: int) -> None:
+    if count > 0:
+        peer.group_unread[group_no] = count
+    else:
+        peer.group_unread.pop(group_no, None)
+
+
+def _give_back(peer: Peer, group_no: int, lease: HistoryLease) -> None:
+    """The page was not confirmed: the next reader gets it, and it counts again."""
+    lease.until = 0.0
+    if lease.hidden:
+        _set_unread(peer, group_no, peer.group_unread.get(group_no, 0) + lease.hidden)
+        lease.hidden = 0
+
+
+def history_lapses(s: State, note: HistoryLapses) -> None:
+    """The reader never confirmed."""
+    peer = s.peers.get(note.peer_no)
+    lease = peer.history.get(note.group_no) if peer is not None else None
+    if peer is not None and lease is not None and lease.until == note.until:
+        s.count("leases_lapsed")
+        _give_back(peer, note.group_no, lease)
 
 
 def next_read(s: State, lease: HistoryLease, now: Now) -> None:
@@ -456,10 +506,14 @@ def confirmed(s: State, note: HistoryConfirmed, result: CursorMoved) -> None:
     """The cursor stands, on disk."""
     peer = s.peers[note.op.no]
     if note.op.group_no in peer.groups:
-        if result.unread:
-            peer.group_unread[note.op.group_no] = result.unread
+        lease = peer.history.get(note.op.group_no)
+        if lease is not None and lease.until and lease.upto > note.op.upto:
+            # A later page is still out: what of it is unread stays hidden.
+            lease.hidden = max(0, result.unread - peer.group_unread.get(note.op.group_no, 0))
         else:
-            peer.group_unread.pop(note.op.group_no, None)
+            _set_unread(peer, note.op.group_no, result.unread)
+            if lease is not None:
+                lease.until, lease.hidden = 0.0, 0
     s.reply(note.sid, wire.Done(req_id=note.req_id, unread=unread_of(peer)))
 
 
@@ -469,15 +523,15 @@ def release(s: State, session: Session, frame: wire.GroupRelease, _now: Now) -> 
     group = _member(s, peer, frame.group)
     lease = peer.history.get(group.no)
     if lease is not None:
-        lease.until = 0.0
+        _give_back(peer, group.no, lease)
     s.reply(session.sid, wire.Done(req_id=frame.req_id, unread=unread_of(peer)))
 
 
 def session_ended(session: Session, peer: Peer) -> None:
     """Its unconfirmed pages are unread again."""
-    for lease in peer.history.values():
+    for group_no, lease in peer.history.items():
         if lease.sid == session.sid:
-            lease.until = 0.0
+            _give_back(peer, group_no, lease)
 
 
 # --- lists -------------------------------------------------------------------------------------------

@@ -157,7 +157,7 @@ class Hub:
     def _stored(self, s: State, then: Any, results: tuple[OpResult, ...], now: Now) -> None:
         first: Any = results[0] if results else None
         match then:
-            case None:
+            case None | mailbox.LeaseFreed():
                 pass
             case messages.MailStored():
                 messages.mail_stored(s, then, first, now)
@@ -222,15 +222,17 @@ class Hub:
             case sessions.PeerAdded():
                 sessions.peer_add_failed(s, then, event.code, event.message)
             case sessions.SessionBound():
-                sessions.bind_failed(s, then, event.code, event.message)
+                sessions.bind_failed(s, then, event.code, event.message, now)
             case delivery.BacklogLoaded():
-                delivery.backlog_failed(s, then)
+                delivery.backlog_failed(s, then, now)
             case mailbox.PageReady():
                 s.fail(then.sid, then.request.req_id, event.code, event.message)
-                mailbox.page_failed(s, then)
+                mailbox.page_failed(s, then, now)
             case mailbox.MailConfirmed():
                 s.fail(then.sid, then.confirm.req_id, event.code, event.message)
-                mailbox.confirm_failed(s, then)
+                mailbox.confirm_failed(s, then, now)
+            case mailbox.LeaseFreed():
+                mailbox.free_failed(s, then, now)
             case groups.HistoryReady():
                 s.fail(then.sid, then.request.req_id, event.code, event.message)
                 groups.history_failed(s, then, now)
@@ -262,7 +264,9 @@ class Hub:
                 peers.rename_failed(s, then)
             case peers.AddressAdded():
                 peers.add_failed(s, then)
-            case groups.MemberAdded() | groups.MemberRemoved() | groups.GroupDropped():
+            case groups.MemberAdded():
+                groups.add_failed(s, then)
+            case groups.MemberRemoved() | groups.GroupDropped():
                 pass
             case _:
                 raise AssertionError(f"no way to go on after {type(then).__name__}")
@@ -279,10 +283,16 @@ class Hub:
             delivery.flush_pushed(s, now)
         while (note := s.due(now.mono)) is not None:
             match note:
+                case delivery.BacklogDue():
+                    delivery.backlog_due(s, note)
                 case mailbox.LeaseEnds():
                     mailbox.lease_ends(s, note, now)
                 case mailbox.WaitEnds():
                     mailbox.wait_ends(s, note)
+                case mailbox.LeaseFreed():
+                    mailbox.free_again(s, note, now)
+                case groups.HistoryLapses():
+                    groups.history_lapses(s, note)
                 case sessions.PingDue():
                     sessions.ping_due(s, note, now)
                 case sessions.Claim():

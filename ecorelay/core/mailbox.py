@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec import Struct
 
 from ecorelay import wire
 from ecorelay.core import delivery
 from ecorelay.core.actions import Store
-from ecorelay.core.ops import Confirmed, ConfirmMail, EndLease, Notice, PageRead, ReadPage, StoredMail
+from ecorelay.core.ops import (
+    ENTRY_ROOM,
+    Confirmed,
+    ConfirmMail,
+    EndLease,
+    Notice,
+    PageRead,
+    ReadPage,
+    StoredMail,
+)
 from ecorelay.core.state import Lease, Peer, Session, State, Waiter, unread_of
 from ecorelay.errors import RelayError
 
@@ -17,6 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ecorelay.core.events import Now
+
+
+RETRY_S = 1.0
+"""After a failure to end a lease: the mail is locked until it is done."""
 
 
 class PageReady(Struct, frozen=True):
@@ -30,11 +44,20 @@ class PageReady(Struct, frozen=True):
 
 
 class MailConfirmed(Struct, frozen=True):
-    """Note: answer the confirmation."""
+    """Note: answer the confirmation. `leased`: what the page kept off the unread count until now."""
 
     sid: int
     peer_no: int
     confirm: wire.Confirm
+    lease: int
+    leased: int
+
+
+class LeaseFreed(Struct, frozen=True):
+    """Note, and timer note to try again: the store lets go of a lease."""
+
+    lease: int
+    peer_no: int
 
 
 class LeaseEnds(Struct, frozen=True):
@@ -48,6 +71,7 @@ class WaitEnds(Struct, frozen=True):
 
     sid: int
     req_id: int
+    until: float
 
 
 # --- reading -----------------------------------------------------------------------------------------
@@ -65,8 +89,9 @@ def inbox(s: State, session: Session, frame: wire.Inbox, now: Now) -> None:
 
 
 def _read(s: State, session: Session, peer: Peer, frame: wire.Inbox, now: Now, until: float) -> None:
-    lease = s.next_lease
-    s.next_lease += 1
+    # Never a number of an earlier hub: a late confirmation would end somebody else's lease.
+    lease = max(s.next_lease, now.wall)
+    s.next_lease = lease + 1
     peer.reads += 1
     live = peer.session
     hidden = {mid for msg_id, mid in peer.pushed.items() if msg_id not in peer.stubs}
@@ -96,38 +121,45 @@ def page_ready(s: State, note: PageReady, page: PageRead, now: Now) -> None:
         s.count("damaged", page.damaged)
     session = s.sessions.get(note.sid)
     request = note.request
-    gone = session is None or request.req_id in session.cancelled
-    if session is None or gone:
-        s.out.append(Store((EndLease(lease=note.lease),)))
+    if session is None or session.peer is not peer or request.req_id in session.cancelled:
+        _free(s, peer, note.lease)
         if session is not None:
             _end_read(session, request.req_id)
             s.fail(session.sid, request.req_id, "timeout", "cancelled by the caller")
+        wake(s, peer, now)
         _resume(s, peer)
         return
-    rooms, missed = _take_room_mail(s, peer, request) if request.since_id is None else ([], 0)
+    held_back = {notice for lease in s.leases.values() if lease.peer is peer for notice in lease.notices}
+    notices = [notice for notice in page.notices if notice.notice_id not in held_back]
+    rooms, missed = _take_room_mail(peer, request, page) if request.since_id is None else ([], 0)
     groups = tuple(
         wire.GroupUnread(name=s.groups[no].name, unread_count=count)
         for no, count in peer.group_unread.items()
         if no in s.groups
     )
-    if not (page.mails or page.notices or rooms or groups or missed) and now.mono < note.until:
+    if not (page.mails or notices or rooms or groups or missed) and now.mono < note.until:
+        if note.lease < peer.news:
+            _read(s, session, peer, request, now, note.until)
+            return
         peer.waiters.append(Waiter(session, request, note.until))
-        s.at(note.until, WaitEnds(session.sid, request.req_id))
+        s.at(note.until, WaitEnds(session.sid, request.req_id, note.until))
         _resume(s, peer)
         return
     _end_read(session, request.req_id)
     leased = [mail for mail in page.mails if mail.text is not None]
     lease = Lease(note.lease, peer, session.sid)
-    lease.msg_ids = tuple([mail.msg_id for mail in leased])
-    lease.unread = sum(1 for mail in leased if not mail.seen and mail.msg_id not in peer.pushed)
+    lease.notices = tuple([notice.notice_id for notice in notices])
+    lease.unread = len(notices) + sum(
+        1 for mail in leased if not mail.seen and mail.msg_id not in peer.pushed
+    )
     lease.stubs = tuple(mail.msg_id for mail in page.mails if mail.text is None)
     lease.rooms = rooms
     peer.leased += lease.unread
-    held = bool(leased or lease.stubs or rooms or page.notices)
+    held = bool(leased or lease.stubs or rooms or notices)
     if held:
         s.leases[note.lease] = lease
         s.at(now.mono + s.limits.lease_s, LeaseEnds(note.lease))
-    messages = (*map(_entry, page.mails), *rooms, *[_notice(s, notice) for notice in page.notices])
+    messages = (*map(_entry, page.mails), *rooms, *[_notice(s, notice) for notice in notices])
     s.reply(
         session.sid,
         wire.InboxPage(
@@ -137,19 +169,20 @@ def page_ready(s: State, note: PageReady, page: PageRead, now: Now) -> None:
             remaining=page.remaining + len(peer.room_mail),
             groups=groups,
             missed=missed,
-            unread=max(0, unread_of(peer) - len(page.notices)),
+            unread=unread_of(peer),
         ),
     )
     _resume(s, peer)
 
 
-def page_failed(s: State, note: PageReady) -> None:
+def page_failed(s: State, note: PageReady, now: Now) -> None:
     """The store could not read it (the failure itself is answered by the hub)."""
     peer = s.peers[note.peer_no]
     peer.reads -= 1
     session = s.sessions.get(note.sid)
     if session is not None:
         _end_read(session, note.request.req_id)
+    wake(s, peer, now)
     _resume(s, peer)
 
 
@@ -205,12 +238,14 @@ def confirm(s: State, session: Session, frame: wire.Confirm, now: Now) -> None:
     """The page went out: what it showed is seen."""
     peer = s.own(session)
     lease = _own_lease(s, peer, frame.lease)
+    number = leased = 0  # of another's lease nothing is ended
     if lease is not None:
-        _drop_lease(s, lease)
+        del s.leases[lease.lease]
+        number, leased = lease.lease, lease.unread
         _free_rooms(s, peer, lease.rooms)
         peer.stubs.difference_update(lease.stubs)
-    op = ConfirmMail(no=peer.no, lease=frame.lease, msg_ids=frame.msg_ids, notices=frame.notices, at=now.wall)
-    s.out.append(Store((op,), MailConfirmed(session.sid, peer.no, frame)))
+    op = ConfirmMail(no=peer.no, lease=number, msg_ids=frame.msg_ids, notices=frame.notices, at=now.wall)
+    s.out.append(Store((op,), MailConfirmed(session.sid, peer.no, frame, number, leased)))
 
 
 def mail_confirmed(s: State, note: MailConfirmed, result: Confirmed) -> None:
@@ -218,16 +253,18 @@ def mail_confirmed(s: State, note: MailConfirmed, result: Confirmed) -> None:
     peer = s.peers[note.peer_no]
     peer.unread = result.unread
     peer.notices = result.notices
-    for msg_id in note.confirm.msg_ids:
-        peer.pushed.pop(msg_id, None)
-        peer.stubs.discard(msg_id)
+    peer.leased -= note.leased
+    delivery.seen(peer, note.confirm.msg_ids)
     s.reply(note.sid, wire.Done(req_id=note.confirm.req_id, unread=unread_of(peer)))
 
 
-def confirm_failed(s: State, note: MailConfirmed) -> None:
+def confirm_failed(s: State, note: MailConfirmed, now: Now) -> None:
     """The disk refused: the texts stay unread, and nobody must find them locked."""
-    if note.confirm.lease:
-        s.out.append(Store((EndLease(lease=note.confirm.lease),)))
+    peer = s.peers[note.peer_no]
+    peer.leased -= note.leased
+    if note.lease:
+        _free(s, peer, note.lease)
+        wake(s, peer, now)
 
 
 def release(s: State, session: Session, frame: wire.Release, now: Now) -> None:
@@ -252,18 +289,31 @@ def lease_ends(s: State, note: LeaseEnds, now: Now) -> None:
         _lapse(s, lease, now)
 
 
-def _drop_lease(s: State, lease: Lease) -> None:
-    del s.leases[lease.lease]
-    lease.peer.leased -= lease.unread
-
-
 def _lapse(s: State, lease: Lease, now: Now) -> None:
-    _drop_lease(s, lease)
-    s.out.append(Store((EndLease(lease=lease.lease),)))
     peer = lease.peer
+    del s.leases[lease.lease]
+    peer.leased -= lease.unread
+    _free(s, peer, lease.lease)
     for mail in reversed(lease.rooms):
         peer.room_mail.appendleft(_redelivered(mail))
     wake(s, peer, now)
+
+
+def _free(s: State, peer: Peer, lease: int) -> None:
+    s.out.append(Store((EndLease(lease=lease),), LeaseFreed(lease, peer.no)))
+
+
+def free_failed(s: State, note: LeaseFreed, now: Now) -> None:
+    """The disk refused: try again later, or the mail would be locked for as long as the hub runs."""
+    s.at(now.mono + RETRY_S, note)
+
+
+def free_again(s: State, note: LeaseFreed, now: Now) -> None:
+    """Another try; who waits reads after it."""
+    peer = s.peers.get(note.peer_no)
+    if peer is not None:
+        _free(s, peer, note.lease)
+        wake(s, peer, now)
 
 
 def _redelivered(mail: wire.Mail) -> wire.Mail:
@@ -286,6 +336,8 @@ def wake(s: State, peer: Peer, now: Now) -> None:
     if peer.waiters:
         waiter = peer.waiters.pop(0)
         _read(s, waiter.session, peer, waiter.request, now, waiter.until)
+    elif peer.reads:
+        peer.news = s.next_lease
 
 
 def wait_ends(s: State, note: WaitEnds) -> None:
@@ -293,14 +345,15 @@ def wait_ends(s: State, note: WaitEnds) -> None:
     session = s.sessions.get(note.sid)
     if session is not None and session.peer is not None and note.req_id in session.open_reads:
         peer = session.peer
-        if _stop_waiting(peer, session, note.req_id):
+        if _stop_waiting(peer, session, note.req_id, note.until):
             _end_read(session, note.req_id)
             s.reply(note.sid, wire.InboxPage(req_id=note.req_id, unread=unread_of(peer)))
 
 
-def _stop_waiting(peer: Peer, session: Session, req_id: int) -> bool:
+def _stop_waiting(peer: Peer, session: Session, req_id: int, until: float | None = None) -> bool:
     for waiter in peer.waiters:
-        if waiter.session is session and waiter.request.req_id == req_id:
+        # With `until`: an earlier wait may have had the same req_id.
+        if waiter.session is session and waiter.request.req_id == req_id and until in (None, waiter.until):
             peer.waiters.remove(waiter)
             return True
     return False
@@ -336,17 +389,24 @@ def keep_room_mail(s: State, peer: Peer, mail: wire.Mail) -> None:
         s.count("room_messages_missed")
 
 
-def _take_room_mail(s: State, peer: Peer, request: wire.Inbox) -> tuple[list[wire.Mail], int]:
-    """As many as limit and budget allow, at least one. Their bytes stay counted until confirmed."""
+def _take_room_mail(peer: Peer, request: wire.Inbox, page: PageRead) -> tuple[list[wire.Mail], int]:
+    """What limit and budget of the page still allow. Their bytes stay counted until confirmed."""
     taken: list[wire.Mail] = []
-    used = 0
-    while peer.room_mail and len(taken) < request.limit:
-        used += len(peer.room_mail[0].text or "")
-        if taken and used > request.budget:
+    count = len(page.mails)
+    used = sum(_space(mail.text) for mail in page.mails) if peer.room_mail else 0
+    while peer.room_mail and count < request.limit:
+        used += _space(peer.room_mail[0].text)
+        if count and used > request.budget:
             break
+        count += 1
         taken.append(peer.room_mail.popleft())
     missed, peer.missed = peer.missed, 0
     return taken, missed
+
+
+def _space(text: str | None) -> int:
+    """Characters of a page that an entry fills, as `ReadPage` counts them."""
+    return len(msgspec.json.encode(text or "").decode()) + ENTRY_ROOM
 
 
 def _free_rooms(s: State, peer: Peer, mails: Iterable[wire.Mail]) -> None:
@@ -364,7 +424,9 @@ def session_ended(s: State, session: Session, peer: Peer, now: Now) -> None:
     peer.waiters = [waiter for waiter in peer.waiters if waiter.session is not session]
     for lease in [lease for lease in s.leases.values() if lease.sid == session.sid]:
         _lapse(s, lease, now)
-    if peer.session is session:  # room messages were for the session that was in the room
+    if peer.session is None:
+        # Room messages were for the session that was in the room.
         _free_rooms(s, peer, peer.room_mail)
         peer.room_mail.clear()
         peer.missed = 0
+        wake(s, peer, now)  # what was pushed to it is unread again

@@ -121,8 +121,7 @@ def reply_stored(s: State, note: ReplyStored, result: Replied, now: Now) -> None
     peer = s.peers.get(op.sender_no)
     if peer is not None and peer.loaded:
         peer.unread = result.own_unread
-        peer.pushed.pop(op.target_id, None)
-        peer.stubs.discard(op.target_id)
+        delivery.seen(peer, (op.target_id,))
     if result.appended.duplicate:
         status: wire.Status = "delivered" if result.appended.delivered else "queued"
         _answer(s, note.sid, note.req_id, op.msg_id, status)

@@ -20,6 +20,9 @@ from msgspec import Struct
 
 from ecorelay.wire import Kind
 
+ENTRY_ROOM = 300
+"""Characters a page counts for each entry beside its text: ids, names, times."""
+
 
 class Op(Struct, frozen=True, kw_only=True, gc=False):
     """Base of every op."""
@@ -144,9 +147,9 @@ class MarkPushed(Op, frozen=True, kw_only=True):
 class ReadPage(Op, frozen=True, kw_only=True):
     """→ `PageRead`. Unread mail oldest first, leased to `lease`; what another lease holds is passed over.
 
-    At least one message when there is any, then up to `limit` and while the JSON of the texts
-    stays within `budget` characters. Mail in `pushed` (mids) comes as a stub, without text and lease;
-    mail in `hidden` not at all. With `since_id`: from that message on, inclusive, seen or not, all
+    At least one message when there is any, then up to `limit` and while the JSON of the texts, and
+    `ENTRY_ROOM` for each entry, stay within `budget` characters. Mail in `pushed` (mids) comes as a
+    stub, without text and lease; mail in `hidden` not at all. With `since_id`: from that message on, inclusive, seen or not, all
     with text; `bad_args` when it is not in this peer's ring. Handed-over rows are marked as such in the
     same transaction, so that even a killed hub shows them as `redelivered`.
     """

@@ -102,6 +102,7 @@ def rename(s: State, session: Session, frame: wire.Rename, now: Now) -> None:
     peer = s.own(session)
     _check_free(s, frame.new_name, peer)
     s.reserved.add(names.key(frame.new_name))
+    peer.last_seen = now.wall  # somebody uses it: it must not be forgotten meanwhile
     until = now.wall + int(s.limits.forward_old_name_days * DAY_MS)
     answer = wire.Renamed(req_id=frame.req_id, name=frame.new_name)
     ops = (
@@ -137,25 +138,26 @@ def rename_failed(s: State, note: PeerRenamed) -> None:
 def add_peer(s: State, session: Session, frame: wire.AddPeer, now: Now) -> None:
     """An address for somebody who has not come yet."""
     _check_free(s, frame.name, None)
-    if len(s.peers) >= s.limits.peers:
+    if len(s.peers) + s.adding >= s.limits.peers:
         raise RelayError(
             "limit_reached", f"this hub has its {s.limits.peers} peers: `ecorelay peers forget NAME`"
         )
-    s.reserved.add(names.key(frame.name))
-    op = AddPeer(peer_id=s.new_id(now.wall), name=frame.name, auto=False, at=now.wall)
+    op = sessions.reserve(s, frame.name, now, auto=False)
     answer = wire.Renamed(req_id=frame.req_id, name=frame.name)
-    s.out.append(Store((op,), AddressAdded(session.sid, op, answer)))
+    peer = session.peer
+    ops = (op,) if peer is None else (op, replay.save(peer, frame, answer, now))
+    s.out.append(Store(ops, AddressAdded(session.sid, op, answer)))
 
 
 def address_added(s: State, note: AddressAdded, result: Numbered) -> None:
     """It exists."""
     sessions.enter(s, note.op, result)
-    s.reply(note.sid, note.answer)
+    replay.answer(s, note.sid, note.answer)
 
 
 def add_failed(s: State, note: AddressAdded) -> None:
     """No address."""
-    s.reserved.discard(names.key(note.op.name))
+    sessions.give_up(s, note.op)
 
 
 # --- forgetting --------------------------------------------------------------------------------------
@@ -172,8 +174,12 @@ def forget_unused(s: State, now: Now) -> None:
         and peer.session is None
         and not peer.attached
         and peer.last_seen < before
-    ][:DROPPED_AT_ONCE]
+    ]
+    # In turns: those that the store keeps must not stand before the others for ever.
+    unused.sort(key=lambda peer: (peer.no <= s.offered_no, peer.no))
+    del unused[DROPPED_AT_ONCE:]
     if unused:
+        s.offered_no = unused[-1].no
         # Out of reach until the store has decided: no mail may be sent to a row about to go.
         for peer in unused:
             peer.going = True

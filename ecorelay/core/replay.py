@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from ecorelay.core.events import Now
 
 
+USED = "op_id was used for another request: make a new one for each"
+
+
 class Resume(Struct, frozen=True):
     """Note: the look-up of a resent request is done; answer it, or go on with it."""
 
@@ -47,19 +50,15 @@ def save(peer: Peer, frame: wire.Mutation, answer: wire.Result, now: Now) -> Sav
 def answer(s: State, sid: int, frame: wire.Result) -> None:
     """Answer with what was decided before the commit, and what is unread now."""
     session = s.sessions.get(sid)
-    if session is not None and session.peer is not None:
-        s.reply(sid, msgspec.structs.replace(frame, unread=unread_of(session.peer)))
+    if session is not None:
+        unread = unread_of(session.peer) if session.peer is not None else 0
+        s.reply(sid, msgspec.structs.replace(frame, unread=unread))
 
 
 def found(s: State, session: Session, frame: wire.Mutation, kept: FoundOp) -> None:
     """The request was done before: the same answer again."""
     if kept.request != checksum(frame):
-        s.fail(
-            session.sid,
-            frame.req_id,
-            "bad_msg",
-            "op_id was used for another request: make a new one for each",
-        )
+        s.fail(session.sid, frame.req_id, "bad_msg", USED)
         return
     first = wire.decode_to_session(kept.reply)
     if isinstance(first, wire.Result):

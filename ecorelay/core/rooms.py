@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ecorelay import names, wire
-from ecorelay.core import delivery, mailbox
+from ecorelay.core import delivery, mailbox, replay
 from ecorelay.core.actions import Push
 from ecorelay.core.state import Peer, Room, Session, State, unread_of
 from ecorelay.errors import RelayError
@@ -65,7 +65,6 @@ def leave_all(s: State, peer: Peer) -> None:
     """The session is over."""
     for key in list(peer.rooms):
         _drop(s, peer, key)
-    peer.recent_ops.clear()
 
 
 def _drop(s: State, peer: Peer, key: str) -> None:
@@ -81,9 +80,12 @@ def room_send(s: State, session: Session, frame: wire.RoomSend, now: Now) -> Non
     """Say something to the other members: pushed where there is room, else kept in memory."""
     peer = _live(s, session)
     size = s.check_text(frame.text)
+    checksum = replay.checksum(frame)
     before = peer.recent_ops.get(frame.op_id)
     if before is not None:  # repeated after a reconnect
-        s.reply(session.sid, msgspec.structs.replace(before, req_id=frame.req_id))
+        if before[0] != checksum:
+            raise RelayError("bad_msg", replay.USED)
+        replay.answer(s, session.sid, msgspec.structs.replace(before[1], req_id=frame.req_id))
         return
     room = s.rooms.get(names.key(_split(s, frame.room)))
     if room is None or peer.no not in room.members:
@@ -118,7 +120,7 @@ def room_send(s: State, session: Session, frame: wire.RoomSend, now: Now) -> Non
     answer = wire.RoomSent(
         req_id=frame.req_id, room=room.name, delivered_count=others, unread=unread_of(peer)
     )
-    peer.recent_ops[frame.op_id] = answer
+    peer.recent_ops[frame.op_id] = (checksum, answer)
     if len(peer.recent_ops) > RECENT_OPS:
         del peer.recent_ops[next(iter(peer.recent_ops))]
     s.reply(session.sid, answer)

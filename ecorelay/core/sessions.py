@@ -14,7 +14,7 @@ from msgspec import Struct
 from ecorelay import names, wire
 from ecorelay.core import delivery, groups, mailbox, rooms
 from ecorelay.core.actions import CheckProcess, CloseSession, Reply, Store
-from ecorelay.core.ops import AddPeer, MailboxState, NotePeer, Numbered, OpenMailbox, RememberPeer
+from ecorelay.core.ops import AddPeer, MailboxState, NotePeer, Numbered, Op, OpenMailbox, RememberPeer
 from ecorelay.core.state import Peer, Session, State, unread_of
 from ecorelay.errors import Code, RelayError
 
@@ -25,6 +25,8 @@ PINGS_TO_DEAD = 3
 CLAIM_S = 5.0
 """How long a holder has to answer when another session of the same identity claims its name."""
 CLAIM_PINGS = 3
+ATTACH_NOTED_MS = 3_600_000
+"""How often an attached connection counts as having seen its peer."""
 AFTER_JUMP_S = 10.0
 """Nobody is declared dead so soon after the machine slept or its clock was set."""
 
@@ -107,7 +109,7 @@ def _choose(s: State, session: Session, now: Now) -> None:
         return
     if peer is not None:
         _claim(s, session, peer, now)
-    elif hello.pinned and hello.name:
+    elif hello.pinned and hello.name and not (hello.fallback and names.key(hello.name) in s.reserved):
         _add(s, session, hello.name, now, auto=False)
     else:
         known = s.identities.get((hello.client, hello.identity)) if hello.identity else None
@@ -141,20 +143,32 @@ def _choose_free(s: State, session: Session, now: Now) -> None:
 
 def _add(s: State, session: Session, name: str, now: Now, *, auto: bool) -> None:
     key = names.key(name)
-    if len(s.peers) >= s.limits.peers:
+    if len(s.peers) + s.adding >= s.limits.peers:
         raise RelayError(
             "limit_reached", f"this hub has its {s.limits.peers} peers: `ecorelay peers forget NAME`"
         )
     if key in s.reserved:
         raise RelayError("name_taken", f"{name} is being registered by another session this moment")
-    s.reserved.add(key)
-    op = AddPeer(peer_id=s.new_id(now.wall), name=name, auto=auto, at=now.wall)
+    op = reserve(s, name, now, auto=auto)
     s.out.append(Store((op,), PeerAdded(session.sid, op)))
+
+
+def reserve(s: State, name: str, now: Now, *, auto: bool) -> AddPeer:
+    """The op that makes a peer; until `enter` or `give_up` the name is nobody else's."""
+    s.reserved.add(names.key(name))
+    s.adding += 1
+    return AddPeer(peer_id=s.new_id(now.wall), name=name, auto=auto, at=now.wall)
+
+
+def give_up(s: State, op: AddPeer) -> None:
+    """The store has no new peer: the name is free again."""
+    s.reserved.discard(names.key(op.name))
+    s.adding -= 1
 
 
 def enter(s: State, op: AddPeer, result: Numbered) -> Peer:
     """The store has a new peer: so have we."""
-    s.reserved.discard(names.key(op.name))
+    give_up(s, op)
     peer = Peer(no=result.no, peer_id=op.peer_id, name=op.name, auto=op.auto, last_seen=op.at)
     s.add_peer(peer)
     return peer
@@ -170,7 +184,7 @@ def peer_added(s: State, note: PeerAdded, result: Numbered, now: Now) -> None:
 
 def peer_add_failed(s: State, note: PeerAdded, code: Code, message: str) -> None:
     """No peer, no session."""
-    s.reserved.discard(names.key(note.op.name))
+    give_up(s, note.op)
     if note.sid in s.sessions:
         refuse(s, note.sid, code, message)
 
@@ -181,7 +195,12 @@ def _bind(s: State, session: Session, peer: Peer, now: Now) -> None:
     session.peer = peer
     if hello.role == "attach":
         peer.attached.add(session.sid)
-        s.out.append(Store((OpenMailbox(no=peer.no),), SessionBound(session.sid)))
+        ops: tuple[Op, ...] = (OpenMailbox(no=peer.no),)
+        if now.wall - peer.last_seen > ATTACH_NOTED_MS:
+            # Hooks attach at every prompt: not each of them is worth a write.
+            peer.last_seen = now.wall
+            ops = (NotePeer(no=peer.no, last_seen=now.wall), *ops)
+        s.out.append(Store(ops, SessionBound(session.sid)))
         return
     peer.session = session
     peer.client, peer.cwd, peer.git_branch = hello.client, hello.cwd, hello.git_branch
@@ -240,9 +259,11 @@ def bound(s: State, note: SessionBound, state: MailboxState, _now: Now) -> None:
     delivery.continue_backlog(s, session)
 
 
-def bind_failed(s: State, note: SessionBound, code: Code, message: str) -> None:
+def bind_failed(s: State, note: SessionBound, code: Code, message: str, now: Now) -> None:
     """The disk refused: no session, the peer is free for the next try."""
-    if note.sid in s.sessions:
+    session = s.sessions.get(note.sid)
+    if session is not None and session.peer is not None:
+        _leave(s, session, now)
         refuse(s, note.sid, code, message)
 
 
@@ -402,7 +423,6 @@ def _leave(s: State, session: Session, now: Now) -> None:
     peer, session.peer = session.peer, None
     if peer is None:
         return
-    mailbox.session_ended(s, session, peer, now)
     groups.session_ended(session, peer)
     peer.attached.discard(session.sid)
     if peer.session is session:
@@ -411,5 +431,6 @@ def _leave(s: State, session: Session, now: Now) -> None:
         peer.session = None
         peer.last_seen = now.wall
         s.out.append(Store((NotePeer(no=peer.no, last_seen=now.wall),)))
+    mailbox.session_ended(s, session, peer, now)
     if peer.session is None and not peer.attached:
         peer.loaded = False

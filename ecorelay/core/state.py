@@ -44,6 +44,7 @@ class Peer:
         "loaded",
         "missed",
         "name",
+        "news",
         "no",
         "notices",
         "peer_id",
@@ -80,9 +81,11 @@ class Peer:
         """Rows unread in the store, those pushed or leased included."""
         self.notices = 0
         self.leased = 0
-        """Unread rows in open leases."""
+        """Unread rows and notices in pages that are out: unconfirmed, or their confirmation in the store."""
         self.reads = 0
         """Pages being read in the store at this moment."""
+        self.news = 0
+        """A page with a smaller lease number was asked for before the latest news: it may not show them."""
         self.waiters: list[Waiter] = []
         # owned by delivery.py: pushed in the live session, without evidence of reading; msg_id → mid
         self.pushed: dict[str, int] = {}
@@ -96,7 +99,8 @@ class Peer:
         self.room_mail: deque[wire.Mail] = deque()
         self.room_bytes = 0
         self.missed = 0
-        self.recent_ops: dict[str, wire.Result] = {}
+        self.recent_ops: dict[str, tuple[int, wire.RoomSent]] = {}
+        """op_id → checksum of the request, its answer. Outlives the session: it is for the next one."""
 
     @property
     def online(self) -> bool:
@@ -172,15 +176,15 @@ class Session:
 class Lease:
     """A page handed to a reader and not yet confirmed."""
 
-    __slots__ = ("lease", "msg_ids", "peer", "rooms", "sid", "stubs", "unread")
+    __slots__ = ("lease", "notices", "peer", "rooms", "sid", "stubs", "unread")
 
     def __init__(self, lease: int, peer: Peer, sid: int) -> None:
         self.lease = lease
         self.peer = peer
         self.sid = sid
-        self.msg_ids: tuple[str, ...] = ()
         self.unread = 0
-        """How many unread rows it holds."""
+        """How many unread rows and notices it holds."""
+        self.notices: tuple[str, ...] = ()
         self.stubs: tuple[str, ...] = ()
         self.rooms: list[wire.Mail] = []
 
@@ -188,12 +192,14 @@ class Lease:
 class HistoryLease:
     """A member's page of one group: lines up to `upto` are out, unconfirmed, until `until`."""
 
-    __slots__ = ("queue", "reading", "sid", "until", "upto")
+    __slots__ = ("hidden", "queue", "reading", "sid", "until", "upto")
 
     def __init__(self) -> None:
         self.upto = 0
         self.sid = 0
         self.until = 0.0
+        self.hidden = 0
+        """Lines of it taken off the group's unread count as long as the page is out."""
         self.reading = False
         self.queue: list[tuple[int, wire.GroupHistory]] = []
         """Requests that came while a page was being read: one page at a time, so none is shown twice."""
@@ -223,7 +229,7 @@ class Room:
 class Group:
     """A persisted group. Members are peer numbers in order of joining."""
 
-    __slots__ = ("admin_no", "group_id", "members", "name", "no")
+    __slots__ = ("admin_no", "coming", "group_id", "members", "name", "no")
 
     def __init__(self, *, no: int, group_id: str, name: str, admin_no: int) -> None:
         self.no = no
@@ -231,6 +237,8 @@ class Group:
         self.name = name
         self.admin_no = admin_no
         self.members: dict[int, None] = {}
+        self.coming: set[int] = set()
+        """Peers whose invitation is in the store: they count for the limit."""
 
 
 class State:
@@ -266,7 +274,11 @@ class State:
         # of this process
         self.sessions: dict[int, Session] = {}
         self.reserved: set[str] = set()
-        """Keys of names whose creation is in the store."""
+        """Keys of names whose creation is in the store; those of groups begin with a slash."""
+        self.adding = 0
+        """Peers whose creation is in the store: they count for the limit."""
+        self.offered_no = 0
+        """The last peer offered to the store for removal; the next round begins after it."""
         self.rooms: dict[str, Room] = {}
         self.room_backlog_bytes = 0
         self.leases: dict[int, Lease] = {}
@@ -424,11 +436,10 @@ class State:
 
 def unread_of(peer: Peer) -> int:
     """What `unread` says on every result: mail neither pushed nor leased, notices, rooms, groups."""
-    session = peer.session
-    mail = peer.unread - len(peer.pushed) - peer.leased
-    if session is not None:
-        mail -= session.inflight_mail
-    total = (mail if mail > 0 else 0) + peer.notices + len(peer.room_mail)
+    mail = peer.unread + peer.notices - len(peer.pushed) - peer.leased
+    if peer.session is not None:
+        mail -= peer.session.inflight_mail
+    total = (mail if mail > 0 else 0) + len(peer.room_mail)
     if peer.group_unread:
         total += sum(peer.group_unread.values())
     return total

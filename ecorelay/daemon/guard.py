@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from ecorelay.daemon.log import logger, stack_of
-from ecorelay.daemon.reasons import Reason
+from ecorelay.daemon.reasons import Ended, Reason
 from ecorelay.errors import WireError
 
 if TYPE_CHECKING:
@@ -18,16 +18,20 @@ async def guard(serve: Callable[[], Awaitable[str]]) -> str:
     """Serve one connection until it ends.
 
     Args:
-        serve: returns why the connection ended. What the other side did wrong it may raise:
-            WireError, a broken stream, an OSError, a time-out.
+        serve: returns why the connection ended, or raises it: Ended, WireError, a broken stream, an
+            OSError, a time-out.
 
     Returns:
         Why it ended. An exception that is a bug of ours is logged, with its traceback, as `CRASH`.
     """
     try:
         return await serve()
+    except Ended as ended:
+        return ended.reason
     except WireError:
         return Reason.GARBAGE
+    except trio.TooSlowError:
+        return Reason.STALLED
     except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
         return Reason.BROKEN
     except Exception as error:

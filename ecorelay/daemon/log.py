@@ -10,6 +10,7 @@ import os
 import sqlite3
 import time
 import traceback
+from contextlib import contextmanager
 from logging.handlers import RotatingFileHandler
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ import msgspec
 from ecorelay.errors import RelayError, WireError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from io import TextIOWrapper
     from pathlib import Path
 
@@ -28,6 +30,8 @@ MESSAGE_MAX = 200
 FRAMES_MAX = 30
 
 logger = logging.getLogger("ecorelay")
+# Before the log is open nothing goes to stderr in its place: that is for people.
+logger.addHandler(logging.NullHandler())
 
 # Their messages name files, numbers and attributes. Others (ValueError above all) may quote a value,
 # and a value may be somebody's text.
@@ -55,38 +59,39 @@ def warn(event: str, /, **fields: object) -> None:
     logger.warning(event, extra={"fields": fields})
 
 
-def open_log(path: Path, *, echo: bool = False) -> None:
-    """Send what the hub logs to `path`, rotated, mode 0600.
+@contextmanager
+def log_to(path: Path, *, echo: bool = False) -> Iterator[None]:
+    """Within the block, what the hub logs goes to `path`, rotated, mode 0600.
 
     Args:
         path: of the current file; the directory exists.
-        echo: also to stderr (a hub somebody watches).
+        echo: also to stderr (a person looks on).
 
     Raises:
-        OSError: the file cannot be opened.
+        RelayError: ``mailbox_error``, the file cannot be opened.
     """
-    close_log()
-    handlers: list[logging.Handler] = [
-        _PrivateFile(path, maxBytes=FILE_BYTES, backupCount=FILES - 1, encoding="utf-8")
-    ]
+    try:
+        file = _PrivateFile(path, maxBytes=FILE_BYTES, backupCount=FILES - 1, encoding="utf-8")
+    except OSError as error:
+        raise RelayError(
+            "mailbox_error", f"cannot write the log {path}: {error.strerror or error}"
+        ) from error
+    handlers: list[logging.Handler] = [file]
     if echo:
         handlers.append(logging.StreamHandler())
-    # The root logger too: what a library has to say belongs into the same file, not on a closed stderr.
+    # The root logger's: what a library has to say belongs into the same file.
     root = logging.getLogger()
+    root.setLevel(logging.WARNING)
+    logger.setLevel(logging.INFO)
+    # On a full disk the hub goes on without its log.
+    logging.raiseExceptions = False
     for handler in handlers:
         handler.setFormatter(_JsonLines())
         root.addHandler(handler)
-    root.setLevel(logging.WARNING)
-    logger.setLevel(logging.INFO)
-    # A full disk must not make the hub print tracebacks of its own logging.
-    logging.raiseExceptions = False
-
-
-def close_log() -> None:
-    """Close what :func:`open_log` opened."""
-    root = logging.getLogger()
-    for handler in root.handlers[:]:
-        if isinstance(handler.formatter, _JsonLines):
+    try:
+        yield
+    finally:
+        for handler in handlers:
             root.removeHandler(handler)
             handler.close()
 
@@ -119,7 +124,7 @@ def _describe(error: BaseException, lines: list[str], depth: int) -> None:
 class _PrivateFile(RotatingFileHandler):
     def _open(self) -> TextIOWrapper:
         # Rotation renames and opens anew: every file gets its mode here, whatever the umask.
-        return open(self.baseFilename, self.mode, encoding=self.encoding, opener=_open_private)
+        return open(self.baseFilename, "a", encoding=self.encoding, opener=_open_private)
 
 
 def _open_private(path: str, flags: int) -> int:

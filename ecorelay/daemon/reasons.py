@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Everything that ends a connection, unless the core does; counted as ``closed_<reason>``."""
+    """Everything that ends a connection, unless the core does; counted as ``closed <reason>``."""
 
     EOF = "eof"
     """The other side closed its end."""
@@ -31,8 +30,8 @@ class Reason(StrEnum):
     """The longest silent of too many connections that said no hello."""
     LINE_TOO_LONG = "line_too_long"
     """A line over the limit of `ecorelay.wire`."""
-    LINE_STALLED = "line_stalled"
-    """A long line that was begun and not ended in time."""
+    STALLED = "stalled"
+    """Something it had begun, a long line above all, did not go on in time."""
     GARBAGE = "garbage"
     """Nothing but lines that are no frames."""
     SLOW_READER = "slow_reader"
@@ -43,20 +42,20 @@ class Reason(StrEnum):
     """The hub ended."""
 
 
-_WORD = re.compile(r"[A-Za-z0-9_]+")
+class Ended(Exception):
+    """The connection ends, because of something that is nobody's bug."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class Tally:
-    """Counters of what the shell closed and dropped, by name."""
+    """Counters of what the shell closed and dropped, by name. What said hello the core counts."""
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
 
     def count(self, name: str) -> None:
-        """One more of `name`."""
+        """One more of `name`; there are few names, known beforehand."""
         self.counts[name] = self.counts.get(name, 0) + 1
-
-    def closed(self, reason: str) -> None:
-        """One more connection closed; only the first word of `reason` counts."""
-        word = _WORD.search(reason)
-        self.count(f"closed_{word[0].lower() if word else 'unknown'}")

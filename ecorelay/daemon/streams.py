@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -44,7 +45,10 @@ class SocketStream(trio.abc.HalfCloseableStream):
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self.socket = sock
+        self.lingers = sock.family in (socket.AF_INET, socket.AF_INET6)
+        """Whether closing may destroy what was sent and not yet read by the other side."""
         self._sending = False
+        self._ended = False
 
     def send_now(self, data: bytes | memoryview) -> int:
         """See `SendsNow`."""
@@ -57,7 +61,7 @@ class SocketStream(trio.abc.HalfCloseableStream):
         """Send everything; see `trio.abc.SendStream`."""
         with self._as_only_sender(), memoryview(data) as view:
             await trio.lowlevel.checkpoint()
-            self._check_open()
+            self._check_open(sending=True)
             sent = 0
             while sent < len(view):
                 try:
@@ -71,7 +75,7 @@ class SocketStream(trio.abc.HalfCloseableStream):
         """See `trio.abc.SendStream`."""
         with self._as_only_sender():
             await trio.lowlevel.checkpoint()
-            self._check_open()
+            self._check_open(sending=True)
             await trio.lowlevel.wait_writable(self.socket)
 
     async def send_eof(self) -> None:
@@ -79,6 +83,7 @@ class SocketStream(trio.abc.HalfCloseableStream):
         with self._as_only_sender():
             await trio.lowlevel.checkpoint()
             self._check_open()
+            self._ended = True
             try:
                 self.socket.shutdown(socket.SHUT_WR)
             except OSError as error:
@@ -86,8 +91,7 @@ class SocketStream(trio.abc.HalfCloseableStream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Wait for bytes; see `trio.abc.ReceiveStream`."""
-        if max_bytes is None:
-            max_bytes = READ_SIZE
+        max_bytes = READ_SIZE if max_bytes is None else operator.index(max_bytes)
         if max_bytes < 1:
             raise ValueError("max_bytes must be at least 1")
         self._check_open()
@@ -121,8 +125,8 @@ class SocketStream(trio.abc.HalfCloseableStream):
         finally:
             self._sending = False
 
-    def _check_open(self) -> None:
-        if self.socket.fileno() < 0:
+    def _check_open(self, *, sending: bool = False) -> None:
+        if self.socket.fileno() < 0 or (sending and self._ended):
             raise trio.ClosedResourceError("this stream was closed")
 
     def _broken(self, error: OSError) -> Exception:

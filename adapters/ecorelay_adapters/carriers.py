@@ -1,0 +1,65 @@
+"""How a pushed message gets in front of the model: one small class per way, all with one interface.
+
+A carrier's success says that it was accepted, never that it was read; where a carrier can prove more,
+`evidence` says by what. Mail stays unread until there is evidence.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+import trio
+
+from ecorelay_adapters import envelope
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from ecorelay_adapters.envelope import Incoming
+
+CHANNEL_METHOD: Final = "notifications/claude/channel"
+
+
+class Carrier(Protocol):
+    """One way into a live session."""
+
+    name: str
+    """Stands in receipts and in `doctor`."""
+    evidence: str
+    """What proves that the model saw it; empty: nothing does."""
+
+    async def probe(self) -> bool:
+        """Whether it can be used in this session, as far as can be told without using it."""
+
+    async def push(self, mail: Incoming) -> bool:
+        """Hand one message over; whether it was accepted."""
+
+
+class ChannelCarrier:
+    """MCP channel notifications of Claude Code.
+
+    They need a launch flag and a feature of the client; where those are missing they are dropped
+    without a word, so this carrier is used only when asked for (``--carrier channel``).
+    """
+
+    name = "channel"
+    evidence = ""
+
+    def __init__(
+        self, notify: Callable[[str, dict[str, object]], Awaitable[None]], ready: trio.Event
+    ) -> None:
+        self._notify = notify
+        self._ready = ready
+
+    async def probe(self) -> bool:
+        """The client never says whether it listens."""
+        return True
+
+    async def push(self, mail: Incoming) -> bool:
+        """Write the notification once the client said it is ready."""
+        await self._ready.wait()
+        try:
+            await self._notify(CHANNEL_METHOD, envelope.channel_params(mail))
+        except trio.ClosedResourceError:
+            return False
+        return True

@@ -1,0 +1,100 @@
+"""Who this session is, from what its assistant's process was given: environment and directory.
+
+An adapter must not count on the environment (some clients pass HOME, PATH, TERM and LANG alone), so
+everything here has an answer without it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from ecorelay.names import is_name, slug
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_SESSION_VARIABLES = {
+    "CLAUDE_CODE_SESSION_ID": "claude-code",
+    "COPILOT_AGENT_SESSION_ID": "copilot-cli",
+}
+"""Variables that hold the assistant's own session id, and which assistant sets them."""
+_BRANCH_MAX = 256
+
+
+class Identity(Struct, frozen=True, kw_only=True):
+    """What hello says of this session.
+
+    `name` is pinned when a person chose it (``RELAY_PEER_ID``), else the directory's base name.
+    `session` is the assistant's session id, empty where it gives none.
+    """
+
+    name: str
+    pinned: bool
+    client: str
+    session: str
+    cwd: str
+    git_branch: str
+    problem: str = ""
+    """What is wrong with what we were given, to be told to the model."""
+
+
+def find(environ: Mapping[str, str], cwd: Path, client_name: str) -> Identity:
+    """Look at the environment and the directory.
+
+    Args:
+        environ: of this process.
+        cwd: the project directory: assistants start their servers there.
+        client_name: what the client called itself in ``initialize``; empty if it did not.
+    """
+    client, session = slug(client_name, "mcp"), ""
+    for variable, assistant in _SESSION_VARIABLES.items():
+        if environ.get(variable):
+            client, session = assistant, environ[variable][:256]
+            break
+    wanted = environ.get("RELAY_PEER_ID", "").strip()
+    problem = ""
+    if wanted and not is_name(wanted):
+        problem = f"RELAY_PEER_ID={wanted[:64]!r} is no valid name, so it was spelled {slug(wanted)!r}"
+    name = slug(wanted) if wanted else slug(cwd.name or client)
+    return Identity(
+        name=name,
+        pinned=bool(wanted),
+        client=client,
+        session=session,
+        cwd=str(cwd)[:4096],
+        git_branch=git_branch(cwd),
+        problem=problem,
+    )
+
+
+def working_directory() -> Path:
+    """The current directory, also where it was removed meanwhile."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return Path(os.environ.get("PWD") or "/")
+
+
+def git_branch(directory: Path) -> str:
+    """The checked-out branch (or a short commit) of the repository around `directory`, or nothing.
+
+    Reads ``.git/HEAD`` itself: starting git takes longer than starting us.
+    """
+    for folder in (directory, *directory.parents):
+        git = folder / ".git"
+        try:
+            if git.is_file():  # a worktree or submodule points elsewhere
+                target = git.read_text(encoding="utf-8", errors="replace").partition("gitdir:")[2]
+                git = folder / target.strip()
+            elif not git.is_dir():
+                continue
+            head = (git / "HEAD").read_text(encoding="utf-8", errors="replace").strip()
+        except OSError:
+            return ""
+        ref = head.removeprefix("ref: refs/heads/")
+        return (ref if ref != head else head[:12])[:_BRANCH_MAX]
+    return ""

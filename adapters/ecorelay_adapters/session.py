@@ -1,0 +1,250 @@
+"""One assistant session: its client to the hub, its tool calls, and what is pushed to it.
+
+The hub may come late, go and come back; the assistant notices none of it. What it must never see is a
+page counted as read that it did not get: a page is confirmed only once its result went out
+(`handover`), and given back when the call was cancelled.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import trio
+
+from ecorelay import __version__, config, wire
+from ecorelay.client import HubClient, open_hub_client
+from ecorelay.errors import RelayError
+from ecorelay.paths import find_paths
+from ecorelay.requests import RequestError
+from ecorelay.spawn import hub_connector
+from ecorelay_adapters import identity, tools
+from ecorelay_adapters.calls import Outcome, Tools
+from ecorelay_adapters.envelope import Incoming
+from ecorelay_adapters.handover import ToolResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ecorelay_adapters.carriers import Carrier
+    from ecorelay_adapters.mcp_stdio import ClientInfo, Server, ToolCall
+    from ecorelay_adapters.tool_calls import Progress
+
+INITIALIZE_PATIENCE_S: Final = 5.0
+"""How long `initialize` waits for the hub before it answers without our name."""
+CALL_PATIENCE_S: Final = 15.0
+"""How long a tool call waits for the hub to come."""
+PROGRESS_S: Final = 10.0
+"""How often a waiting call says that it is alive."""
+RELEASE_S: Final = 1.0
+"""How long giving a page back may hold up a call that was cancelled."""
+CLAUDE: Final = "claude-code"
+
+
+class Session:
+    """The adapter's side of one session; `handle` and `instructions` serve the MCP server.
+
+    Args:
+        environ: of this process.
+        make_carrier: gives the carrier to push with, once the server is there; None: mail is pulled.
+    """
+
+    def __init__(self, environ: Mapping[str, str], make_carrier: Callable[[Server], Carrier] | None) -> None:
+        self._environ = environ
+        self._make_carrier = make_carrier
+        self._carrier: Carrier | None = None
+        self._client: HubClient | None = None
+        self._tools: Tools | None = None
+        self._changed = trio.Event()
+        """Set, and replaced, whenever a client came or could not be had."""
+        self._trouble: RelayError | None = None
+        self._wanted = trio.Event()
+        """Somebody calls: worth another try for a hub that could not be had."""
+        self._introduced = trio.Event()
+        self._who = identity.find(environ, identity.working_directory(), "")
+
+    # --- the hub -------------------------------------------------------------------------------------
+
+    async def run(self, server: Server) -> None:
+        """Keep a client open from the first word of the assistant on. Cancel it to end."""
+        await self._introduced.wait()
+        self._who = identity.find(self._environ, identity.working_directory(), server.client.name)
+        if self._make_carrier is not None:
+            carrier = self._make_carrier(server)
+            self._carrier = carrier if await carrier.probe() else None
+        while True:
+            try:
+                await self._be_client()
+            except RelayError as error:
+                self._client = None
+                self._tell(error)
+                if error.code == "name_taken":
+                    # Another session of this identity took over: it is not ours to fight for.
+                    await trio.sleep_forever()
+            self._wanted = trio.Event()
+            await self._wanted.wait()
+
+    async def _be_client(self) -> None:
+        paths = find_paths(self._environ)
+        settings = config.load(paths, self._environ)
+        connect = hub_connector(paths, self._environ, spawn=settings.spawn)
+        who = self._who
+        hello = wire.Hello(
+            versions=(wire.OLDEST_PROTOCOL_VERSION, wire.PROTOCOL_VERSION),
+            name=who.name,
+            pinned=who.pinned,
+            fallback=True,
+            identity=who.session or None,
+            client=who.client,
+            cwd=who.cwd,
+            git_branch=who.git_branch,
+            push=self._carrier is not None,
+            app_version=__version__,
+        )
+        async with open_hub_client(hello, connect=connect, on_push=self._on_push) as client:
+            self._client = client
+            self._tools = Tools(client, paths.texts)
+            self._tell(None)
+            raise await client.wait_over()
+
+    def _tell(self, trouble: RelayError | None) -> None:
+        self._trouble = trouble
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def _hub(self, patience: float) -> tuple[HubClient, Tools]:
+        """The client, once there is one.
+
+        Raises:
+            RelayError: why there is none.
+        """
+        self._introduced.set()
+        self._wanted.set()
+        if self._client is None:
+            with trio.move_on_after(patience):
+                await self._changed.wait()
+        if self._client is None or self._tools is None:
+            raise self._trouble or RelayError(
+                "hub_unreachable", "the hub is still starting: try again, or run `ecorelay hub status`"
+            )
+        return self._client, self._tools
+
+    # --- what the MCP server asks ------------------------------------------------------------------
+
+    async def instructions(self, client: ClientInfo) -> str:
+        """Who the session is and how it talks; without the name if the hub is not there in time."""
+        warnings = []
+        pinned = self._environ.get("RELAY_PEER_ID", "")
+        try:
+            hub, _ = await self._hub(INITIALIZE_PATIENCE_S)
+            name = hub.welcome.name
+            if hub.welcome.wanted_taken and pinned:
+                warnings.append(f"the name {self._who.name} was taken by a living session")
+        except RelayError as error:
+            name = self._who.name
+            warnings.append(f"the hub cannot be reached now: {error.message}")
+        if self._who.problem:
+            warnings.append(self._who.problem)
+        return tools.instructions(
+            name,
+            warning="; ".join(warnings),
+            pushes=self._carrier is not None,
+            beside_claude=client.name == CLAUDE or self._who.client == CLAUDE,
+        )
+
+    async def handle(self, call: ToolCall) -> ToolResult:
+        """Do one tool call."""
+        try:
+            hub, relay_tools = await self._hub(CALL_PATIENCE_S)
+            outcome = await self._call(hub, relay_tools, call)
+        except RelayError as error:
+            return _failure(error)
+        return self._result(hub, outcome)
+
+    async def _call(self, hub: HubClient, relay_tools: Tools, call: ToolCall) -> Outcome:
+        if call.progress is None:
+            return await relay_tools.call(call.name, call.arguments, can_wait=False)
+        outcome: Outcome | RelayError | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._say_alive, call.progress)
+                try:
+                    outcome = await relay_tools.call(call.name, call.arguments, can_wait=True)
+                except RelayError as error:
+                    outcome = error
+                nursery.cancel_scope.cancel()
+        except trio.Cancelled:
+            # Given up in the moment the answer came: nobody will see the page it may hold.
+            if isinstance(outcome, Outcome) and outcome.release is not None:
+                with trio.CancelScope(shield=True), trio.move_on_after(RELEASE_S):
+                    await _say(hub, outcome.release)
+            raise
+        if isinstance(outcome, Outcome):
+            return outcome
+        assert outcome is not None
+        raise outcome
+
+    async def _say_alive(self, progress: Progress) -> None:
+        count = 0
+        while True:
+            await trio.sleep(PROGRESS_S)
+            count += 1
+            await progress(count, None, "waiting for messages")
+
+    def _result(self, hub: HubClient, outcome: Outcome) -> ToolResult:
+        if outcome.unread:
+            outcome.fields["unread"] = outcome.unread
+        text = msgspec.json.encode(outcome.fields).decode()
+        if outcome.confirm is None or outcome.release is None:
+            return ToolResult(text)
+        confirm, release = outcome.confirm, outcome.release
+        return ToolResult(
+            text,
+            on_written=lambda: _say(hub, confirm),
+            on_cancelled=lambda: _say(hub, release),
+        )
+
+    # --- pushed mail -----------------------------------------------------------------------------
+
+    async def _on_push(self, push: wire.Push) -> None:
+        carrier, client = self._carrier, self._client
+        if carrier is None or client is None:  # pragma: no cover - hello said that we take no pushes
+            return
+        mail = Incoming(
+            kind=push.kind,
+            sender=push.sender,
+            msg_id=push.msg_id,
+            text=push.text,
+            ts=push.ts,
+            reply_to=push.reply_to,
+            broadcast_id=push.broadcast_id,
+            room=push.room,
+            group=push.group,
+            urgent=push.urgent,
+        )
+        if await carrier.push(mail):
+            client.send_nowait(wire.Pushed(msg_ids=(push.msg_id,), carrier=carrier.name))
+        else:
+            client.send_nowait(wire.PushFailed(msg_ids=(push.msg_id,)))
+
+
+async def _say(hub: HubClient, request: wire.Request) -> None:
+    """Tell the hub what became of a page. If it cannot be told, the page comes again, marked."""
+    try:
+        await hub.request(request)
+    except (RelayError, trio.ClosedResourceError) as error:
+        print(f"ecorelay: a page of mail stays unconfirmed: {error}", file=sys.stderr)
+
+
+def _failure(error: RelayError) -> ToolResult:
+    fields: dict[str, Any] = {"ok": False, "code": error.code, "message": error.message}
+    if isinstance(error, RequestError) and error.unread:
+        fields["unread"] = error.unread
+    return ToolResult(msgspec.json.encode(fields).decode(), is_error=True)
+
+
+def environment() -> dict[str, str]:
+    """A copy of this process's environment."""
+    return dict(os.environ)

@@ -1,0 +1,152 @@
+"""``ecorelay hub``: the daemon, started, stopped and looked at."""
+
+from __future__ import annotations
+
+import trio
+import typer
+
+from ecorelay import wire
+from ecorelay.cli import screen, session, words
+from ecorelay.endpoint import read_endpoint
+from ecorelay.errors import RelayError
+from ecorelay.process import is_alive
+
+app = typer.Typer(**words.TYPER, **words.with_example("ecorelay hub status"), no_args_is_help=True)
+
+STOPPED_WITHIN_S = 15.0
+_DURABILITY = {"power": "a power failure", "process": "the end of any process"}
+
+
+@app.callback()
+def hub() -> None:
+    """Look after the hub, the one daemon of this user on this machine.
+
+    It starts by itself when something needs it, and leaves when nothing does.
+
+    """
+
+
+@app.command("run", **words.with_example("ecorelay hub run"))
+def run() -> None:
+    """Run the hub here, in the foreground, until it is stopped.
+
+    For service managers and for looking on; everything else starts one by itself.
+
+    """
+    raise AssertionError("served by ecorelay.cli.main")  # pragma: no cover
+
+
+# --- start, stop ----------------------------------------------------------------------------------------
+
+
+@app.command("start", **words.with_example("ecorelay hub start"))
+def start() -> None:
+    """Start the hub in the background and let it stay, also when nobody needs it."""
+    session.run(_start)
+
+
+@app.command("stop", **words.with_example("ecorelay hub stop"))
+def stop() -> None:
+    """Stop the running hub. Mail stays in its mailboxes.
+
+    Live sessions start a hub again as soon as they need one.
+
+    """
+    session.run(_stop)
+
+
+@app.command("restart", **words.with_example("ecorelay hub restart"))
+def restart() -> None:
+    """Stop the hub, if one runs, and start it anew. Live sessions come back by themselves."""
+    session.run(_restart)
+
+
+async def _start() -> None:
+    try:
+        async with session.at_running_hub() as hub:
+            found = await hub.request(wire.HubStatus(req_id=0))
+    except RelayError as error:
+        if error.code != "hub_unreachable":
+            raise
+    else:
+        screen.say(f"a hub is already running: {_known(found)}")
+        return
+    async with session.at_lasting_hub() as hub:
+        found = await hub.request(wire.HubStatus(req_id=0))
+    screen.say(f"started: {_known(found)}")
+
+
+async def _stop() -> None:
+    # The beginning of a process tells it apart from a later one with the same number.
+    endpoint = read_endpoint(session.paths().endpoint)
+    async with session.at_running_hub() as hub:
+        found = await hub.request(wire.HubStatus(req_id=0))
+        await hub.request(wire.HubStop(req_id=0))
+        began = endpoint.pid_start if endpoint is not None and endpoint.pid == found.pid else 0
+        with trio.move_on_after(STOPPED_WITHIN_S):
+            await hub.wait_over()
+            await session.until_gone(found.pid, began)
+    if is_alive(found.pid, began):
+        raise RelayError("timeout", f"the hub (pid {found.pid}) did not end within {STOPPED_WITHIN_S:.0f} s")
+    screen.say(f"stopped: {_known(found)}")
+
+
+async def _restart() -> None:
+    try:
+        await _stop()
+    except RelayError as error:
+        if error.code != "hub_unreachable":
+            raise
+    await _start()
+
+
+def _known(found: wire.HubDetails) -> str:
+    return f"{screen.line(found.hub_id)} (pid {found.pid}, ecorelay {screen.line(found.version)})"
+
+
+# --- status ---------------------------------------------------------------------------------------------
+
+
+@app.command("status", **words.with_example("ecorelay hub status", "ecorelay hub status --json"))
+def status(as_json: words.Json = False) -> None:
+    """Show the running hub; exits with 3 when none is running. Never starts one."""
+    session.run(lambda: _status(as_json))
+
+
+async def _status(as_json: bool) -> None:
+    async with session.at_running_hub() as hub:
+        found = await hub.request(wire.HubStatus(req_id=0))
+    if as_json:
+        screen.out_json(
+            pid=found.pid,
+            hub_id=found.hub_id,
+            version=found.version,
+            uptime_s=round(found.uptime_s, 3),
+            sessions=found.sessions,
+            peers=found.peers,
+            groups=found.groups,
+            rooms=found.rooms,
+            durability=found.durability,
+            data_dir=found.data_dir,
+            db_bytes=found.db_bytes,
+            problems=found.problems,
+            counters=found.counters,
+        )
+        return
+    survives = _DURABILITY.get(found.durability, found.durability)
+    rows = [
+        ("hub", _known(found)),
+        ("up", screen.duration(found.uptime_s)),
+        (
+            "now",
+            f"{found.sessions} connections, {found.peers} peers, {found.groups} groups, {found.rooms} rooms",
+        ),
+        (
+            "data",
+            f"{screen.line(screen.home_relative(found.data_dir))}, hub.db {screen.size(found.db_bytes)}",
+        ),
+        ("mail", f"acknowledged mail survives {screen.line(survives)}"),
+    ]
+    rows += [("problem", screen.line(problem)) for problem in found.problems]
+    rows += [("count", f"{screen.line(key)} {number}") for key, number in sorted(found.counters.items())]
+    screen.out(screen.table([*rows]))

@@ -1,0 +1,107 @@
+"""``ecorelay peers``: who can be reached, and addresses for those who have not come yet."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated, Any
+
+import typer
+
+from ecorelay import wire
+from ecorelay.cli import screen, session, words
+
+app = typer.Typer(
+    **words.TYPER,
+    **words.with_example(
+        "ecorelay peers", "ecorelay peers --match shop --json", "ecorelay peers add reviewer"
+    ),
+    invoke_without_command=True,
+)
+
+LISTED = 1000
+MATCH_MAX = 256
+
+
+@app.callback()
+def peers(
+    context: typer.Context,
+    match: Annotated[
+        str, typer.Option("--match", "-m", metavar="PART", help="Part of a name, directory or branch.")
+    ] = "",
+    as_json: words.Json = False,
+) -> None:
+    """List the peers of this hub, online ones first.
+
+    Without --match only those seen within the last 7 days.
+
+    """
+    if context.invoked_subcommand is None:
+        session.run(lambda: _peers(match, as_json))
+
+
+async def _peers(match: str, as_json: bool) -> None:
+    request = wire.Peers(req_id=0, match=match[:MATCH_MAX], limit=LISTED)
+    async with session.looking_on() as hub:
+        found = await hub.request(request)
+    if as_json:
+        listed = [_fields(peer) for peer in found.peers]
+        screen.out_json(hub_id=found.hub_id, peers=listed, more=found.more)
+        return
+    if not found.peers:
+        nobody = f"no peer matches {match!r}" if match else "nobody yet"
+        screen.say(f"{screen.line(nobody)} (an assistant becomes a peer by starting `ecorelay mcp`)")
+        return
+    rows = [_row(peer) for peer in found.peers]
+    if screen.is_terminal(sys.stdout):
+        rows.insert(0, ("NAME", "SEEN", "CLIENT", "BRANCH", "DIRECTORY"))
+    screen.out(screen.table(rows))
+    if found.more:
+        screen.say(f"and {found.more} more: narrow it with --match")
+
+
+def _row(peer: wire.Peer) -> tuple[str, ...]:
+    now = int(time.time() * 1000)
+    seen = "online" if peer.online else screen.age(peer.last_seen, now)
+    known = (peer.client, peer.git_branch, screen.home_relative(peer.cwd))
+    return (screen.line(peer.name), seen, *[screen.line(text) or "-" for text in known])
+
+
+def _fields(peer: wire.Peer) -> dict[str, Any]:
+    fields = {
+        "name": peer.name,
+        "online": peer.online,
+        "cwd": peer.cwd,
+        "git_branch": peer.git_branch,
+        "client": peer.client,
+        "last_seen": screen.timestamp(peer.last_seen),
+        "push": peer.push,
+    }
+    if peer.unreachable_since:
+        fields["unreachable_since"] = screen.timestamp(peer.unreachable_since)
+    return fields
+
+
+@app.command(
+    "add",
+    **words.with_example(
+        "ecorelay peers add reviewer", 'ecorelay send reviewer "Please look at branch orders first."'
+    ),
+)
+def add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The new peer's name.", show_default=False)],
+    as_json: words.Json = False,
+) -> None:
+    """Make an address for a peer that has not come yet, so that mail can wait for it."""
+    wanted = words.name(name, "NAME")
+    session.run(lambda: _add(wanted, as_json))
+
+
+async def _add(name: str, as_json: bool) -> None:
+    async with session.looking_on() as hub:
+        added = await hub.request(wire.AddPeer(req_id=0, op_id="", name=name))
+    if as_json:
+        screen.out_json(name=added.name)
+    else:
+        screen.out(f"{added.name}\n")
+        screen.say(f"mail for {added.name} is kept until a session of that name reads it")

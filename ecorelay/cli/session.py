@@ -1,0 +1,127 @@
+"""How a command reaches the hub, and how it ends: settings, connections, interruption."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import trio
+
+from ecorelay import __version__, wire
+from ecorelay.cli import exits, screen, words
+from ecorelay.client import HubClient, open_hub_client
+from ecorelay.config import Config, load
+from ecorelay.endpoint import read_endpoint
+from ecorelay.errors import RelayError
+from ecorelay.paths import Paths, find_paths
+from ecorelay.process import is_alive
+from ecorelay.spawn import hub_connector
+
+CLIENT = "ecorelay-cli"
+KEEP_ALIVE = "ECORELAY_KEEP_ALIVE"
+
+
+def run(command: Callable[[], Awaitable[int | None]]) -> None:
+    """Run a command to its end; what it returns, if anything, is the exit code.
+
+    Ctrl-C ends it quietly, and so does a reader of stdout that left.
+    """
+    try:
+        code = trio.run(command)
+    except BaseException as error:
+        # Nurseries wrap what passes through them, be it once or several times.
+        if _holds(error, KeyboardInterrupt):
+            raise SystemExit(exits.INTERRUPTED) from None
+        if _holds(error, BrokenPipeError):
+            raise screen.pipe_closed() from None
+        raise
+    if code:
+        raise SystemExit(code)
+
+
+def _holds(error: BaseException, kind: type[BaseException]) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(kind) is not None
+    return isinstance(error, kind)
+
+
+async def until_gone(pid: int, began: int) -> None:
+    """Wait until the process `pid` that began at `began` (see `ecorelay.process`) has ended."""
+    while is_alive(pid, began):  # noqa: ASYNC110 - nobody tells when a process that is no child of ours ends
+        await trio.sleep(0.02)
+
+
+def paths() -> Paths:
+    """The data directory of this environment."""
+    return find_paths(os.environ)
+
+
+def config() -> Config:
+    """The settings that hold here.
+
+    Raises:
+        RelayError: ``bad_args``, they cannot be used.
+    """
+    return load(paths(), os.environ)
+
+
+def person(as_name: str | None) -> str:
+    """The name of the person at this command line."""
+    return config().me if as_name is None else words.name(as_name, "--as")
+
+
+@asynccontextmanager
+async def as_peer(name: str) -> AsyncIterator[HubClient]:
+    """Act for the peer `name`, which is made if it never was. Starts a hub where none runs."""
+    hello = _hello("attach", name=name, create=True)
+    connect = hub_connector(paths(), os.environ, spawn=config().spawn)
+    async with open_hub_client(hello, connect=connect) as client:
+        yield client
+
+
+@asynccontextmanager
+async def looking_on() -> AsyncIterator[HubClient]:
+    """Observe, without being a peer. Starts a hub where none runs."""
+    connect = hub_connector(paths(), os.environ, spawn=config().spawn)
+    async with open_hub_client(_hello("observer"), connect=connect) as client:
+        yield client
+
+
+@asynccontextmanager
+async def at_running_hub() -> AsyncIterator[HubClient]:
+    """Observe the hub that runs.
+
+    Raises:
+        RelayError: ``hub_unreachable``, none does.
+    """
+    found = paths()
+    if read_endpoint(found.endpoint) is None:
+        raise RelayError(
+            "hub_unreachable",
+            f"no hub is running for {found.home} (one starts by itself when something needs it, "
+            "or with `ecorelay hub start`)",
+        )
+    connect = hub_connector(found, os.environ, spawn=False)
+    async with open_hub_client(_hello("observer"), connect=connect, stay=False) as client:
+        yield client
+
+
+@asynccontextmanager
+async def at_lasting_hub() -> AsyncIterator[HubClient]:
+    """Observe the hub; one that is started here stays, also when nobody needs it."""
+    connect = hub_connector(paths(), {**os.environ, KEEP_ALIVE: "true"})
+    async with open_hub_client(_hello("observer"), connect=connect, stay=False) as client:
+        yield client
+
+
+def _hello(role: wire.Role, *, name: str | None = None, create: bool = False) -> wire.Hello:
+    return wire.Hello(
+        versions=(wire.OLDEST_PROTOCOL_VERSION, wire.PROTOCOL_VERSION),
+        role=role,
+        name=name,
+        create=create,
+        client=CLIENT,
+        pid=os.getpid(),
+        app_version=__version__,
+    )

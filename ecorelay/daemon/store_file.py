@@ -1,0 +1,284 @@
+"""hub.db as a file: made whole or not at all, recognised, and set aside when it is damaged.
+
+Two rules hold everywhere here. No descriptor of hub.db is opened while SQLite has it open: closing any
+one would drop SQLite's locks. And a file we do not understand is renamed or left alone, never written to.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING, Final, Literal
+from urllib.parse import quote
+
+from ecorelay import paths
+from ecorelay.daemon import schema
+from ecorelay.daemon.store_failure import StoreUnusable, explain, is_damage
+from ecorelay.daemon.store_place import refuse_remote_place
+from ecorelay.errors import RelayError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Durability = Literal["power", "process"]
+
+NAME: Final = "hub.db"
+OLDEST_SQLITE: Final = (3, 37, 0)
+"""STRICT tables."""
+QUICK_CHECK_MAX: Final = 64 * 1024 * 1024
+"""Bytes. A larger file is not read through after a crash: it would take seconds."""
+WAL_BYTES: Final = 16 * 1024 * 1024
+"""What the log keeps of its size after a checkpoint."""
+PAGE_BYTES: Final = 4096
+STATEMENTS_KEPT: Final = 160
+CACHE_KIB: Final = 8 * 1024
+_MAGIC: Final = b"SQLite format 3\0"
+_PARTS: Final = ("-wal", "-shm", "-journal")
+
+
+def open_database(
+    data_dir: Path, data_bytes: int, durability: Durability, now_ms: int
+) -> tuple[sqlite3.Connection, list[str]]:
+    """Open the database of `data_dir`, or make one.
+
+    Args:
+        data_dir: made if it is missing.
+        data_bytes: limit of the file's size.
+        durability: what an acknowledgement outlives, a power failure or a crash of the hub.
+        now_ms: goes into the name of a damaged file set aside.
+
+    Returns:
+        The connection, and what a person should know.
+
+    Raises:
+        StoreUnusable: nothing was changed, and the message says what to do.
+    """
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        raise StoreUnusable(
+            f"this Python has SQLite {sqlite3.sqlite_version}, ecorelay needs 3.37: use a newer Python"
+        )
+    try:
+        paths.make_private_dir(data_dir)
+    except RelayError as error:
+        raise StoreUnusable(error.message) from error
+    refuse_remote_place(data_dir)
+    path = data_dir / NAME
+    problems: list[str] = []
+    try:
+        reason = _damage_before_opening(path)
+        if not reason and path.exists():
+            try:
+                return _open_checked(path, data_bytes, durability), problems
+            except _Damaged as damage:
+                reason = str(damage)
+        if reason:
+            aside = _set_aside(path, now_ms)
+            problems.append(
+                f"{NAME} was damaged ({reason}) and set aside as {aside}: the mail in it is not shown; "
+                "a new database was begun"
+            )
+        _create(path, now_ms)
+        return _open_checked(path, data_bytes, durability), problems
+    except _Damaged as damage:  # of a file made a moment ago
+        raise StoreUnusable(f"{path} cannot be kept on this disk ({damage}): check the disk") from damage
+    except sqlite3.Error as error:
+        raise StoreUnusable(f"{path}: {explain(error)}") from error
+    except OSError as error:
+        raise StoreUnusable(
+            f"{path} cannot be used ({error.strerror or error}): make {data_dir} writable for you, "
+            f"or name another directory with {paths.HOME_VARIABLE}"
+        ) from error
+
+
+class _Damaged(Exception):
+    """The file is not what was written; the message says how."""
+
+
+# --- looking, before and after SQLite does -------------------------------------------------------------
+
+
+def _damage_before_opening(path: Path) -> str:
+    """Why the file (or what was left of it) must be set aside; empty if nothing speaks against it.
+
+    Raises:
+        StoreUnusable: it is a newer program's, or not writable.
+    """
+    try:
+        with path.open("rb") as file:
+            header = file.read(100)
+    except FileNotFoundError:
+        # A log without its database would be applied to a new one.
+        return "only its log is left" if path.with_name(NAME + "-wal").exists() else ""
+    if not header:
+        return "it is empty"
+    if not header.strip(b"\0"):
+        return "it is filled with zeros"
+    if len(header) < 100 or not header.startswith(_MAGIC):
+        return "it is no database"
+    if int.from_bytes(header[68:72], "big") != schema.APPLICATION_ID:
+        return "it is no database of ecorelay"
+    if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
+        raise StoreUnusable(f"{path} or its directory is read-only: make both writable for you")
+    _refuse_newer(path, int.from_bytes(header[60:64], "big"))
+    log = path.with_name(NAME + "-wal")
+    if log.exists() and log.stat().st_size:
+        # A newer program may have left its version in the log alone. Read-only: nothing is moved from
+        # the log into the file.
+        index = path.with_name(NAME + "-shm")
+        there_before = index.exists()
+        try:
+            with suppress(sqlite3.Error):
+                uri = f"file:{quote(str(path))}?mode=ro"
+                with closing(sqlite3.connect(uri, uri=True, timeout=1.0)) as db:
+                    _refuse_newer(path, db.execute("PRAGMA user_version").fetchone()[0])
+        finally:
+            if not there_before:
+                index.unlink(missing_ok=True)
+    return ""
+
+
+def _refuse_newer(path: Path, version: int) -> None:
+    if version > schema.VERSION:
+        raise StoreUnusable(
+            f"{path} was written by a newer ecorelay (version {version} of the database, this program knows "
+            f"{schema.VERSION}): upgrade ecorelay; the file was left as it is"
+        )
+
+
+def _open_checked(path: Path, data_bytes: int, durability: Durability) -> sqlite3.Connection:
+    """Raises `_Damaged`, or sqlite3.Error for what is not the file's fault."""
+    with suppress(OSError):
+        path.chmod(0o600)
+    try:
+        db = connect(path, data_bytes, durability)
+        try:
+            _check(db, path)
+            _upgrade(db)
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('clean', 0)")
+        except BaseException:
+            db.close()
+            raise
+    except sqlite3.Error as error:
+        if is_damage(error) or "no such table" in str(error):
+            raise _Damaged("it is malformed") from error
+        raise
+    return db
+
+
+def _check(db: sqlite3.Connection, path: Path) -> None:
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    pages: int = db.execute("PRAGMA page_count").fetchone()[0]
+    size: int = db.execute("PRAGMA page_size").fetchone()[0]
+    found = path.stat().st_size
+    if found < pages * size:
+        raise _Damaged(f"{pages * size - found} bytes are missing at its end")
+    meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
+    if meta.get("suspect") or (not meta.get("clean") and found <= QUICK_CHECK_MAX):
+        said = db.execute("PRAGMA quick_check(1)").fetchone()
+        if said is None or said[0] != "ok":
+            raise _Damaged("its check failed")
+
+
+def _upgrade(db: sqlite3.Connection) -> None:
+    """Each version in a transaction of its own."""
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
+    for older in range(version, schema.VERSION):
+        db.executescript(
+            f"BEGIN IMMEDIATE; {schema.UPGRADES[older]}; PRAGMA user_version = {older + 1}; COMMIT;"
+        )
+
+
+def connect(path: Path, data_bytes: int, durability: Durability) -> sqlite3.Connection:
+    """The one connection, set up. It may be used by any thread, by one at a time."""
+    uri = f"file:{quote(str(path))}?mode=rw"  # never makes a file
+    db = sqlite3.connect(
+        uri,
+        uri=True,
+        timeout=2.0,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=STATEMENTS_KEPT,
+    )
+    try:
+        # Alone with the file, SQLite needs no shared memory; and a second connection beside a writer
+        # could meet the log's reset bug of SQLite before 3.51.
+        for pragma in (
+            "locking_mode = EXCLUSIVE",
+            "synchronous = " + ("FULL" if durability == "power" else "NORMAL"),
+            "fullfsync = ON",
+            "checkpoint_fullfsync = ON",
+            f"journal_size_limit = {WAL_BYTES}",
+            f"wal_autocheckpoint = {WAL_BYTES // PAGE_BYTES}",
+            f"cache_size = -{CACHE_KIB}",
+            "temp_store = MEMORY",
+            "trusted_schema = OFF",
+            "secure_delete = FAST",
+            f"max_page_count = {max(1, data_bytes // PAGE_BYTES)}",
+            "journal_mode = WAL",
+        ):
+            db.execute("PRAGMA " + pragma).fetchall()
+        # Text that rotted is found by its checksum; it must not stop the reading of a page.
+        db.text_factory = _decode
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _decode(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
+
+
+# --- making one, and setting one aside -------------------------------------------------------------------
+
+
+def _create(path: Path, now_ms: int) -> None:
+    """A complete database appears under its name, or none: no crash leaves half a file."""
+    new = path.with_name(NAME + ".new")
+    for part in ("", *_PARTS):
+        new.with_name(new.name + part).unlink(missing_ok=True)
+    os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))  # SQLite's own mode would be 0644
+    with closing(sqlite3.connect(new, isolation_level=None)) as db:
+        db.executescript(
+            f"""
+            PRAGMA page_size = {PAGE_BYTES};
+            PRAGMA auto_vacuum = INCREMENTAL;
+            PRAGMA journal_mode = MEMORY;
+            PRAGMA synchronous = OFF;
+            BEGIN;
+            {schema.TABLES}
+            INSERT INTO meta VALUES ('created', {now_ms}), ('clean', 1), ('last_mid', 0);
+            PRAGMA application_id = {schema.APPLICATION_ID};
+            PRAGMA user_version = {schema.VERSION};
+            COMMIT;
+            PRAGMA journal_mode = WAL;
+            """
+        )
+    handle = os.open(new, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    if path.exists():
+        raise FileExistsError(17, "another program made it meanwhile", str(path))
+    new.rename(path)
+    paths.sync_dir(path.parent)
+
+
+def _set_aside(path: Path, now_ms: int) -> str:
+    """Rename the database with its log, so that `sqlite3` can still open the pair. Nothing is overwritten."""
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now_ms / 1000))
+    for number in range(1, 1000):
+        name = f"{NAME}.damaged-{stamp}" + (f"-{number}" if number > 1 else "")
+        if not any(path.with_name(name + part).exists() for part in ("", *_PARTS)):
+            break
+    else:
+        raise FileExistsError(17, "too many damaged databases", str(path))
+    # The database first: were we interrupted, a log alone is noticed, a database without its log is not.
+    for part in ("", *_PARTS):
+        with suppress(FileNotFoundError):
+            path.with_name(NAME + part).rename(path.with_name(name + part))
+    paths.sync_dir(path.parent)
+    return name

@@ -1,0 +1,201 @@
+"""Every benchmark with its figures and gates: the table in the order in which it is printed."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from scripts.bench_lib import footprint, loads
+from scripts.bench_lib.figures import Figure
+from scripts.bench_lib.hubs import Durability, EcorelayKind, Hub, YardstickKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from scripts.bench_lib.hubs import Kind, Place
+    from scripts.bench_lib.loads import Load
+
+    Run = Callable[[], dict[str, float]]
+    Sides = tuple[Run | None, Run | None]
+    """How to measure once: the product, and what it is compared with."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a run of the benchmarks covers.
+
+    Args:
+        place: where the hubs live.
+        ours: whether to measure the product.
+        theirs: whether to measure the yardstick.
+        seconds: length of one load.
+        wrapper: see `EcorelayKind`.
+    """
+
+    place: Place
+    ours: bool = True
+    theirs: bool = True
+    seconds: float = 1.5
+    wrapper: tuple[str, ...] = ()
+
+    def kinds(self) -> tuple[Kind | None, Kind | None]:
+        """The product and the yardstick, as far as they are measured."""
+        return EcorelayKind(self.wrapper) if self.ours else None, YardstickKind() if self.theirs else None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One thing that is done, and the figures it gives."""
+
+    key: str
+    figures: tuple[Figure, ...]
+    open: Callable[[Scope], AbstractContextManager[Sides]]
+
+
+def _load(load: Load, durability: Durability = "power") -> Callable[[Scope], AbstractContextManager[Sides]]:
+    @contextmanager
+    def sides(scope: Scope) -> Iterator[Sides]:
+        hubs: list[Hub | None] = []
+        try:
+            for kind in scope.kinds():
+                hubs.append(Hub(kind, scope.place, durability) if kind else None)
+            ours, theirs = ((lambda hub=hub: load(hub, scope.seconds)) if hub else None for hub in hubs)
+            yield ours, theirs
+        finally:
+            for hub in hubs:
+                if hub is not None:
+                    hub.stop()
+
+    return sides
+
+
+@contextmanager
+def _adapter(scope: Scope) -> Iterator[Sides]:
+    place = scope.place
+    if scope.ours:
+        with Hub(EcorelayKind(), place) as hub:
+            footprint.adapter(place, hub.home)  # writes the bytecode cache
+            footprint.bare_imports(place, hub.home)
+            yield lambda: footprint.adapter(place, hub.home), lambda: footprint.bare_imports(place, hub.home)
+    else:
+        home = place.new_home()
+        footprint.bare_imports(place, home)
+        yield None, lambda: footprint.bare_imports(place, home)
+
+
+@contextmanager
+def _start(scope: Scope) -> Iterator[Sides]:
+    place = scope.place
+    home = place.new_home()
+    footprint.bare_imports(place, home)
+    if scope.ours:
+        kind = EcorelayKind()
+        footprint.hub_start(kind, place)
+        yield lambda: footprint.hub_start(kind, place), lambda: footprint.bare_imports(place, home)
+    else:
+        yield None, lambda: footprint.bare_imports(place, home)
+
+
+SESSIONS = (0, 50, 200, 1000)
+
+
+@contextmanager
+def _idle(scope: Scope) -> Iterator[Sides]:
+    def run(kind: Kind) -> dict[str, float]:
+        return footprint.hub_idle(kind, scope.place, SESSIONS, 200, max(2.0, scope.seconds * 4))
+
+    ours, theirs = ((lambda kind=kind: run(kind)) if kind else None for kind in scope.kinds())
+    yield ours, theirs
+
+
+def _rates(title: str, *, ratio: float | None, bound: float | None) -> tuple[Figure, ...]:
+    return (
+        Figure("rate", title, "/s", "more", ratio, bound),
+        Figure("cpu_us", f"{title}: hub CPU each", "µs", "less"),
+    )
+
+
+def _latency(title: str, ratio: float | None) -> tuple[Figure, ...]:
+    return (
+        Figure("p50", f"{title} p50", "ms", "less", ratio),
+        Figure("p99", f"{title} p99", "ms", "less"),
+        Figure("answer_p50", f"{title}: send → answer p50", "ms", "less"),
+    )
+
+
+def _memory() -> tuple[Figure, ...]:
+    bounds = {0: 40.0, 200: 50.0}
+    return tuple(
+        Figure(f"{kind}_{count}", f"hub, {count} sessions: {kind.upper()}", "MB", "less", None, bound)
+        for count in SESSIONS
+        for kind, bound in (("rss", bounds.get(count)), ("pss", None))
+    )
+
+
+ALL: tuple[Benchmark, ...] = (
+    Benchmark("latency", _latency("send → push, 200 B", 2.0), _load(loads.latency(full=False))),
+    Benchmark("latency-full", _latency("send → push, 200 B, full", 2.0), _load(loads.latency(full=True))),
+    Benchmark(
+        "latency-process",
+        _latency("send → push, 200 B, process-safe", 2.0),
+        _load(loads.latency(full=False), "process"),
+    ),
+    Benchmark("one", _rates("1 → 1, 200 B", ratio=0.5, bound=12_000), _load(loads.pipelined())),
+    Benchmark(
+        "one-full", _rates("1 → 1, 200 B, full", ratio=0.5, bound=12_000), _load(loads.pipelined(full=True))
+    ),
+    Benchmark(
+        "one-process",
+        _rates("1 → 1, 200 B, process-safe", ratio=0.5, bound=12_000),
+        _load(loads.pipelined(), "process"),
+    ),
+    Benchmark(
+        "sixteen",
+        _rates("16 → 16, 200 B", ratio=0.5, bound=15_000),
+        _load(loads.pipelined(pairs=16, window=50)),
+    ),
+    Benchmark(
+        "sixteen-full",
+        _rates("16 → 16, 200 B, full", ratio=0.5, bound=15_000),
+        _load(loads.pipelined(pairs=16, window=50, full=True)),
+    ),
+    Benchmark(
+        "big",
+        _rates("1 → 1, 16 KiB", ratio=None, bound=2_000),
+        _load(loads.pipelined(size=loads.BIG, window=32)),
+    ),
+    Benchmark(
+        "offline", _rates("to an offline peer, 200 B", ratio=0.5, bound=12_000), _load(loads.offline(full=False))
+    ),
+    Benchmark(
+        "offline-full",
+        _rates("to an offline peer, 200 B, full", ratio=0.5, bound=12_000),
+        _load(loads.offline(full=True)),
+    ),
+    Benchmark("fan-50", _rates("broadcast to 50", ratio=None, bound=110_000), _load(loads.fan_out(50))),
+    Benchmark("fan-200", _rates("broadcast to 200", ratio=None, bound=110_000), _load(loads.fan_out(200))),
+    Benchmark(
+        "page",
+        (Figure("ms", "page of 100 of a full mailbox", "ms", "less", None, 5.0),),
+        _load(loads.read_page()),
+    ),
+    Benchmark(
+        "adapter",
+        (
+            Figure("ms", "adapter: spawn → tools/list (vs. imports)", "ms", "less", 1.4),
+            Figure("rss", "adapter: RSS (vs. imports)", "MB", "less", None, 30.0),
+            Figure("pss", "adapter: PSS (vs. imports)", "MB", "less"),
+        ),
+        _adapter,
+    ),
+    Benchmark(
+        "start", (Figure("ms", "hub: start → first answer (vs. imports)", "ms", "less", 1.6),), _start
+    ),
+    Benchmark(
+        "idle",
+        (*_memory(), Figure("cpu", "hub, 200 sessions: idle CPU", "%", "less", None, 0.2)),
+        _idle,
+    ),
+)

@@ -1,0 +1,122 @@
+"""The documents name everything there is, and nothing that is not."""
+
+import re
+import typing
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from ecorelay import config, wire
+from ecorelay.cli import exits
+from ecorelay.errors import CODES
+from ecorelay.limits import Limits
+from ecorelay_adapters.tools import TOOLS
+
+ROOT = Path(__file__).parents[2]
+PROTOCOL = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FRAMES = sorted(
+    {
+        *typing.get_args(wire.FromSession),
+        *typing.get_args(wire.ToSession),
+        wire.AuthStart,
+        wire.AuthChallenge,
+        wire.AuthProof,
+    },
+    key=lambda frame: frame.__name__,
+)
+ENTRIES = [wire.Mail, wire.Peer, wire.GroupEntry, wire.GroupUnread, wire.Room, wire.Member]
+
+
+def row(document, first_cell):
+    """The table row that begins with this cell."""
+    found = [line for line in document.splitlines() if re.match(rf"\| `{first_cell}`( ✎)? \|", line)]
+    assert len(found) == 1, f"{first_cell}: {len(found)} rows"
+    return found[0]
+
+
+def tag(frame):
+    return frame.__struct_config__.tag
+
+
+@pytest.mark.parametrize("frame", FRAMES, ids=tag)
+def test_every_frame_has_one_row_in_the_protocol_that_names_all_its_fields(frame):
+    described = row(PROTOCOL, tag(frame))
+    common = {"req_id", "unread"} if issubclass(frame, wire.Request | wire.Result) else set()
+    for field in frame.__struct_fields__:
+        assert field in common or f"`{field}`" in described, f"{field} is missing"
+
+
+@pytest.mark.parametrize("frame", FRAMES, ids=tag)
+def test_mutations_and_only_they_are_marked_as_such(frame):
+    assert ("✎" in row(PROTOCOL, tag(frame))) == issubclass(frame, wire.Mutation)
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.__name__)
+def test_every_field_of_an_entry_is_in_the_protocol(entry):
+    wanted = ", ".join(entry.__struct_fields__)
+    assert wanted in " ".join(PROTOCOL.split())
+
+
+def test_the_protocol_describes_no_frame_that_does_not_exist():
+    rows = re.findall(r"^\| `([a-z_]+)`", PROTOCOL, re.MULTILINE)
+    assert sorted(rows) == sorted(tag(frame) for frame in FRAMES)
+
+
+def test_the_protocol_and_the_wire_have_the_same_limits():
+    assert (wire.LINE_MAX_BEFORE_HELLO, wire.LINE_MAX, wire.TEXT_MAX) == (64 << 10, 4 << 20, 512 << 10)
+    assert "64 KiB before" in PROTOCOL
+    assert "4 MiB afterwards" in PROTOCOL
+    assert wire.PROTOCOL_VERSION == 1
+    assert "protocol version 1." in PROTOCOL
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_error_code_is_in_the_readme_with_what_to_do(code):
+    cells = row(README, code).split(" | ")
+    assert len(cells) == 3
+    assert len(cells[2]) > 10
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_error_code_has_the_exit_code_the_readme_gives_it(code):
+    line = next(line for line in README.splitlines() if line.startswith(f"| {exits.exit_code(code)} |"))
+    others = [
+        line
+        for line in README.splitlines()
+        if re.match(r"\| [0-9]+ \|", line) and f"`{code}`" in line and exits.exit_code(code) != exits.REFUSED
+    ]
+    assert others == ([line] if exits.exit_code(code) != exits.REFUSED else [])
+
+
+@pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
+def test_every_tool_is_in_the_readme_with_its_arguments(tool):
+    described = row(README, tool.name)
+    schema = tool.input_schema
+    for name in schema["properties"]:
+        shown = f"[{name}" if name not in schema.get("required", []) else name
+        assert shown in described
+
+
+@pytest.mark.parametrize("field", msgspec.structs.fields(Limits), ids=lambda field: field.name)
+def test_every_limit_is_in_the_readme_with_its_default(field):
+    assert row(README, field.name).split(" | ")[1] == str(field.default)
+
+
+def test_every_setting_is_in_the_readme_with_its_variable():
+    for name in config.Config.__struct_fields__:
+        if name not in ("limits", "origins"):
+            assert f"`{config.variable(name)}`" in row(README, name)
+
+
+def test_the_architecture_fits_on_two_screens():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 100
+
+
+@pytest.mark.parametrize("path", ["README.md", "docs/architecture.md", "docs/protocol.md"])
+def test_links_between_the_documents_lead_somewhere(path):
+    text = (ROOT / path).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert ((ROOT / path).parent / target).exists(), target

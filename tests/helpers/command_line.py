@@ -1,0 +1,83 @@
+"""The command line as a person types it: a process for each command, against a hub of the test's own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ecorelay.endpoint import read_endpoint
+from ecorelay.paths import Paths
+
+PATIENCE_S = 60
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """Its stdout, which must be one JSON object on one line."""
+        assert self.out.count("\n") == 1, self.out
+        found = json.loads(self.out)
+        assert isinstance(found, dict)
+        return found
+
+
+class CommandLine:
+    """Call it with the words after ``ecorelay``.
+
+    Args:
+        home: the data directory.
+        settings: variables for the environment of every command.
+    """
+
+    def __init__(self, home: Path, **settings: str) -> None:
+        self.paths = Paths(home)
+        self.environ = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("ECORELAY_", "RELAY_")) and name != "NO_COLOR"
+        }
+        self.environ |= {"ECORELAY_HOME": str(home), "USER": "ada", **settings}
+
+    def __call__(
+        self, *words: str | bytes, stdin: bytes = b"", code: int | None = 0, **settings: str
+    ) -> Said:
+        """Run one command to its end; its exit code must be `code`, unless that is None."""
+        ended = subprocess.run(
+            self._command(words),
+            input=stdin,
+            capture_output=True,
+            env=self.environ | settings,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        said = Said(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
+        assert "Traceback" not in said.err, said.err
+        assert code is None or said.code == code, said
+        return said
+
+    def start(self, *words: str, **more: Any) -> subprocess.Popen[bytes]:
+        """Start one command; `more` goes to Popen. The caller ends it."""
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(self._command(words), env=self.environ, **{**pipes, **more})
+
+    def _command(self, words: tuple[str | bytes, ...]) -> list[str | bytes]:
+        return [sys.executable, "-m", "ecorelay", *words]
+
+    def end_hub(self) -> None:
+        """End the hub of this data directory, if one runs."""
+        endpoint = read_endpoint(self.paths.endpoint)
+        if endpoint is not None:
+            with suppress(ProcessLookupError):
+                os.kill(endpoint.pid, signal.SIGTERM)
