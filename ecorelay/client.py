@@ -205,8 +205,9 @@ class HubClient(Asking):
             RelayError: see :func:`open_hub_client`.
         """
         nursery.start_soon(self._keeper.run)
-        nursery.start_soon(self._callbacks.run)
         await self._keeper.first_welcome()
+        # Only now: a handler that is called has a client to acknowledge with.
+        nursery.start_soon(self._callbacks.run)
 
     async def close(self) -> None:
         """Say goodbye after what is queued; takes at most half a second."""

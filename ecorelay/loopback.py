@@ -37,7 +37,7 @@ TOKEN_MIN: Final = 32
 
 def _proof(token: str, label: bytes, client_nonce: str, hub_nonce: str) -> str:
     if len(token) < TOKEN_MIN:
-        raise ValueError("token too short")
+        raise WireError("the token of hub.json was cut short")
     parts = (label, client_nonce.encode(), hub_nonce.encode())
     message = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
     return hmac.digest(token.encode(), message, "sha256").hex()

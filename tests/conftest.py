@@ -1,13 +1,13 @@
-"""What all tests share: when the costly ones run, and how Hypothesis looks for examples."""
+"""What all tests share: when the costly ones run, how long one may take, how Hypothesis looks."""
 
 import os
-from typing import TYPE_CHECKING
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import hypothesis
 import pytest
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 # No deadline: no test judges by the clock of the machine it runs on. In CI the same examples each
 # time, so that a run which fails there fails here too; elsewhere new ones.
@@ -19,9 +19,11 @@ ON_DEMAND = {
     "real": "drives a real assistant: ask for it with -m real",
     "soak": "runs for long: ask for it with -m soak",
 }
+HANGS_S = 180
+"""Each wait of a test has a time-out of its own; this is for the one that was forgotten."""
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: "Sequence[pytest.Item]") -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
     """Skip, with the reason, what runs only when it is asked for by name."""
     asked: str = config.getoption("markexpr")
     for name, reason in ON_DEMAND.items():
@@ -30,3 +32,31 @@ def pytest_collection_modifyitems(config: pytest.Config, items: "Sequence[pytest
         for item in items:
             if item.get_closest_marker(name) is not None:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Interrupt a test that hangs, and say which it was."""
+    if item.get_closest_marker("soak") is not None:
+        return (yield)
+    # A thread, because the clock of a Trio test may be one that jumps.
+    too_late = threading.Timer(HANGS_S, interrupt, [item])
+    too_late.daemon = True
+    too_late.start()
+    try:
+        return (yield)
+    finally:
+        too_late.cancel()
+
+
+def interrupt(item: pytest.Item) -> None:
+    """Do what Ctrl-C does: Trio and pytest unwind, and show where they were."""
+    capture: Any = item.config.pluginmanager.get_plugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print(f"\n{item.nodeid} hangs: interrupted after {HANGS_S} s", flush=True)
+    if hasattr(signal, "pthread_kill"):
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGINT)
+    else:
+        signal.raise_signal(signal.SIGINT)

@@ -358,7 +358,7 @@ def claim_step(s: State, claim: Claim, now: Now) -> None:
         _retry(s, session, now)
     elif holder.heard > claim.asked_at:
         _lose(s, session, claim, now)
-    elif now.mono - s.jumped_at < AFTER_JUMP_S:
+    elif now.mono < s.jumped_at + AFTER_JUMP_S:
         asked = Claim(claim.sid, claim.holder, claim.peer_no, now.mono)
         s.at(s.jumped_at + AFTER_JUMP_S, asked)
     elif claim.pings >= CLAIM_PINGS:
@@ -392,10 +392,11 @@ def ping_due(s: State, note: PingDue, now: Now) -> None:
     session = s.sessions.get(note.sid)
     if session is None:
         return
-    silent = now.mono - session.heard
-    if silent < s.limits.ping_s:
+    # Compared as it is armed: a difference of floats may be a hair smaller, and the note due for ever.
+    due = session.heard + s.limits.ping_s
+    if now.mono < due:
         session.pings = 0
-        s.at(session.heard + s.limits.ping_s, note)
+        s.at(due, note)
     elif session.pings >= PINGS_TO_DEAD and now.mono - s.jumped_at > AFTER_JUMP_S:
         s.out.append(CloseSession(session.sid, "ping unanswered"))
     else:

@@ -19,7 +19,7 @@ from ecorelay.daemon.lock import HubLock
 from ecorelay.daemon.log import log, log_to, warn
 from ecorelay.daemon.perform import Facts
 from ecorelay.daemon.place import Place
-from ecorelay.daemon.process import settle, tune
+from ecorelay.daemon.process import freeze, settle
 from ecorelay.daemon.ready import Starter, parse
 from ecorelay.daemon.run import run_hub
 from ecorelay.daemon.store import Store
@@ -91,7 +91,7 @@ def _serve(paths: Paths, config: Config, lock: HubLock, starter: Starter) -> Non
         )
         facts = partial(Facts, pid=os.getpid(), data_dir=str(paths.home), durability=config.durability)
         log("started", version=__version__, pid=os.getpid(), hub=str(place), problems=list(store.problems))
-        tune()
+        freeze()
         reason = trio.run(
             partial(
                 run_hub,

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from ecorelay.daemon.clock import Clock
-    from ecorelay.daemon.ports import Core, Outward, UnitStore
+    from ecorelay.daemon.ports import Core, Outward
+    from ecorelay.daemon.store import Storage
 
 INPUT_MAX = 16 * 1024 * 1024
 """Bytes that may wait for the store before sessions are no longer read."""
@@ -74,7 +75,7 @@ class Shell:
         self,
         *,
         core: Core,
-        store: UnitStore,
+        store: Storage,
         clock: Clock,
         facts: Facts,
         tally: Tally,

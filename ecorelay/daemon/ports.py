@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ecorelay.core.actions import Action
     from ecorelay.core.events import Event, Now
-    from ecorelay.core.ops import Op
 
 
 class Core(Protocol):
@@ -26,28 +23,6 @@ class Core(Protocol):
 
     def handle(self, event: Event, now: Now) -> list[Action]:
         """What to do about `event`."""
-        ...
-
-
-class UnitStore(Protocol):
-    """`ecorelay.daemon.store.Store`. For every unit one event comes back, in order, a batch per commit."""
-
-    @property
-    def backlog_bytes(self) -> int:
-        """Size of what was submitted and is not done."""
-        ...
-
-    @property
-    def problems(self) -> Sequence[str]:
-        """What a person should know, one sentence each."""
-        ...
-
-    def submit(self, ops: tuple[Op, ...], then: Any) -> None:
-        """Have a unit done; never waits."""
-        ...
-
-    def size_bytes(self) -> int:
-        """Bytes on disk."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""This process as a daemon: what it keeps of its surroundings, and how the interpreter is set."""
+"""This process as a daemon: what it keeps of its surroundings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from ecorelay.launch import scrubbed
 if TYPE_CHECKING:
     from pathlib import Path
 
-SWITCH_INTERVAL_S = 0.0005
 SPARE_FILES = 512
 """Descriptors for everything that is no session."""
 
@@ -37,13 +36,8 @@ def settle(home: Path, sessions: int) -> None:
         _raise_file_limit(sessions + SPARE_FILES)
 
 
-def tune() -> None:
-    """Set the interpreter for serving. Call it once everything is loaded."""
-    # A commit needs the interpreter lock a few times, and the loop may decode for milliseconds on end.
-    # With the default of 5 ms each hand-over waits that long; measured at 0.5 ms a commit beside a busy
-    # loop takes an eighth of the time (3.4 instead of 26 ms), and the loop loses nothing.
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    # What is loaded by now stays: the collector need not look at it again and again.
+def freeze() -> None:
+    """Call it once everything is loaded: it stays, so the collector need not look at it again and again."""
     gc.collect()
     gc.freeze()
 

@@ -11,7 +11,7 @@ import signal
 import sys
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -20,7 +20,6 @@ from ecorelay.daemon.guard import contain
 from ecorelay.daemon.listen import Door
 from ecorelay.daemon.log import log
 from ecorelay.daemon.perform import Facts, Shell
-from ecorelay.daemon.ports import UnitStore
 from ecorelay.daemon.reasons import Tally
 from ecorelay.daemon.sessions import Sessions
 from ecorelay.daemon.ticker import Ticker
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from ecorelay.core.events import Stored, StoreFailed
     from ecorelay.daemon.place import Place
     from ecorelay.daemon.ports import Core
+    from ecorelay.daemon.store import Storage
 
 SETTLE_S = 1.0
 """Seconds for the store to answer what was asked before the end."""
@@ -39,14 +39,6 @@ BYE_S = 2.0
 """Seconds for goodbyes to leave."""
 FILES_EVERY_S = 5.0
 """How often it is checked that clients still find us."""
-
-
-class StartableStore(UnitStore, Protocol):
-    """`ecorelay.daemon.store.Store` before it is started."""
-
-    def start(self, deliver: Callable[[Sequence[Stored | StoreFailed]], object]) -> None:
-        """Begin; `deliver` is called on the store's own thread."""
-        ...
 
 
 class Stopper:
@@ -70,7 +62,7 @@ class Stopper:
 async def run_hub(
     *,
     core: Core,
-    store: StartableStore,
+    store: Storage,
     place: Place,
     config: Config,
     facts: Callable[..., Facts],

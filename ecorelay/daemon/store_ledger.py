@@ -55,7 +55,8 @@ class Ledger:
         self.stored_mid = 0
         """The last message this transaction stored; it proves a commit whose result was lost."""
         self.swept = 0
-        """`store_upkeep`: how far messages were looked through for removal, as a mid."""
+        self.sweep_at = 0
+        """Owned by `store_upkeep`: how far messages were looked through, as a mid; when to begin anew."""
         self.next_mid = self._first_free_mid()
         self._boxes: dict[int, Box] = {}
         self._dirty: set[int] = set()
@@ -182,7 +183,6 @@ class Ledger:
         """Read counters anew when they are needed: the database was opened again, or there are too many."""
         self._boxes.clear()
         self._dirty.clear()
-        self._journal.clear()
 
     def _put(self, table: dict[Any, Any], key: Any, value: Any) -> None:
         self._journal.append((table, key, table.get(key, _ABSENT)))

@@ -17,9 +17,12 @@ MOUNTS: Final = "/proc/self/mountinfo"
 # Between machines, or between a machine and its guests: locks and syncs there mean little, and the log
 # needs both.
 _REMOTE: Final = frozenset(
-    "9p afs beegfs ceph cifs coda davfs drvfs gfs gfs2 glusterfs gpfs lustre ncpfs nfs nfs4 ocfs2 orangefs "
-    "prl_fs smb2 smb3 smbfs vboxsf vmhgfs fuse.cephfs fuse.davfs fuse.davfs2 fuse.gcsfuse fuse.glusterfs "
-    "fuse.rclone fuse.s3fs fuse.sshfs fuse.vmhgfs-fuse".split()
+    {
+        *("9p", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "drvfs", "gfs", "gfs2", "glusterfs"),
+        *("gpfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "prl_fs", "smb2", "smb3", "smbfs"),
+        *("vboxsf", "vmhgfs", "fuse.cephfs", "fuse.davfs", "fuse.davfs2", "fuse.gcsfuse", "fuse.glusterfs"),
+        *("fuse.rclone", "fuse.s3fs", "fuse.sshfs", "fuse.vmhgfs-fuse"),
+    }
 )
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 

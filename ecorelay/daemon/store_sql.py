@@ -32,7 +32,11 @@ def placeholders(rows: int, width: int) -> str:
 
 
 def execute_rows(
-    db: sqlite3.Connection, before: str, rows: Sequence[Sequence[Any]], after: str = "", tail: tuple[Any, ...] = ()
+    db: sqlite3.Connection,
+    before: str,
+    rows: Sequence[Sequence[Any]],
+    after: str = "",
+    tail: tuple[Any, ...] = (),
 ) -> int:
     """Run ``before (?,…),(?,…) after`` over all rows, and give the number of rows changed.
 

@@ -29,6 +29,8 @@ class Incoming(msgspec.Struct, gc=False):
     req_id: int = -1
     msg_id: str = ""
     lease: int = 0
+    messages: list[msgspec.Raw] = []
+    """Of a page."""
     message: str = ""
     """Of a refusal."""
 

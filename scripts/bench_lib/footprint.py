@@ -61,7 +61,8 @@ def _spawn(command: list[str], place: Place, home: Path, talk: Talk) -> dict[str
         memory = _memory(process.pid)
     finally:
         if process.poll() is None:
-            process.stdin and process.stdin.close()
+            if process.stdin is not None:
+                process.stdin.close()
             try:
                 process.wait(5)
             except subprocess.TimeoutExpired:
@@ -111,7 +112,7 @@ def hub_start(kind: Kind, place: Place) -> dict[str, float]:
 
 def hub_idle(kind: Kind, place: Place, counts: tuple[int, ...], idle: int, idle_s: float) -> dict[str, float]:
     """Memory of a hub with so many quiet sessions, and its processor use with `idle` of them."""
-    found = {}
+    found: dict[str, float] = {}
     with Hub(kind, place) as hub, hub.driver() as driver:
         names = hub.names()
         sessions = 0
@@ -123,11 +124,11 @@ def hub_idle(kind: Kind, place: Place, counts: tuple[int, ...], idle: int, idle_
             found |= {f"{key}_{count}": value for key, value in _memory(hub.pid).items()}
             if count == idle:
                 time.sleep(1.0)
-                before, began = hub.cpu_s(), time.perf_counter()
+                before, began = sum(hub.cpu_s()), time.perf_counter()
                 end = began + idle_s
                 while (left := end - time.perf_counter()) > 0:
                     driver.pump(left)
-                found["cpu"] = (hub.cpu_s() - before) / (time.perf_counter() - began) * 100
+                found["cpu"] = (sum(hub.cpu_s()) - before) / (time.perf_counter() - began) * 100
     return found
 
 

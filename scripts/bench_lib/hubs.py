@@ -53,8 +53,8 @@ class Place:
 
     def environment(self, home: Path) -> dict[str, str]:
         """For children: nothing of the user's settings, this checkout's packages, and a bytecode cache."""
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("ECORELAY_", "RELAY_"))}
-        kept.pop("PYTHONDONTWRITEBYTECODE", None)
+        foreign = ("ECORELAY_", "RELAY_", "PYTHONDONTWRITEBYTECODE")
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
         rooms = [ROOT, ROOT / "bridge", ROOT / "relay_server", ROOT / "adapters"]
         return kept | {
             "ECORELAY_HOME": str(home),
@@ -85,8 +85,9 @@ class YardstickKind:
 
     def command(self, home: Path, durability: Durability) -> list[str]:
         script = str(ROOT / "scripts" / "bench.py")
-        options = ["--socket", str(home / "hub.sock"), "--db", str(home / "hub.db")]
-        return [sys.executable, "-P", script, "yardstick", *options, "--synchronous", _SYNCHRONOUS[durability]]
+        files = ["--socket", str(home / "hub.sock"), "--db", str(home / "hub.db")]
+        safety = ["--synchronous", _SYNCHRONOUS[durability]]
+        return [sys.executable, "-P", script, "yardstick", *files, *safety]
 
     def socket(self, home: Path) -> Path | None:
         path = home / "hub.sock"
@@ -164,8 +165,8 @@ class Hub:
             self._names += 1
             yield f"peer-{self._names}"
 
-    def cpu_s(self) -> float:
-        """Seconds of processor time used so far, all threads."""
+    def cpu_s(self) -> tuple[float, float]:
+        """Seconds of processor time used so far, by the event loop and by all other threads."""
         return procfs.cpu_seconds(self.pid)
 
     def stop(self) -> None:

@@ -11,14 +11,27 @@ def available() -> bool:
     return Path("/proc/self/smaps_rollup").exists()
 
 
-def cpu_seconds(pid: int) -> float:
-    """Processor time of all threads so far, in seconds; nanoseconds exact where the kernel counts so."""
+def cpu_seconds(pid: int) -> tuple[float, float]:
+    """Processor time so far, of the main thread and of all others, in seconds.
+
+    Exact to nanoseconds where the kernel counts so, else to its clock tick; zero without /proc.
+    """
+    main = others = 0.0
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        seconds = _thread_seconds(task)
+        if task.name == str(pid):
+            main = seconds
+        else:
+            others += seconds
+    return main, others
+
+
+def _thread_seconds(task: Path) -> float:
     try:
-        tasks = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/schedstat")]
-        if tasks:
-            return sum(int(task.split()[0]) for task in tasks) / 1e9
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
+        if (exact := task / "schedstat").exists():
+            return int(exact.read_text().split()[0]) / 1e9
+        fields = (task / "stat").read_text().rpartition(")")[2].split()
+    except OSError:  # it ended meanwhile
         return 0.0
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

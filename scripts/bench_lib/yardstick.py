@@ -54,7 +54,7 @@ class Broadcast(Frame, kw_only=True):
 
 
 class Inbox(Frame, kw_only=True):
-    """Answered by `Inbox_Page`."""
+    """Answered by `InboxPage`."""
 
     req_id: int
     limit: int
@@ -92,7 +92,7 @@ class Push(Frame, kw_only=True):
     text: str
 
 
-class Inbox_Page(Frame, kw_only=True):  # noqa: N801
+class InboxPage(Frame, kw_only=True, tag="inbox_page"):
     """A page, newest first."""
 
     req_id: int
@@ -158,7 +158,7 @@ class Hub:
         for work in batch:
             if isinstance(work, Page):
                 me, req_id = work.note
-                me.put(self.line(Inbox_Page(req_id=req_id, messages=work.rows)))
+                me.put(self.line(InboxPage(req_id=req_id, messages=work.rows)))
                 continue
             sender, req_id, to = work.note
             push = Push(msg_id=work.msg_id, sender=work.sender, text=work.text)

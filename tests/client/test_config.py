@@ -214,8 +214,8 @@ MISTAKES = {
         "limits.text_bytes is a whole number (1000000) in FILE: it must be a whole number from 1 to 524,288",
     ),
     "far too large": (
-        "[limits]\npeers = 99999999999999999999",
-        "limits.peers is a whole number (99999999999999999999) in FILE: it must be at most 9,007,199,254,740,991",
+        "[limits]\npeers = 9999999999999999",
+        "limits.peers is a whole number (9999999999999999) in FILE: it must be at most 9,007,199,254,740,991",
     ),
     "a table for a limit": (
         "[limits.peers]\na = 1",

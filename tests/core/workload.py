@@ -35,6 +35,8 @@ class Watched:
         self.unacked: deque[wire.Push] = deque()
         self.pushed: dict[str, float] = {}
         """Mail that was pushed here and did not fail, and when."""
+        self.accepted: dict[str, int] = {}
+        """Mail that the carrier accepted, and what the next req_id was then."""
         self.ever_pushed: set[str] = set()
         self.last_mid = 0
         self.pages: dict[int, wire.InboxPage] = {}
@@ -90,7 +92,11 @@ class Workload:
         for _ in range(steps):
             self.step()
             self.look()
+        self.failing = 0.0
         self.come_to_rest()
+        self.world.tick(30.0)  # the longest wait, and every lease
+        self.come_to_rest()
+        self.check_answered()
         for watched in list(self.open):
             self.close(watched)
         self.come_to_rest()
@@ -295,6 +301,8 @@ class Workload:
                 watched.pushed.pop(msg_id, None)
             watched.client.say(wire.PushFailed(msg_ids=ids))
         else:
+            for msg_id in ids:
+                watched.accepted[msg_id] = watched.client.next_req
             watched.client.say(wire.Pushed(msg_ids=ids, carrier=self.random.choice(("inbox", "hook"))))
 
     def settle_page(self) -> None:
@@ -392,9 +400,10 @@ class Workload:
                     continue
                 assert mail.msg_id not in self._leased(watched.client.peer_id), f"read twice at once: {mail}"
                 at = watched.pushed.get(mail.msg_id)
+                # An adapter that is silent for so long loses the privilege, until it speaks.
                 fresh = at is not None and (
                     self.world.clock.mono - at < LEASE_S
-                    or all(push.msg_id != mail.msg_id for push in watched.unacked)
+                    or watched.accepted.get(mail.msg_id, page.req_id + 1) <= page.req_id
                 )
                 assert not fresh, f"pushed, and read with its text as well: {mail}"
         if page.lease:

@@ -59,26 +59,22 @@ async def test_a_session_that_does_not_read_is_closed_when_its_queue_is_full_and
 async def test_a_session_is_not_read_while_its_own_answers_wait(house: House, core: ScriptedCore):
     core.script = lambda event: [Reply(1, push())] if isinstance(event, SessionFrame) else []
     client = await house.opened()
-    asked = 3 * OUT_PAUSE // CHUNK
+    asked = 4 * OUT_PAUSE // CHUNK
+
+    async def ask() -> None:
+        for number in range(asked):
+            await client.send(room(number))
+            await wait_all_tasks_blocked()
+
     async with trio.open_nursery() as nursery:
-
-        @nursery.start_soon
-        async def ask() -> None:
-            for number in range(asked):
-                # One line fills the small socket buffers of this test's pair, so each is a read.
-                await client.send(wire.Peers(req_id=number), *[wire.Pong()] * 400)
-
-        await wait_all_tasks_blocked()
-        out = house.shell.sessions[1]
-        waiting = out.size  # type: ignore[attr-defined]
-        assert OUT_PAUSE < waiting < OUT_MAX
-        heard = len(core.frames)
-        await wait_all_tasks_blocked()
-        assert len(core.frames) == heard
-        for _ in range(heard - len([f for f in core.frames if isinstance(f, wire.Pong)])):
+        nursery.start_soon(ask)
+        await wait_all_tasks_blocked(0.05)
+        # A few that shared a read with the one too many are handled too.
+        assert OUT_PAUSE // CHUNK <= len(core.frames) < asked // 2
+        assert house.shell.sessions[1].size < 2 * OUT_PAUSE  # type: ignore[attr-defined]
+        for _ in range(asked):
             await client.receive()
-        await client.close()
-    assert heard < asked * 401
+    assert len(core.frames) == asked
 
 
 async def test_nothing_is_read_while_too_much_waits_for_the_store(house: House, core: ScriptedCore):
@@ -237,27 +233,23 @@ async def test_large_and_small_parts_are_joined_up_to_a_size(
 async def test_unfinished_long_lines_are_few_at_a_time(house: House, core: ScriptedCore):
     clients = [await house.opened() for _ in range(LONG_LINES + 3)]
     line = wire.encode(wire.Send(req_id=1, op_id="0" * 26, to="bob", text="x" * 300_000))
+    go_on = trio.Event()
 
-    async def begin(client: Client) -> None:
-        with trio.CancelScope() as scope:
-            scopes.append(scope)
-            await client.send_bytes(line[:-1])
+    async def say(client: Client) -> None:
+        await client.send_bytes(line[:-1])
+        await go_on.wait()
+        await client.send_bytes(line[-1:])
 
-    scopes: list[trio.CancelScope] = []
     async with trio.open_nursery() as nursery:
         for client in clients:
-            nursery.start_soon(begin, client)
+            nursery.start_soon(say, client)
         await wait_all_tasks_blocked(0.05)
         assert house.sessions.places.borrowed_tokens == LONG_LINES
         assert house.sessions.places.statistics().tasks_waiting == 3
         # Who is done makes room: all get through in the end.
-        done = 0
-        while done < len(clients):
-            await wait_all_tasks_blocked(0.01)
-            for client in list(clients):
-                with trio.move_on_after(0):
-                    await client.send_bytes(b"\n")
-            done = len(core.frames)
+        go_on.set()
+    await wait_all_tasks_blocked()
+    assert len(core.frames) == len(clients)
     assert house.sessions.places.borrowed_tokens == 0
 
 

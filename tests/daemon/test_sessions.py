@@ -238,9 +238,7 @@ async def test_a_line_that_is_no_frame_is_answered_under_its_req_id_and_the_conn
         b'{"type":"send","req_id":1,"op_id":"' + op_id(1).encode() + b'","to":"bob","text":"\\ud800"}\n'
         b'{"type":"nonsense","req_id":2}\n'
         b'{"req_id":3}\n'
-        b"\xff\xff\n"
-        + b"[" * 5000
-        + b'\n{"type":"rooms","req_id":4}\r\n\n'
+        b"\xff\xff\n" + b"[" * 5000 + b'\n{"type":"rooms","req_id":4}\r\n\n'
     )
     answers = {}
     while len(answers) < 4:

@@ -1,4 +1,4 @@
-"""A private hub for each test: its own data directory, guards off, stopped at the end."""
+"""Hubs for tests: a private one for each, or one that the tests of a module share."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from ecorelay.endpoint import read_endpoint
 from ecorelay.paths import find_paths
+from tests.e2e.stage import Machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def hub_home(tmp_path: Path) -> Iterator[tuple[Paths, Mapping[str, str]]]:
+    """A data directory of its own, guards off; the hub is stopped at the end."""
     environ = {
         **{key: value for key, value in os.environ.items() if not key.startswith(("ECORELAY_", "RELAY_"))},
         "ECORELAY_HOME": str(tmp_path / "home"),
@@ -34,3 +36,27 @@ def hub_home(tmp_path: Path) -> Iterator[tuple[Paths, Mapping[str, str]]]:
     if endpoint is not None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(endpoint.pid, signal.SIGTERM)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    """A machine of the test's own."""
+    machine = Machine(tmp_path)
+    yield machine
+    machine.close()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A machine for all tests of a module: names on it come from `Machine.name`."""
+    machine = Machine(tmp_path_factory.mktemp("machine"))
+    yield machine
+    machine.close()
+
+
+@pytest.fixture(scope="module", params=["unix", "tcp"])
+def either(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """As `shared`, once with each way to reach a hub."""
+    machine = Machine(tmp_path_factory.mktemp(request.param), ECORELAY_TRANSPORT=request.param)
+    yield machine
+    machine.close()

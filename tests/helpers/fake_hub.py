@@ -29,6 +29,7 @@ class FakeSession:
         self.splitter = LineSplitter(wire.LINE_MAX)
         self.lines: list[bytes] = []
         self.hello: wire.Hello | None = None
+        self.greeted = trio.Event()
 
     async def read(self) -> list[wire.FromSession]:
         """All frames of one send; an empty list at the end of the stream."""
@@ -61,10 +62,11 @@ class FakeSession:
     async def send(self, *frames: wire.Frame) -> None:
         await self.stream.send_all(b"".join(map(wire.encode, frames)))
 
-    async def greet(self, answer: wire.Frame | None = WELCOME) -> None:
+    async def greet(self, answer: wire.Frame | None, more: list[wire.Frame]) -> None:
         self.hello = await self.receive()
         if answer is not None:
-            await self.send(answer)
+            await self.send(answer, *more)
+        self.greeted.set()
 
     async def close(self) -> None:
         await self.stream.aclose()
@@ -76,6 +78,8 @@ class FakeHub:
     def __init__(self, nursery: trio.Nursery) -> None:
         self.nursery = nursery
         self.answers: list[wire.Frame | None] = []
+        self.after_welcome: list[wire.Frame] = []
+        """Sent together with the answer to hello."""
         self.errors: list[Exception] = []
         """Raised by the next connects, in order."""
         self.down: Exception | None = None
@@ -95,14 +99,13 @@ class FakeHub:
         session = FakeSession(ours)
         answer = self.answers.pop(0) if self.answers else WELCOME
         self._put.send_nowait(session)
-        self.nursery.start_soon(session.greet, answer)
+        self.nursery.start_soon(session.greet, answer, self.after_welcome)
         return theirs
 
     async def session(self) -> FakeSession:
         """The next connection; its hello is read, and answered unless the answer is silence."""
         session = await self._sessions.receive()
-        while session.hello is None:
-            await trio.lowlevel.checkpoint()
+        await session.greeted.wait()
         return session
 
     @asynccontextmanager
@@ -112,6 +115,13 @@ class FakeHub:
         """A welcomed client and the hub's end of its connection."""
         async with open_hub_client(hello, connect=self.connect, **options) as client:
             yield client, await self.session()
+
+
+async def connected(client: HubClient, within: float = 60) -> None:
+    """Wait until `client` has a connection."""
+    with trio.fail_after(within):
+        while not client.connected:  # noqa: ASYNC110 - a client tells nobody that it connects
+            await trio.sleep(0.01)
 
 
 class Asked:

@@ -1,0 +1,325 @@
+"""Group commit: everything that is pending becomes one transaction.
+
+A run of single appends is done as one bulk; all other units one after the other, in order. If anything
+but a refusal goes wrong, the whole is rolled back and each unit tried in a transaction of its own, so
+that one bad row does not fail its neighbours.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING, Any, Final
+
+from ecorelay.core import ops
+from ecorelay.core.events import Stored, StoreFailed
+from ecorelay.daemon import (
+    store_file,
+    store_groups,
+    store_mail,
+    store_pages,
+    store_peers,
+    store_upkeep,
+)
+from ecorelay.daemon.guard import log_crash
+from ecorelay.daemon.log import warn
+from ecorelay.daemon.store_failure import explain, is_damage, is_full
+from ecorelay.daemon.store_ledger import Ledger
+from ecorelay.daemon.store_sql import one
+from ecorelay.errors import RelayError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from ecorelay.core.ops import Op, OpResult
+    from ecorelay.limits import Limits
+
+Unit = tuple[tuple["Op", ...], Any, int]
+"""Ops, the core's note of how to go on, and the bytes they hold."""
+
+_DO: Final[dict[type[Op], Callable[[Ledger, Any], OpResult]]] = {
+    ops.AddPeer: store_peers.add_peer,
+    ops.NotePeer: store_peers.note_peer,
+    ops.RememberPeer: store_peers.remember_peer,
+    ops.RenamePeer: store_peers.rename_peer,
+    ops.DropPeers: store_peers.drop_peers,
+    ops.OpenMailbox: store_pages.open_mailbox,
+    ops.AppendReply: store_mail.reply,
+    ops.LoadBacklog: store_pages.load_backlog,
+    ops.MarkPushed: store_mail.mark_pushed,
+    ops.ReadPage: store_pages.read_page,
+    ops.ConfirmMail: store_pages.confirm,
+    ops.EndLease: store_pages.end_lease,
+    ops.CreateGroup: store_groups.create_group,
+    ops.AddMember: store_groups.add_member,
+    ops.RemoveMember: store_groups.remove_member,
+    ops.DropGroup: store_groups.drop_group,
+    ops.AppendGroup: store_groups.append_group,
+    ops.ReadHistory: store_groups.read_history,
+    ops.MoveCursor: store_groups.move_cursor,
+    ops.SaveOp: store_upkeep.save_op,
+    ops.FindOp: store_upkeep.find_op,
+    ops.Housekeep: store_upkeep.housekeep,
+}
+
+_APART: Final = frozenset({ops.MarkPushed, ops.EndLease, ops.NotePeer, ops.RememberPeer, ops.FindOp})
+"""Neither change nor show what an append changes: they need not wait for the appends before them."""
+_READS: Final = frozenset(
+    {
+        ops.ReadPage,
+        ops.LoadBacklog,
+        ops.OpenMailbox,
+        ops.ReadHistory,
+        ops.FindOp,
+        ops.EndLease,
+        ops.NotePeer,
+        ops.RememberPeer,
+    }
+)
+"""Can be done on a disk that takes no writes, so that what is stored stays readable: their marks
+(handed out, last seen) are then left out."""
+_REPEATABLE: Final = _READS | {ops.MarkPushed, ops.ConfirmMail, ops.MoveCursor, ops.Housekeep}
+"""Done twice, they are done once."""
+
+
+class Committer:
+    """Owns the connection. Used by one thread at a time.
+
+    Args:
+        path: of the database.
+        db: open and checked.
+        limits: of rings, sizes and times.
+        durability: see `store_file`.
+        now_ms: wall time.
+        problems: what opening it found.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        db: sqlite3.Connection,
+        limits: Limits,
+        durability: store_file.Durability,
+        now_ms: int,
+        problems: Sequence[str],
+    ) -> None:
+        self.path = path
+        self.limits = limits
+        self.durability = durability
+        self.ledger = Ledger(db, limits, now_ms)
+        self.lasting: tuple[str, ...] = tuple(problems)
+        """Problems that stay until the hub is restarted."""
+        self.trouble = ""
+        """Why the last write failed; empty once one went through."""
+        self.dirty = False
+        """Whether anything was written since the last checkpoint."""
+        self._open = True
+        self._damaged = False
+        self._commits = one(db, "SELECT value FROM meta WHERE key = 'commits'") or 0
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What a person should know, one sentence each."""
+        return (*self.lasting, self.trouble) if self.trouble else self.lasting
+
+    # --- units ---------------------------------------------------------------------------------------
+
+    def commit(self, batch: Sequence[Unit]) -> list[Stored | StoreFailed]:
+        """Do these units and commit. Never raises.
+
+        Returns:
+            One event per unit, in order. Whatever is `Stored` is committed.
+        """
+        try:
+            return self._attempt(batch)
+        except Exception as error:
+            if len(batch) == 1:
+                return [self._again(batch[0], error)]
+        done: list[Stored | StoreFailed] = []
+        for unit in batch:
+            try:
+                done += self._attempt((unit,))
+            except Exception as error:
+                done.append(self._again(unit, error))
+        return done
+
+    def _again(self, unit: Unit, error: Exception) -> Stored | StoreFailed:
+        """A unit failed alone: a read may do without its marks, anything else has failed."""
+        self._note(error)
+        if isinstance(error, sqlite3.Error) and all(type(op) in _READS for op in unit[0]):
+            self.ledger.writable = False
+            try:
+                return self._attempt((unit,))[0]
+            except Exception as second:
+                self._note(second)
+                error = second
+            finally:
+                self.ledger.writable = True
+        expected = isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError)
+        return StoreFailed(unit[1], "mailbox_error" if expected else "unexpected", explain(error))
+
+    def _note(self, error: Exception) -> None:
+        """Remember what went wrong, for `hub status` and the log."""
+        if not isinstance(error, sqlite3.Error):
+            log_crash("store", error)
+            return
+        sentence = explain(error)
+        if is_damage(error):
+            self._damaged = True
+            if sentence not in self.lasting:
+                self.lasting = (*self.lasting, sentence)
+        elif sentence != self.trouble:
+            warn("store failed", error=getattr(error, "sqlite_errorname", type(error).__name__))
+            self.trouble = sentence
+
+    def _attempt(self, batch: Sequence[Unit]) -> list[Stored | StoreFailed]:
+        """All units in one transaction; whatever is raised, it left no trace."""
+        self._ensure_open()
+        ledger = self.ledger
+        db = ledger.db
+        ledger.begin()
+        written = db.total_changes
+        try:
+            db.execute("BEGIN IMMEDIATE" if ledger.writable else "BEGIN")
+            done = self._do(batch)
+            ledger.finish()
+            changed = db.total_changes != written
+            proof = self._proof(batch) if changed else None
+        except BaseException:
+            self._roll_back()
+            raise
+        try:
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            if is_full(error):
+                self._roll_back()
+                raise
+            # It may have happened all the same: only the file knows.
+            if not self._happened(proof):
+                raise
+        if changed:
+            self.dirty = True
+            self.trouble = ""
+        return done
+
+    def _do(self, batch: Sequence[Unit]) -> list[Stored | StoreFailed]:
+        ledger = self.ledger
+        done: list[Any] = [None] * len(batch)
+        run: list[int] = []
+        for index, (unit, then, _) in enumerate(batch):
+            kind = type(unit[0]) if len(unit) == 1 else None
+            if kind is ops.AppendMail:
+                run.append(index)
+                continue
+            if run and kind not in _APART:
+                self._append(batch, run, done)
+                run = []
+            mark, stored_mid = ledger.mark(), ledger.stored_mid
+            if kind is None:
+                ledger.db.execute("SAVEPOINT unit")
+            try:
+                done[index] = Stored(then, tuple([self._do_op(op) for op in unit]))
+            except RelayError as error:
+                if kind is None:
+                    ledger.db.execute("ROLLBACK TO unit")
+                ledger.undo(mark)
+                ledger.stored_mid = stored_mid
+                done[index] = StoreFailed(then, error.code, error.message)
+            if kind is None:
+                ledger.db.execute("RELEASE unit")
+        if run:
+            self._append(batch, run, done)
+        return done
+
+    def _do_op(self, op: Op) -> OpResult:
+        if type(op) is ops.AppendMail:
+            [result] = store_mail.append(self.ledger, (op,))
+            if isinstance(result, RelayError):
+                raise result
+            return result
+        return _DO[type(op)](self.ledger, op)
+
+    def _append(self, batch: Sequence[Unit], run: Sequence[int], done: list[Any]) -> None:
+        mails: Any = [batch[index][0][0] for index in run]
+        for index, result in zip(run, store_mail.append(self.ledger, mails), strict=True):
+            then = batch[index][1]
+            if isinstance(result, RelayError):
+                done[index] = StoreFailed(then, result.code, result.message)
+            else:
+                done[index] = Stored(then, (result,))
+
+    # --- when the disk fails -----------------------------------------------------------------------------
+
+    def _proof(self, batch: Sequence[Unit]) -> tuple[str, int] | None:
+        """What will be in the database if this commits, and only then; None where it does not matter."""
+        if self.ledger.stored_mid:
+            return "SELECT mid FROM messages WHERE mid = ?", self.ledger.stored_mid
+        if all(type(op) in _REPEATABLE for unit in batch for op in unit[0]):
+            return None
+        self._commits += 1
+        self.ledger.db.execute("INSERT OR REPLACE INTO meta VALUES ('commits', ?)", (self._commits,))
+        return "SELECT value FROM meta WHERE key = 'commits' AND value = ?", self._commits
+
+    def _happened(self, proof: tuple[str, int] | None) -> bool:
+        """Whether a commit that reported an error took place: opens the file again and looks."""
+        happened = False
+        self._close_connection()
+        try:
+            self._ensure_open()
+            happened = proof is not None and one(self.ledger.db, proof[0], (proof[1],)) is not None
+        finally:
+            if not happened:
+                self.ledger.undo()
+            self.ledger.forget()
+        return happened
+
+    def _roll_back(self) -> None:
+        db = self.ledger.db
+        try:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+        except sqlite3.Error:
+            self._close_connection()
+        self.ledger.undo()
+        self.ledger.forget()
+
+    def _ensure_open(self) -> None:
+        if not self._open:
+            self.ledger.db = store_file.connect(self.path, self.limits.data_bytes, self.durability)
+            self._open = True
+
+    def _close_connection(self) -> None:
+        self._open = False
+        try:
+            self.ledger.db.close()
+        except sqlite3.Error as error:
+            warn("store failed", error=getattr(error, "sqlite_errorname", type(error).__name__))
+
+    # --- upkeep ------------------------------------------------------------------------------------------
+
+    def checkpoint(self) -> None:
+        """Move what is in the log into the file, while nobody waits."""
+        self.dirty = False
+        try:
+            self._ensure_open()
+            self.ledger.db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.Error as error:
+            self._note(error)
+
+    def close(self) -> None:
+        """Leave one complete file, marked as such."""
+        try:
+            self._ensure_open()
+            db = self.ledger.db
+            if self._damaged:  # the next start looks at every page
+                db.execute("INSERT OR REPLACE INTO meta VALUES ('suspect', 1)")
+            else:
+                db.execute("INSERT OR REPLACE INTO meta VALUES ('clean', 1)")
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.Error as error:
+            self._note(error)
+        self._close_connection()
+
+    def abandon(self) -> None:
+        """Let go of the file as it is, unmarked: the next start checks it as after a crash."""
+        self._close_connection()

@@ -1,0 +1,334 @@
+"""Groups: members with a cursor each, and a numbered history that is a ring."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ecorelay import names
+from ecorelay.core.ops import (
+    ENTRY_ROOM,
+    AddMember,
+    AppendGroup,
+    CreateGroup,
+    CursorMoved,
+    DropGroup,
+    GroupMade,
+    HistoryRead,
+    Line,
+    LineAdded,
+    MoveCursor,
+    ReadHistory,
+    RemoveMember,
+    StoredLine,
+)
+from ecorelay.daemon import store_ring
+from ecorelay.daemon.schema import KIND_NUMBERS, SYSTEM
+from ecorelay.daemon.store_mail import find_known
+from ecorelay.daemon.store_sql import as_json, execute_rows, listed, one
+from ecorelay.daemon.store_text import checksum, json_length, readable
+from ecorelay.errors import RelayError
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from ecorelay.daemon.store_ledger import Ledger
+
+_GROUP: Final = KIND_NUMBERS["group"]
+
+# Lines beyond the cursor, less its own among them. Only a member that spoke without having read
+# everything has any, so the log is hardly ever read for it.
+_UNREAD: Final = (
+    "g.last - max(m.cursor, g.first - 1) - iif(m.own_last > m.cursor, (SELECT count(*) FROM group_log AS l"
+    " WHERE l.group_no = m.group_no AND l.seq > m.cursor AND l.sender_no = m.no), 0)"
+)
+
+
+class History(NamedTuple):
+    """A group's ring: lines `first` to `last`."""
+
+    first: int
+    last: int
+    bytes: int
+
+
+def _group(db: sqlite3.Connection, no: int) -> History:
+    row = db.execute("SELECT first, last, bytes FROM groups WHERE no = ?", (no,)).fetchone()
+    if row is None:
+        raise RelayError("group_not_found", "that group was deleted: relay_group_list has yours")
+    return History(*row)
+
+
+def _cursor(db: sqlite3.Connection, group_no: int, no: int) -> int:
+    found: int | None = one(
+        db, "SELECT cursor FROM group_members WHERE group_no = ? AND no = ?", (group_no, no)
+    )
+    if found is None:
+        raise RelayError("not_member", "you are not in that group: ask its admin to invite you")
+    return found
+
+
+def unread_by_group(db: sqlite3.Connection, no: int) -> tuple[tuple[int, int], ...]:
+    """(group no, unread lines) of every group in which this peer has any."""
+    found = listed(
+        db,
+        "SELECT json_group_array(json_array(no, unread)) FROM"
+        f" (SELECT g.no AS no, {_UNREAD} AS unread FROM group_members AS m"
+        " CROSS JOIN groups AS g ON g.no = m.group_no WHERE m.no = ?)"
+        " WHERE unread > 0",
+        (no,),
+    )
+    return tuple([(group_no, unread) for group_no, unread in found])
+
+
+# --- members ---------------------------------------------------------------------------------------------
+
+
+def create_group(ledger: Ledger, op: CreateGroup) -> GroupMade:
+    """See `CreateGroup`."""
+    db = ledger.db
+    key = names.key(op.name)
+    if one(db, "SELECT 1 FROM groups WHERE hub = '' AND key = ?", (key,)):
+        raise RelayError("name_taken", f"there is a group called {op.name}: choose another name")
+    members = (op.admin_no, *[no for no in op.members if no != op.admin_no])
+    for no in members:
+        ledger.box(no)
+    _refuse_known(ledger, op.line)
+    group_no = db.execute(
+        "INSERT INTO groups (group_id, key, name, admin_no) VALUES (?, ?, ?, ?)",
+        (op.group_id, key, op.name, op.admin_no),
+    ).lastrowid
+    if group_no is None:  # pragma: no cover
+        raise AssertionError("SQLite gives a row number to every new row")
+    execute_rows(
+        db,
+        "INSERT INTO group_members (group_no, no, place, cursor) VALUES",
+        [(group_no, no, place, 0) for place, no in enumerate(members)],
+    )
+    return GroupMade(group_no, _add_line(ledger, group_no, History(1, 0, 0), op.line).seq)
+
+
+def add_member(ledger: Ledger, op: AddMember) -> LineAdded:
+    """See `AddMember`."""
+    db = ledger.db
+    history = _group(db, op.group_no)
+    if one(db, "SELECT 1 FROM group_members WHERE group_no = ? AND no = ?", (op.group_no, op.no)):
+        return LineAdded(0)
+    ledger.box(op.no)
+    _refuse_known(ledger, op.line)
+    db.execute(
+        "INSERT INTO group_members (group_no, no, place, cursor)"
+        " SELECT ?1, ?2, coalesce(max(place), 0) + 1, ?3 FROM group_members WHERE group_no = ?1",
+        (op.group_no, op.no, history.last),
+    )
+    return _add_line(ledger, op.group_no, history, op.line)
+
+
+def remove_member(ledger: Ledger, op: RemoveMember) -> LineAdded:
+    """See `RemoveMember`."""
+    history = _group(ledger.db, op.group_no)
+    if not one(ledger.db, "SELECT 1 FROM group_members WHERE group_no = ? AND no = ?", (op.group_no, op.no)):
+        raise RelayError("not_member", "that peer is not in the group: relay_group_info lists who is")
+    _refuse_known(ledger, op.line)
+    ledger.db.execute("DELETE FROM group_members WHERE group_no = ? AND no = ?", (op.group_no, op.no))
+    return _add_line(ledger, op.group_no, history, op.line)
+
+
+def drop_group(ledger: Ledger, op: DropGroup) -> None:
+    """See `DropGroup`."""
+    db, key = ledger.db, (op.group_no,)
+    _group(db, op.group_no)
+    db.execute("DELETE FROM bodies WHERE mid IN (SELECT mid FROM group_log WHERE group_no = ?)", key)
+    db.execute("DELETE FROM group_log WHERE group_no = ?", key)
+    db.execute("DELETE FROM group_members WHERE group_no = ?", key)
+    db.execute("DELETE FROM groups WHERE no = ?", key)
+
+
+# --- lines -----------------------------------------------------------------------------------------------
+
+
+def append_group(ledger: Ledger, op: AppendGroup) -> LineAdded:
+    """See `AppendGroup`."""
+    line = op.line
+    history = _group(ledger.db, op.group_no)
+    _cursor(ledger.db, op.group_no, line.sender_no)
+    if find_known(ledger, line.msg_id):
+        return _known_line(ledger, op)
+    return _add_line(ledger, op.group_no, history, line)
+
+
+def _refuse_known(ledger: Ledger, line: Line) -> None:
+    if find_known(ledger, line.msg_id):
+        raise RelayError("bad_msg", "msg_id was used for another message: make a new one for each")
+
+
+def _known_line(ledger: Ledger, op: AppendGroup) -> LineAdded:
+    line = op.line
+    text = line.text.encode()
+    group_no, seq, kind, sender_no, sender, size, check = ledger.db.execute(
+        "SELECT group_no, seq, kind, sender_no, sender, size, checksum FROM messages"
+        " WHERE msg_id = ? AND origin = 0",
+        (line.msg_id,),
+    ).fetchone()
+    same = (group_no, sender_no, size) == (op.group_no, line.sender_no, len(text))
+    if not same or check != checksum(line.msg_id, kind, sender, None, None, text):
+        raise RelayError("bad_msg", "msg_id was used for another message: make a new one for each")
+    return LineAdded(seq, duplicate=True)
+
+
+def _add_line(ledger: Ledger, group_no: int, history: History, line: Line) -> LineAdded:
+    """Number and store a line, move its author's cursor, trim the ring."""
+    db = ledger.db
+    text = line.text.encode()
+    kind = SYSTEM if line.system else _GROUP
+    mid = ledger.take_mids(1)
+    seq = history.last + 1
+    db.execute(
+        "INSERT INTO messages (mid, msg_id, kind, sender_no, sender, at, size, checksum, refs, group_no, seq)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?)",
+        (
+            mid,
+            line.msg_id,
+            kind,
+            line.sender_no,
+            line.sender,
+            line.at,
+            len(text),
+            checksum(line.msg_id, kind, line.sender, None, None, text),
+            group_no,
+            seq,
+        ),
+    )
+    ledger.stored_mid = mid
+    ledger.note_time((line.at,))
+    db.execute("INSERT INTO bodies VALUES (?, ?)", (mid, text))
+    db.execute(
+        "INSERT INTO group_log (group_no, seq, mid, sender_no, size) VALUES (?, ?, ?, ?, ?)",
+        (group_no, seq, mid, line.sender_no, len(text)),
+    )
+    first, size = _trim(ledger, group_no, History(history.first, seq, history.bytes + len(text)))
+    db.execute("UPDATE groups SET first = ?, last = ?, bytes = ? WHERE no = ?", (first, seq, size, group_no))
+    moved = db.execute(
+        "UPDATE group_members SET cursor = iif(cursor = ?1 - 1, ?1, cursor), own_last = ?1"
+        " WHERE group_no = ?2 AND no = ?3 RETURNING cursor",
+        (seq, group_no, line.sender_no),
+    ).fetchall()
+    return LineAdded(seq, own_read=bool(moved) and moved[0][0] == seq)
+
+
+def _trim(ledger: Ledger, group_no: int, history: History) -> tuple[int, int]:
+    """Take out the oldest lines that no longer fit, never the newest.
+
+    Returns:
+        The first line left, and the bytes of all that are.
+    """
+    db, limits = ledger.db, ledger.limits
+    first, last, size = history
+    cut = last + 1 - limits.mailbox_messages
+    if cut > first:
+        size -= _drop_lines(db, group_no, cut)
+        first = cut
+    if size > limits.mailbox_bytes and first < last:
+        found: int | None = one(
+            db,
+            "SELECT seq + 1 FROM (SELECT seq, sum(size) OVER (ORDER BY seq ROWS UNBOUNDED PRECEDING) AS size"
+            " FROM group_log WHERE group_no = ? AND seq < ?) WHERE size >= ? LIMIT 1",
+            (group_no, last, size - limits.mailbox_bytes),
+        )
+        first = found or last
+        size -= _drop_lines(db, group_no, first)
+    return first, size
+
+
+def _drop_lines(db: sqlite3.Connection, group_no: int, before: int) -> int:
+    """Take out the lines below `before`; their bytes."""
+    mids, size = db.execute(
+        "SELECT json_group_array(mid), total(size) FROM group_log WHERE group_no = ? AND seq < ?",
+        (group_no, before),
+    ).fetchone()
+    db.execute("DELETE FROM bodies WHERE mid IN (SELECT value FROM json_each(?))", (mids,))
+    db.execute("DELETE FROM group_log WHERE group_no = ? AND seq < ?", (group_no, before))
+    return int(size)
+
+
+# --- reading ---------------------------------------------------------------------------------------------
+
+
+def read_history(ledger: Ledger, op: ReadHistory) -> HistoryRead:
+    """See `ReadHistory`. Damaged lines count as missed."""
+    db = ledger.db
+    history = _group(db, op.group_no)
+    start = max(_cursor(db, op.group_no, op.no), op.after)
+    mids = listed(
+        db,
+        "SELECT json_group_array(mid) FROM"
+        " (SELECT mid FROM group_log WHERE group_no = ? AND seq > ? ORDER BY seq LIMIT ?)",
+        (op.group_no, start, op.limit),
+    )
+    lines: list[StoredLine] = []
+    damaged: list[tuple[int, int]] = []
+    upto, used = start, 0
+    # Lines of a group get their mids in the order of their seqs.
+    cursor = db.execute(
+        "SELECT m.seq, m.mid, m.msg_id, m.kind, m.sender, m.sender_no, m.at, m.checksum, b.text"
+        " FROM messages AS m LEFT JOIN bodies AS b ON b.mid = m.mid"
+        " WHERE m.mid IN (SELECT value FROM json_each(?)) ORDER BY m.mid",
+        (as_json(mids),),
+    )
+    for seq, mid, msg_id, kind, sender, sender_no, at, check, data in cursor:
+        text = readable(data, check, (msg_id, kind, sender, None, None))
+        if text is None:
+            if data is not None:  # else it is known, and its author was told
+                damaged.append((mid, sender_no))
+            upto = seq
+            continue
+        used += ENTRY_ROOM + json_length(text, len(data))
+        if lines and used > op.budget:
+            break
+        lines.append(
+            StoredLine(seq=seq, msg_id=msg_id, sender=sender, text=text, at=at, system=kind == SYSTEM)
+        )
+        upto = seq
+    cursor.close()
+    if damaged and ledger.writable:
+        _bury_lines(ledger, op.no, damaged)
+    # What lies between the reader's place and the end of the page, and is not in it.
+    missed = max(0, upto - start - len(lines)) if upto > start else 0
+    return HistoryRead(
+        lines=tuple(lines),
+        upto=upto,
+        remaining=_remaining(db, op.group_no, op.no, upto, history),
+        missed=missed,
+    )
+
+
+def _remaining(db: sqlite3.Connection, group_no: int, no: int, upto: int, history: History) -> int:
+    """Lines of others after `upto`."""
+    if upto >= history.last:
+        return 0
+    own: int = one(
+        db,
+        "SELECT count(*) FROM group_log WHERE group_no = ? AND seq > ? AND sender_no = ?",
+        (group_no, upto, no),
+    )
+    return history.last - max(upto, history.first - 1) - own
+
+
+def _bury_lines(ledger: Ledger, reader: int, damaged: list[tuple[int, int]]) -> None:
+    """The texts go, their places stay; each author is told once, about whoever found it."""
+    keys = as_json([mid for mid, _ in damaged])
+    ledger.db.execute("DELETE FROM bodies WHERE mid IN (SELECT value FROM json_each(?))", (keys,))
+    for _, author in damaged:
+        store_ring.tell(ledger, {(author, reader): 1}, "damaged", ledger.latest)
+
+
+def move_cursor(ledger: Ledger, op: MoveCursor) -> CursorMoved:
+    """See `MoveCursor`."""
+    db = ledger.db
+    history = _group(db, op.group_no)
+    cursor = _cursor(db, op.group_no, op.no)
+    upto = min(op.upto, history.last)
+    if upto > cursor:
+        db.execute(
+            "UPDATE group_members SET cursor = ? WHERE group_no = ? AND no = ?", (upto, op.group_no, op.no)
+        )
+    return CursorMoved(_remaining(db, op.group_no, op.no, max(upto, cursor), history))

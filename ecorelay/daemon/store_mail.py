@@ -1,0 +1,330 @@
+"""Mail on its way in: append, reply, and the receipt that it was pushed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+from ecorelay.core.ops import Appended, AppendMail, AppendReply, Eviction, MarkPushed, Replied
+from ecorelay.daemon import store_ring
+from ecorelay.daemon.schema import KIND_NUMBERS, SEEN, SYSTEM, UNREAD
+from ecorelay.daemon.store_ledger import Box
+from ecorelay.daemon.store_ring import Ring
+from ecorelay.daemon.store_sql import as_json, execute_rows, listed, one
+from ecorelay.daemon.store_text import checksum
+from ecorelay.errors import RelayError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ecorelay.daemon.store_ledger import Ledger
+
+_PLAIN: Final = "INSERT INTO messages (mid, msg_id, kind, sender_no, sender, at, size, checksum, box) VALUES"
+_FULL: Final = (
+    "INSERT INTO messages (mid, msg_id, kind, sender_no, sender, at, size, checksum, box,"
+    " boxes, refs, reply_to, broadcast_id, urgent) VALUES"
+)
+_IF_NEW: Final = "ON CONFLICT (msg_id, origin) DO NOTHING"
+
+
+# --- append --------------------------------------------------------------------------------------------
+
+
+def append(ledger: Ledger, mails: Sequence[AppendMail]) -> list[Appended | RelayError]:
+    """Store messages in this order, with a number of statements that does not depend on how many.
+
+    Returns:
+        For each what became of it: stored, found stored before, or refused without a trace.
+    """
+    ledger.load({no for mail in mails for no in mail.recipients})
+    results: list[Any] = [None] * len(mails)
+    rows: list[tuple[Any, ...]] = []
+    full: list[tuple[Any, ...]] = []
+    texts: list[tuple[int, bytes]] = []
+    mid = first = ledger.take_mids(len(mails))
+    for mail in mails:
+        to = mail.recipients
+        text = mail.text.encode()
+        kind = KIND_NUMBERS[mail.kind]
+        check = checksum(mail.msg_id, kind, mail.sender, mail.reply_to, mail.broadcast_id, text)
+        row = (mid, mail.msg_id, kind, mail.sender_no, mail.sender, mail.at, len(text), check)
+        if not to or not all(map(ledger.has_box, to)):
+            results[mid - first] = _peer_gone()
+        elif len(to) == 1 and mail.reply_to is None and mail.broadcast_id is None and not mail.urgent:
+            rows.append((*row, to[0]))
+            texts.append((mid, text))
+        else:
+            sole, several = (to[0], None) if len(to) == 1 else (None, as_json(to))
+            extra = (sole, several, len(to), mail.reply_to, mail.broadcast_id, mail.urgent)
+            full.append((*row, *extra))
+            texts.append((mid, text))
+        mid += 1
+    stored = 0
+    if rows:
+        stored += execute_rows(ledger.db, _PLAIN, rows, _IF_NEW)
+    if full:
+        stored += execute_rows(ledger.db, _FULL, full, _IF_NEW)
+    known: list[tuple[int, bytes]] = []
+    if stored < len(texts):
+        texts, known = _part_known(ledger, texts)
+    if texts:
+        ledger.stored_mid = texts[-1][0]
+        _enter(ledger, texts, shared=any(row[9] for row in full))
+        _count(ledger, mails, first, texts, results)
+    for mid, text in known:
+        try:
+            results[mid - first] = _known(ledger, mails[mid - first], text)
+        except RelayError as error:
+            results[mid - first] = error
+    return results
+
+
+def _peer_gone() -> RelayError:
+    return RelayError("peer_gone", "the recipient was removed: relay_peers lists those there are")
+
+
+def _enter(ledger: Ledger, texts: Sequence[tuple[int, bytes]], *, shared: bool) -> None:
+    """Texts, and a row in every recipient's ring."""
+    db = ledger.db
+    execute_rows(db, "INSERT INTO bodies VALUES", texts)
+    between = (texts[0][0], texts[-1][0])
+    sender = f"iif(m.kind = {SYSTEM}, 0, m.sender_no)"  # nobody is told of lost notices
+    db.execute(
+        "INSERT INTO ring (box, state, mid, size, sender, shared)"
+        f" SELECT m.box, {UNREAD}, m.mid, m.size, {sender}, 0 FROM messages AS m"
+        " WHERE m.mid BETWEEN ? AND ? AND m.box NOTNULL",
+        between,
+    )
+    if shared:
+        db.execute(
+            "INSERT INTO ring (box, state, mid, size, sender, shared)"
+            f" SELECT j.value, {UNREAD}, m.mid, m.size, {sender}, 1"
+            " FROM messages AS m CROSS JOIN json_each(m.boxes) AS j"
+            " WHERE m.mid BETWEEN ? AND ? AND m.boxes NOTNULL",
+            between,
+        )
+
+
+def _count(
+    ledger: Ledger,
+    mails: Sequence[AppendMail],
+    first: int,
+    texts: Sequence[tuple[int, bytes]],
+    results: list[Any],
+) -> None:
+    """Counters, what the rings shed, and the results, as if the messages had come one by one."""
+    rings = _rings(ledger, mails, first, texts)
+    at = mails[-1].at
+    unread_of: list[tuple[int, ...]] = []
+    lost: list[tuple[int, int, Counter[int]]] = []
+    for mid, text in texts:
+        to = mails[mid - first].recipients
+        size = len(text)
+        counts = []
+        for no in to:
+            ring = rings[no]
+            gone = ring.add(size, ledger)
+            if gone:
+                lost.append((mid, no, gone))
+            counts.append(ring.unread)
+        unread_of.append(tuple(counts))
+    left = {}
+    for no, ring in rings.items():
+        ledger.put_box(no, Box(ring.entries, ring.bytes, ring.unread))
+        if ring.gone:
+            left[no] = ring.left
+    evictions: dict[int, list[Eviction]] = {}
+    if left:
+        store_ring.remove(ledger, left, at)
+        evictions = _evictions(ledger, lost, at)
+    for (mid, _), unread in zip(texts, unread_of, strict=True):
+        results[mid - first] = Appended(mid, unread, tuple(evictions.get(mid, ())))
+    ledger.note_time((at,))
+
+
+def _rings(
+    ledger: Ledger, mails: Sequence[AppendMail], first: int, texts: Sequence[tuple[int, bytes]]
+) -> Mapping[int, Ring]:
+    """Every mailbox concerned, with what may have to leave it."""
+    entries: Counter[int] = Counter()
+    sizes: Counter[int] = Counter()
+    for mid, text in texts:
+        size = len(text)
+        for no in mails[mid - first].recipients:
+            entries[no] += 1
+            sizes[no] += size
+    limits = ledger.limits
+    before = {no: ledger.box(no) for no in entries}
+    over: dict[int, Box] = {}
+    for no, box in before.items():
+        after = Box(box.entries + entries[no], box.bytes + sizes[no], 0)
+        if after.entries > limits.mailbox_messages or after.bytes > limits.mailbox_bytes:
+            over[no] = after
+    oldest = store_ring.oldest_of(ledger, over) if over else {}
+    return {no: Ring(box, oldest.get(no, ())) for no, box in before.items()}
+
+
+def _evictions(
+    ledger: Ledger, lost: Sequence[tuple[int, int, Counter[int]]], at: int
+) -> dict[int, list[Eviction]]:
+    """Tell the senders of what left unread; by mid of the message that made it leave."""
+    totals: Counter[tuple[int, int]] = Counter()
+    for _, no, gone in lost:
+        for sender, count in gone.items():
+            totals[sender, no] += count
+    new = store_ring.tell(ledger, totals, "evicted", at) if totals else set()
+    evictions: dict[int, list[Eviction]] = {}
+    for mid, no, gone in lost:
+        for sender, count in gone.items():
+            first = (sender, no) in new
+            new.discard((sender, no))
+            evictions.setdefault(mid, []).append(Eviction(sender, no, count, first))
+    return evictions
+
+
+# --- the same id again -----------------------------------------------------------------------------------
+
+
+def _part_known(
+    ledger: Ledger, texts: Sequence[tuple[int, bytes]]
+) -> tuple[list[tuple[int, bytes]], list[tuple[int, bytes]]]:
+    """Those whose row went in, and those whose msg_id was there (or came earlier among these)."""
+    new = set(
+        listed(
+            ledger.db,
+            "SELECT json_group_array(mid) FROM messages WHERE mid BETWEEN ? AND ?",
+            (texts[0][0], texts[-1][0]),
+        )
+    )
+    return [each for each in texts if each[0] in new], [each for each in texts if each[0] not in new]
+
+
+def find_known(ledger: Ledger, msg_id: str) -> int:
+    """The mid of a message of ours with this id; 0: there is none."""
+    found: int | None = one(ledger.db, "SELECT mid FROM messages WHERE msg_id = ? AND origin = 0", (msg_id,))
+    return found or 0
+
+
+def _known(ledger: Ledger, mail: AppendMail, text: bytes) -> Appended:
+    """What is answered to a message that is stored already.
+
+    Raises:
+        RelayError: ``bad_msg``, it is another message.
+    """
+    row = ledger.db.execute(
+        "SELECT mid, kind, sender_no, sender, reply_to, broadcast_id, size, checksum,"
+        " coalesce(boxes, json_array(box)) FROM messages WHERE msg_id = ? AND origin = 0",
+        (mail.msg_id,),
+    ).fetchone()
+    mid, kind, sender_no, sender, reply_to, broadcast_id, size, check, boxes = row
+    same = (
+        sender_no == mail.sender_no
+        and size == len(text)
+        and check == checksum(mail.msg_id, kind, sender, reply_to, broadcast_id, text)
+        and boxes == as_json(mail.recipients)
+    )
+    if not same:
+        raise RelayError("bad_msg", "msg_id was used for another message: make a new one for each")
+    unread = tuple([ledger.box(no).unread for no in mail.recipients])
+    delivered = len(mail.recipients) == 1 and _was_delivered(ledger, mail.recipients[0], mid)
+    return Appended(mid, unread, duplicate=True, delivered=delivered)
+
+
+def _was_delivered(ledger: Ledger, no: int, mid: int) -> bool:
+    return bool(
+        one(
+            ledger.db,
+            f"SELECT state = {SEEN} OR pushed_at FROM ring WHERE box = ?1 AND state IN (0, 1) AND mid = ?2"
+            " UNION ALL SELECT pushed_at OR seen_at FROM receipts WHERE mid = ?2 AND box = ?1",
+            (no, mid),
+        )
+    )
+
+
+# --- reply -----------------------------------------------------------------------------------------------
+
+
+def reply(ledger: Ledger, op: AppendReply) -> Replied:
+    """See `AppendReply`."""
+    row = ledger.db.execute(
+        "SELECT m.mid, m.sender_no, m.broadcast_id, r.state, e.mid FROM messages AS m"
+        " LEFT JOIN ring AS r ON r.box = ?1 AND r.state IN (0, 1) AND r.mid = m.mid"
+        " LEFT JOIN receipts AS e ON e.mid = m.mid AND e.box = ?1"
+        " LEFT JOIN group_members AS g ON g.group_no = m.group_no AND g.no = ?1"
+        " WHERE m.msg_id = ?2 AND (r.mid NOTNULL OR e.mid NOTNULL OR g.no NOTNULL)",
+        (op.sender_no, op.target_id),
+    ).fetchone()
+    if row is None or not row[1]:
+        raise RelayError("unknown_ask", f"you were sent no message {op.target_id}: relay_inbox lists yours")
+    target, asker, broadcast_id, state, receipt = row
+    ledger.load((asker, op.sender_no))
+    if not ledger.has_box(asker):
+        raise RelayError("peer_gone", "whoever sent it was removed: nobody is left to answer")
+    mail = AppendMail(
+        msg_id=op.msg_id,
+        kind="reply",
+        sender_no=op.sender_no,
+        sender=op.sender,
+        recipients=(asker,),
+        text=op.text,
+        at=op.at,
+        reply_to=op.target_id,
+        broadcast_id=broadcast_id,
+    )
+    # Refused before anything is touched.
+    known = _known(ledger, mail, op.text.encode()) if find_known(ledger, op.msg_id) else None
+    _mark_replied(ledger, op, target, state)
+    if known is None:
+        [appended] = append(ledger, (mail,))
+        if isinstance(appended, RelayError):  # pragma: no cover
+            raise appended
+    else:
+        appended = known
+    own = ledger.box(op.sender_no).unread
+    in_mailbox = state is not None or receipt is not None
+    return Replied(appended, asker, broadcast_id, own, target if in_mailbox else 0)
+
+
+def _mark_replied(ledger: Ledger, op: AppendReply, mid: int, state: int | None) -> None:
+    if state is None:
+        ledger.db.execute(
+            "UPDATE receipts SET replied_at = ? WHERE mid = ? AND box = ?", (op.at, mid, op.sender_no)
+        )
+        return
+    ledger.db.execute(
+        f"UPDATE ring SET state = {SEEN}, seen_at = iif(seen_at, seen_at, ?1), replied_at = ?1"
+        " WHERE box = ?2 AND state = ?3 AND mid = ?4",
+        (op.at, op.sender_no, state, mid),
+    )
+    if state == UNREAD:
+        box = ledger.box(op.sender_no)
+        ledger.put_box(op.sender_no, box._replace(unread=box.unread - 1))
+
+
+# --- pushed ----------------------------------------------------------------------------------------------
+
+
+def mark_pushed(ledger: Ledger, op: MarkPushed) -> None:
+    """See `MarkPushed`. What left the ring meanwhile has its receipt marked."""
+    rows = list(dict.fromkeys(op.rows))
+    if not rows:
+        return
+    db = ledger.db
+    tail = (op.carrier, op.at)
+    marked = execute_rows(
+        db,
+        "WITH v (no, mid) AS (VALUES",
+        rows,
+        ") UPDATE ring SET carrier = ?, pushed_at = ? FROM v"
+        " WHERE ring.box = v.no AND ring.state IN (0, 1) AND ring.mid = v.mid",
+        tail,
+    )
+    if marked < len(rows):
+        execute_rows(
+            db,
+            "WITH v (no, mid) AS (VALUES",
+            rows,
+            ") UPDATE receipts SET carrier = ?, pushed_at = ? FROM v"
+            " WHERE receipts.mid = v.mid AND receipts.box = v.no",
+            tail,
+        )

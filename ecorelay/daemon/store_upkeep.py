@@ -1,0 +1,122 @@
+"""Idempotent requests, and clearing away what outlived its time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from ecorelay.core.ops import FindOp, FoundOp, Housekeep, HousekeepingDone, SaveOp
+from ecorelay.daemon.store_sql import one
+from ecorelay.errors import RelayError
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from ecorelay.daemon.store_ledger import Ledger
+
+ROWS_PER_CALL: Final = 2_000
+"""Rows of one kind looked at by one `Housekeep`: some milliseconds."""
+FOREIGN_IDS_MS: Final = 45 * 86_400_000
+"""Ids of other hubs' messages stay known longer than any outbox keeps them."""
+PRESSED: Final = 0.8
+"""Filled to this part of data_bytes, receipts go early: their room is needed for mail."""
+PRESSED_KEEPS_MS: Final = 3_600_000
+"""Still longer than a client repeats a request."""
+FREE_PAGES_KEPT: Final = 256
+FREE_PAGES_PER_CALL: Final = 512
+SWEEP_AGAIN_MS: Final = 86_400_000
+HOUR_MS: Final = 3_600_000
+DAY_MS: Final = 24 * HOUR_MS
+
+
+def save_op(ledger: Ledger, op: SaveOp) -> None:
+    """See `SaveOp`."""
+    changed = ledger.db.execute(
+        "INSERT INTO ops VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        (op.no, op.op_id, op.request, op.reply, op.at),
+    ).rowcount
+    if not changed:
+        raise RelayError("bad_msg", "op_id was used for another request: make a new one for each")
+
+
+def find_op(ledger: Ledger, op: FindOp) -> FoundOp | None:
+    """See `FindOp`."""
+    row = ledger.db.execute(
+        "SELECT request, reply FROM ops WHERE no = ? AND op_id = ?", (op.no, op.op_id)
+    ).fetchone()
+    return None if row is None else FoundOp(*row)
+
+
+def housekeep(ledger: Ledger, op: Housekeep) -> HousekeepingDone:
+    """See `Housekeep`."""
+    db, now, limits = ledger.db, op.now, ledger.limits
+    ledger.note_time((now,))
+    pressed = _is_pressed(db)
+    keep = PRESSED_KEEPS_MS if pressed else int(limits.receipts_days * DAY_MS)
+    counts = [
+        db.execute(
+            "DELETE FROM ops WHERE (no, op_id) IN"
+            " (SELECT no, op_id FROM ops WHERE at < ? ORDER BY at LIMIT ?)",
+            (now - int(limits.op_ids_hours * HOUR_MS), ROWS_PER_CALL),
+        ).rowcount,
+        db.execute(
+            "DELETE FROM names WHERE key IN (SELECT key FROM names WHERE until BETWEEN 1 AND ? LIMIT ?)",
+            (now, ROWS_PER_CALL),
+        ).rowcount,
+    ]
+    swept, unfinished = _sweep(ledger, now, now - keep)
+    rows = sum(counts) + swept
+    more = unfinished or max(counts) >= ROWS_PER_CALL or _give_back(db)
+    return HousekeepingDone(rows, more)
+
+
+def _is_pressed(db: sqlite3.Connection) -> bool:
+    pages: int = one(db, "PRAGMA page_count")
+    free: int = one(db, "PRAGMA freelist_count")
+    most: int = one(db, "PRAGMA max_page_count")
+    return pages - free > most * PRESSED
+
+
+def _sweep(ledger: Ledger, now: int, before: int) -> tuple[int, bool]:
+    """Go on through the messages, oldest first, removing what nothing refers to any more.
+
+    Args:
+        ledger: knows how far it came.
+        now: wall time.
+        before: receipts that ended earlier go.
+
+    Returns:
+        Rows removed, and whether there may be more to look at.
+    """
+    db = ledger.db
+    if now >= ledger.sweep_at:  # what was passed over because a ring held it may have left it since
+        ledger.swept, ledger.sweep_at = 0, now + SWEEP_AGAIN_MS
+    # A message dated in the future was written under a clock set wrong: it does not end the sweep.
+    upto, count = db.execute(
+        "SELECT max(mid) FILTER (WHERE at < ? OR at > ?), count(*) FROM"
+        " (SELECT mid, at FROM messages WHERE mid > ? ORDER BY mid LIMIT ?)",
+        (before, now, ledger.swept, ROWS_PER_CALL),
+    ).fetchone()
+    if upto is None:
+        return 0, False
+    start, ledger.swept = ledger.swept, upto
+    rows = db.execute(
+        "DELETE FROM receipts WHERE mid > ? AND mid <= ? AND ended_at < ?", (start, upto, before)
+    ).rowcount
+    rows += db.execute(
+        "DELETE FROM messages WHERE mid > ? AND mid <= ? AND at < iif(origin, ?, ?)"
+        " AND NOT EXISTS (SELECT 1 FROM bodies AS b WHERE b.mid = messages.mid)"
+        " AND NOT EXISTS (SELECT 1 FROM receipts AS r WHERE r.mid = messages.mid)",
+        (start, upto, now - FOREIGN_IDS_MS, before),
+    ).rowcount
+    # The highest mid may be among them, and is not to be given again.
+    db.execute("INSERT OR REPLACE INTO meta VALUES ('last_mid', ?)", (ledger.next_mid - 1,))
+    return rows, count == ROWS_PER_CALL
+
+
+def _give_back(db: sqlite3.Connection) -> bool:
+    """Return free pages to the file system; whether there are more."""
+    free: int = one(db, "PRAGMA freelist_count")
+    spare = free - FREE_PAGES_KEPT
+    if spare > 0:
+        db.execute(f"PRAGMA incremental_vacuum({min(spare, FREE_PAGES_PER_CALL)})").fetchall()
+    return spare > FREE_PAGES_PER_CALL
