@@ -119,7 +119,7 @@ class HubClient(Asking):
             raise RelayError(
                 "too_large", f"a request may have {wire.LINE_MAX:,} bytes: send the text in several messages"
             )
-        with trio.move_on_at(entry.deadline):
+        with trio.CancelScope(deadline=entry.deadline):
             self._refuse_when_over()
             await self._gate.take(len(line))
             try:
@@ -128,7 +128,10 @@ class HubClient(Asking):
                 await self._requests.ask(entry, line)
             finally:
                 self._gate.give(len(line))
-        match entry.answer:
+        answer = entry.answer
+        if type(answer) is ANSWERS[type(frame)]:
+            return answer
+        match answer:
             case None:
                 seconds = trio.current_time() - began
                 raise no_answer(entry.frame, entry.sent, seconds, self.trouble)
@@ -136,9 +139,7 @@ class HubClient(Asking):
                 raise RelayError(code, message)
             case wire.Failed(code=code, message=message, unread=unread):
                 raise RequestError(code, message, unread)
-            case answer if isinstance(answer, ANSWERS[type(frame)]):
-                return answer
-            case answer:
+            case _:
                 raise RelayError("unexpected", f"the hub answered with {type(answer).__name__}")
 
     def _refuse_when_over(self) -> None:

@@ -79,10 +79,18 @@ async def start_hub(paths: Paths, environ: Mapping[str, str]) -> None:
             10 s (``timeout``).
     """
     if sys.platform == "win32":
+        # No pipe can be handed on by number here: the caller sees hub.json appear.
         await trio.to_thread.run_sync(_launch_windows, paths, scrubbed(environ))
-        await _wait_for_endpoint(paths)
+        await trio.sleep(READY_S)
+        raise _not_ready(paths)
     else:
         await _launch_and_wait(paths, scrubbed(environ))
+
+
+def _not_ready(paths: Paths) -> RelayError:
+    return RelayError(
+        "timeout", f"the hub did not get ready within {READY_S:.0f} s: look into {paths.log}, or try again"
+    )
 
 
 def _refuse_unready(line: bytes, log: Path) -> None:
@@ -113,7 +121,6 @@ def _last_words(log: Path) -> str:
 if sys.platform == "win32":
 
     def _launch_windows(paths: Paths, environ: dict[str, str]) -> None:
-        paths.endpoint.unlink(missing_ok=True)  # a dead hub's; the new one is awaited by it
         with open(paths.log, "ab") as log:
             subprocess.Popen(
                 hub_command(),
@@ -124,12 +131,6 @@ if sys.platform == "win32":
                 stderr=log,
                 creationflags=subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP,
             )
-
-    async def _wait_for_endpoint(paths: Paths) -> None:
-        # No pipe can be handed on by number here; the file appears when the hub listens.
-        with trio.move_on_after(READY_S):
-            while not paths.endpoint.exists():  # noqa: ASYNC110 - another process makes it
-                await trio.sleep(0.05)
 
 else:
 
@@ -151,10 +152,7 @@ else:
                     line += data
                 _refuse_unready(line, paths.log)
                 return
-        raise RelayError(
-            "timeout",
-            f"the hub did not get ready within {READY_S:.0f} s: look into {paths.log}, or try again",
-        )
+        raise _not_ready(paths)
 
     def _launch(paths: Paths, environ: dict[str, str], writing: int) -> None:
         command = hub_command("--ready-fd", str(writing))

@@ -56,6 +56,7 @@ class OpenRequests:
         # Owned by the present connection, and forgotten with it:
         self._connection: Connection | None = None
         self._unwanted: dict[int, wire.Request] = {}
+        self._unwanted_changed = trio.Event()
         self.rooms: dict[str, None] = {}
         """Joined here, in that order."""
 
@@ -77,6 +78,8 @@ class OpenRequests:
         Cancelled, it sees to it that no mail stays leased to nobody; `entry.answer` may be there then
         all the same, if it is no page.
         """
+        if isinstance(entry.frame, wire.Inbox | wire.GroupHistory):
+            await self._pages_given_back()
         self._open[entry.frame.req_id] = entry
         if self._connection is not None:
             entry.sent = True
@@ -88,6 +91,11 @@ class OpenRequests:
             raise
         finally:
             del self._open[entry.frame.req_id]
+
+    async def _pages_given_back(self) -> None:
+        """Wait until no page that was given up is still on its way: the next one would skip its mail."""
+        while any(isinstance(frame, wire.Inbox | wire.GroupHistory) for frame in self._unwanted.values()):
+            await self._unwanted_changed.wait()
 
     def _abandon(self, entry: OpenRequest) -> None:
         frame = entry.frame
@@ -137,6 +145,7 @@ class OpenRequests:
         """The connection is gone, and its leases with it."""
         self._connection = None
         self._unwanted.clear()
+        self._say_unwanted_changed()
 
     def fail(self, error: RelayError) -> None:
         """Answer all that is open with `error`, and what is known besides."""
@@ -164,9 +173,14 @@ class OpenRequests:
         entry.settle(answer)
         return entry.frame
 
+    def _say_unwanted_changed(self) -> None:
+        self._unwanted_changed.set()
+        self._unwanted_changed = trio.Event()
+
     def _unwanted_answered(self, answer: wire.Result) -> None:
         match self._unwanted.pop(answer.req_id, None):
             case wire.Inbox() | wire.GroupHistory() as frame:
                 self._give_back(frame, answer)
             case wire.Join(room=room) if isinstance(answer, wire.Failed):
                 self.rooms.pop(room, None)
+        self._say_unwanted_changed()

@@ -174,7 +174,7 @@ def no_answer(frame: wire.Request, sent: bool, seconds: float, trouble: str) -> 
     if not sent and not trouble:
         return RelayError(
             "timeout",
-            f"too much is waiting for the hub for {seconds:.0f} s; nothing was sent: try again later",
+            f"the hub was too busy for {seconds:.0f} s; nothing was sent: try again later",
         )
     if not sent:
         return RelayError(

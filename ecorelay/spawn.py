@@ -37,6 +37,8 @@ ENSURE_S: Final = 13.0
 """How long reaching a hub may take, the start of one included."""
 LOOK_AGAIN_S: Final = 0.1
 """Longest pause of those who wait for another process's start."""
+HELD: Final = "already_registered"
+"""The code of a hub that refuses because another holds the lock: that one comes, or is just leaving."""
 
 
 class NoHub(Exception):
@@ -135,36 +137,51 @@ async def ensure_hub(paths: Paths, environ: Mapping[str, str]) -> trio.abc.Strea
     Raises:
         RelayError: the hub refused to start, with its reason, or did not get ready in time.
     """
+    refusal = None
     with trio.move_on_after(ENSURE_S):
         while True:
             try:
                 return await connect_hub(paths)
             except NoHub:
                 make_private_dir(paths.home)
-            refusal = None
             with _start_lock(paths.start_lock) as ours:
                 if ours:
                     try:
                         return await connect_hub(paths)  # started while we came here
                     except NoHub:
-                        refusal = await _try_start(paths, environ)
+                        refusal = await _start(paths, environ)
             if ours:
                 try:
                     return await connect_hub(paths)
                 except NoHub as error:
-                    raise refusal or RelayError("hub_unreachable", str(error)) from None
+                    refusal = refusal or RelayError("hub_unreachable", str(error))
+                if refusal.code != HELD:
+                    raise refusal
             await trio.sleep(LOOK_AGAIN_S * random.random())
-    raise RelayError(
+    raise refusal or RelayError(
         "hub_unreachable", f"no hub got ready within {ENSURE_S:.0f} s: look into {paths.log}, or try again"
     )
 
 
-async def _try_start(paths: Paths, environ: Mapping[str, str]) -> RelayError | None:
-    try:
-        await start_hub(paths, environ)
-    except RelayError as refusal:
-        return refusal  # not the last word: another hub may be what it stumbled over
-    return None
+async def _start(paths: Paths, environ: Mapping[str, str]) -> RelayError | None:
+    """Start a hub, and wait until it is ready, has refused (the reason is returned), or is not needed."""
+    before = read_endpoint(paths.endpoint)
+    refusal = None
+    async with trio.open_nursery() as nursery:
+
+        async def look_around() -> None:
+            # Another hub may be just coming: somebody ran one by hand, or whoever started it was killed.
+            while read_endpoint(paths.endpoint) in (None, before):  # noqa: ASYNC110 - it is another's file
+                await trio.sleep(LOOK_AGAIN_S)
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(look_around)
+        try:
+            await start_hub(paths, environ)
+        except RelayError as error:
+            refusal = error
+        nursery.cancel_scope.cancel()
+    return refusal
 
 
 @contextmanager

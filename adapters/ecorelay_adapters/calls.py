@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,7 +20,7 @@ from ecorelay.names import is_id
 from ecorelay_adapters import arguments as args, envelope
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from ecorelay.requests import Asking
@@ -32,6 +33,8 @@ PAGE_ROOM = 2_000
 """Of these, kept for what stands around the messages of a page."""
 SHOWN_OF_LONG = 16_000
 """Characters shown of a message that is longer than a result may be."""
+TEXTS_KEPT_S = 7 * 86_400.0
+"""How long the file of such a message stays; read again, the message is written again."""
 WAIT_WITHOUT_PROGRESS_S = 45.0
 """Clients give up on silent tools after about a minute."""
 
@@ -135,8 +138,10 @@ class Tools:
             budget=RESULT_MAX - PAGE_ROOM,
         )
         page = await self._hub.request(request)
+        release = wire.Release(req_id=0, lease=page.lease)
         now = int(time.time() * 1000)
-        fields: dict[str, Any] = {"messages": [self._mail(mail, now) for mail in page.messages]}
+        async with self._given_back_on_failure(release):
+            fields: dict[str, Any] = {"messages": [self._mail(mail, now) for mail in page.messages]}
         fields["remaining"] = page.remaining
         if page.groups:
             fields["groups"] = [
@@ -153,8 +158,17 @@ class Tools:
             msg_ids=tuple(mail.msg_id for mail in shown if mail.kind != "room" and not _is_notice(mail)),
             notices=tuple(mail.msg_id for mail in shown if _is_notice(mail)),
         )
-        release = wire.Release(req_id=0, lease=page.lease)
         return Outcome(fields, page.unread, confirm, release)
+
+    @asynccontextmanager
+    async def _given_back_on_failure(self, release: wire.Request) -> AsyncIterator[None]:
+        """A page that cannot be shown is unread again at once."""
+        try:
+            yield
+        except RelayError:
+            with suppress(RelayError):
+                await self._hub.request(release)
+            raise
 
     def _mail(self, mail: wire.Mail, now: int) -> dict[str, Any]:
         fields: dict[str, Any] = {"msg_id": mail.msg_id, "kind": mail.kind, "from": mail.sender}
@@ -188,16 +202,18 @@ class Tools:
 
     def _keep(self, msg_id: str, text: str) -> Path:
         """Write a long text to a file of ours alone, so that the model can read it in parts."""
-        self._texts.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._texts / f"{msg_id}.txt"
         try:
+            self._texts.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _remove_old(self._texts)
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with open(handle, "w", encoding="utf-8", newline="") as file:
                 file.write(text)
         except OSError as error:
             raise RelayError(
                 "mailbox_error",
-                f"a long message could not be written to {path}: {error.strerror}; it stays unread",
+                f"a long message could not be written to {path} ({error.strerror or error}); it stays "
+                "unread: free space or make the directory writable, then read again",
             ) from error
         return path
 
@@ -267,21 +283,20 @@ class Tools:
             req_id=0, group=given.group, limit=given.limit, budget=RESULT_MAX - PAGE_ROOM
         )
         page = await self._hub.request(request)
+        release = wire.GroupRelease(req_id=0, group=given.group)
+        async with self._given_back_on_failure(release):
+            lines = [self._line(entry) for entry in page.messages]
         fields: dict[str, Any] = {
             "group": page.group,
-            "messages": [self._line(entry) for entry in page.messages],
+            "messages": lines,
             "unread_remaining": page.unread_remaining,
         }
         if page.missed:
             fields["missed"] = page.missed
         if not page.messages:
             return Outcome(fields, page.unread)
-        return Outcome(
-            fields,
-            page.unread,
-            wire.GroupConfirm(req_id=0, group=given.group, upto=page.upto),
-            wire.GroupRelease(req_id=0, group=given.group),
-        )
+        confirm = wire.GroupConfirm(req_id=0, group=given.group, upto=page.upto)
+        return Outcome(fields, page.unread, confirm, release)
 
     def _line(self, entry: wire.GroupEntry) -> dict[str, Any]:
         fields: dict[str, Any] = {"id": entry.msg_id, "from": entry.sender}
@@ -335,6 +350,15 @@ def _text(text: str, field: str = "text") -> str:
             "send it in parts, or write it to a file and send the path",
         )
     return text
+
+
+def _remove_old(texts: Path) -> None:
+    """Files of long messages that were read long ago."""
+    before = time.time() - TEXTS_KEPT_S
+    for path in texts.glob("*.txt"):
+        with suppress(OSError):
+            if path.stat().st_mtime < before:
+                path.unlink()
 
 
 def _time(ms: int) -> str:

@@ -60,6 +60,8 @@ class Session:
         self._changed = trio.Event()
         """Set, and replaced, whenever a client came or could not be had."""
         self._trouble: RelayError | None = None
+        self._over = False
+        """There will be no other client."""
         self._wanted = trio.Event()
         """Somebody calls: worth another try for a hub that could not be had."""
         self._introduced = trio.Event()
@@ -79,9 +81,10 @@ class Session:
                 await self._be_client()
             except RelayError as error:
                 self._client = None
+                # Another session of this identity took over: the name is not ours to fight for.
+                self._over = error.code == "name_taken"
                 self._tell(error)
-                if error.code == "name_taken":
-                    # Another session of this identity took over: it is not ours to fight for.
+                if self._over:
                     await trio.sleep_forever()
             self._wanted = trio.Event()
             await self._wanted.wait()
@@ -122,7 +125,7 @@ class Session:
         """
         self._introduced.set()
         self._wanted.set()
-        if self._client is None:
+        if self._client is None and not self._over:
             with trio.move_on_after(patience):
                 await self._changed.wait()
         if self._client is None or self._tools is None:
@@ -175,7 +178,7 @@ class Session:
                 except RelayError as error:
                     outcome = error
                 nursery.cancel_scope.cancel()
-        except trio.Cancelled:
+        except BaseException:  # Cancelled, perhaps in a group
             # Given up in the moment the answer came: nobody will see the page it may hold.
             if isinstance(outcome, Outcome) and outcome.release is not None:
                 with trio.CancelScope(shield=True), trio.move_on_after(RELEASE_S):
@@ -209,9 +212,10 @@ class Session:
     # --- pushed mail -----------------------------------------------------------------------------
 
     async def _on_push(self, push: wire.Push) -> None:
-        carrier, client = self._carrier, self._client
-        if carrier is None or client is None:  # pragma: no cover - hello said that we take no pushes
-            return
+        carrier = self._carrier
+        assert carrier is not None, "hello said that we take no pushes"
+        while (client := self._client) is None:  # it came together with the welcome
+            await self._changed.wait()
         mail = Incoming(
             kind=push.kind,
             sender=push.sender,

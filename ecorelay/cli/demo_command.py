@@ -41,7 +41,6 @@ async def _demo(keep: bool) -> int:
         if told is None:
             raise
         screen.fail(f"the demo failed: {told}")
-        screen.say("Run it again with --keep and look into hub/hub.log and the other logs it leaves.")
         return exits.REFUSED
     return exits.OK
 

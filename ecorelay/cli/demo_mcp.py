@@ -21,6 +21,9 @@ from ecorelay.wire import LINE_MAX
 PROTOCOL: Final = "2025-11-25"
 CALL_S: Final = 30.0
 """How long a call may take, unless it waits by itself."""
+PAGE: Final = 100
+MISSING_S: Final = 5
+"""How long to wait for mail that should be there."""
 END_S: Final = 5.0
 """How long an adapter may take to end once its stdin is closed."""
 
@@ -39,18 +42,17 @@ class ToolFailed(Exception):
 
 
 class Assistant:
-    """One MCP client with its adapter. Made by :func:`run_assistant`.
-
-    `notified` are the notifications that came in, as (method, params).
-    """
+    """One MCP client with its adapter. Made by :func:`run_assistant`."""
 
     def __init__(self, name: str, process: trio.Process) -> None:
         self.name = name
         self.process = process
         self.instructions = ""
         self.tools: tuple[str, ...] = ()
-        self.notified: list[tuple[str, dict[str, Any]]] = []
-        self.ended: str = ""
+        self.ended = ""
+        """Why there is nothing more to be heard; empty as long as there is."""
+        self._notified: list[tuple[str, dict[str, Any]]] = []
+        self._notification_came = trio.Event()
         self._open: dict[int, trio.Event] = {}
         self._answers: dict[int, dict[str, Any]] = {}
         self._next_id = 1
@@ -79,6 +81,32 @@ class Assistant:
         if not isinstance(result, dict):
             raise AssistantError(f"{tool} of {self.name} gave no object")
         return result
+
+    async def read_all(self, expected: int) -> list[dict[str, Any]]:
+        """Read the inbox page by page until it is empty; what is `expected` has some time to come."""
+        found: list[dict[str, Any]] = []
+        while True:
+            wait = MISSING_S if len(found) < expected else 0
+            page = await self.call("relay_inbox", limit=PAGE, wait=wait)
+            if not page["messages"]:
+                return found
+            found += page["messages"]
+
+    async def notification(self, method: str) -> dict[str, Any]:
+        """Wait for the next notification of this kind and give its parameters.
+
+        Raises:
+            AssistantError: none came.
+        """
+        with trio.move_on_after(CALL_S):
+            while True:
+                for number, (name, params) in enumerate(self._notified):
+                    if name == method:
+                        del self._notified[number]
+                        return params
+                self._notification_came = trio.Event()
+                await self._notification_came.wait()
+        raise AssistantError(f"no {method} came to {self.name} within {CALL_S:.0f} s")
 
     async def introduce(self) -> None:
         """Initialize, and ask which tools there are."""
@@ -153,7 +181,8 @@ class Assistant:
 
     def _take(self, message: dict[str, Any]) -> None:
         if "method" in message:
-            self.notified.append((message["method"], message.get("params", {})))
+            self._notified.append((message["method"], message.get("params", {})))
+            self._notification_came.set()
         elif message.get("id") in self._open:
             self._answers[message["id"]] = message
             self._open[message["id"]].set()

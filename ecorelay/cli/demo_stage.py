@@ -91,8 +91,9 @@ class Narrator:
 class Stage:
     """One demo's world. Made by :func:`open_stage`."""
 
-    def __init__(self, home: Path, narrator: Narrator, nursery: trio.Nursery) -> None:
+    def __init__(self, home: Path, narrator: Narrator, nursery: trio.Nursery, *, keep: bool) -> None:
         self.home = home
+        self.keep = keep
         self.narrator = narrator
         self.paths = Paths(home / "hub")
         self._nursery = nursery
@@ -105,7 +106,12 @@ class Stage:
         project = self.home / "projects" / name
         project.mkdir(parents=True, exist_ok=True)
         environ = {key: value for key, value in os.environ.items() if not key.startswith(_OTHERS)}
-        environ |= {"ECORELAY_HOME": str(self.paths.home), "RELAY_PEER_ID": name}
+        environ |= {
+            "ECORELAY_HOME": str(self.paths.home),
+            "RELAY_PEER_ID": name,
+            # What is shown must not depend on how busy the machine is.
+            "ECORELAY_LIMITS_DELIVERED_WITHIN_S": "5",
+        }
         log = self.home / f"{name}.log"
         assistant: Assistant = await self._nursery.start(run_assistant, name, project, environ, log, *options)
         self.hub()
@@ -154,21 +160,27 @@ class Stage:
 
 @asynccontextmanager
 async def open_stage(narrator: Narrator, *, keep: bool) -> AsyncIterator[Stage]:
-    """A stage for the block; afterwards nothing of it runs, and unless `keep`, nothing of it is left."""
+    """A stage for the block. Afterwards nothing of it runs.
+
+    Nor is anything left of it, unless `keep`, or something went wrong: then there are logs to look into.
+    """
     home = Path(tempfile.mkdtemp(prefix="ecorelay-demo-"))
     stage = None
     try:
         async with trio.open_nursery() as nursery:
-            stage = Stage(home, narrator, nursery)
+            stage = Stage(home, narrator, nursery, keep=keep)
             nursery.start_soon(_end_at_signals, stage, nursery.cancel_scope)
             yield stage
             nursery.cancel_scope.cancel()
+    except Exception as error:
+        keep = keep or not session.holds(error, BrokenPipeError)
+        raise
     finally:
         with trio.CancelScope(shield=True):
             if stage is not None:
                 await stage.end_hubs()
         if keep:
-            narrator.plain(f"kept: {home}")
+            narrator.plain(f"\nkept: {home} (hub/hub.log, and a log of each assistant)")
         else:
             shutil.rmtree(home, ignore_errors=True)
     if stage.told_to_end:

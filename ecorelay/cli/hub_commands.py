@@ -139,7 +139,7 @@ async def _status(as_json: bool) -> None:
         ("up", screen.duration(found.uptime_s)),
         (
             "now",
-            f"{found.sessions} connections, {found.peers} peers, {found.groups} groups, {found.rooms} rooms",
+            f"{found.sessions} connections (this one too), {found.peers} peers, {found.groups} groups, {found.rooms} rooms",
         ),
         (
             "data",

@@ -31,16 +31,17 @@ def run(command: Callable[[], Awaitable[int | None]]) -> None:
         code = trio.run(command)
     except BaseException as error:
         # Nurseries wrap what passes through them, be it once or several times.
-        if _holds(error, KeyboardInterrupt):
+        if holds(error, KeyboardInterrupt):
             raise SystemExit(exits.INTERRUPTED) from None
-        if _holds(error, BrokenPipeError):
+        if holds(error, BrokenPipeError):
             raise screen.pipe_closed() from None
         raise
     if code:
         raise SystemExit(code)
 
 
-def _holds(error: BaseException, kind: type[BaseException]) -> bool:
+def holds(error: BaseException, kind: type[BaseException]) -> bool:
+    """Whether `error` is of this kind, or a group in which one is."""
     if isinstance(error, BaseExceptionGroup):
         return error.subgroup(kind) is not None
     return isinstance(error, kind)

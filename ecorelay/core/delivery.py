@@ -97,8 +97,6 @@ def deliver(s: State, op: AppendMail, stored: Appended, now: Now) -> InFlight | 
                 sids.append(session.sid)
                 continue
         mailbox.wake(s, peer, now)
-        if session is not None:  # after a failure to load, say, nothing else would
-            continue_backlog(s, session)
     if sids:
         frame = wire.Push(
             msg_id=op.msg_id,

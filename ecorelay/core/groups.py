@@ -318,11 +318,10 @@ def delete(s: State, session: Session, frame: wire.GroupDelete, now: Now) -> Non
 
 def dropped(s: State, note: GroupDropped, told: Appended | None, now: Now) -> None:
     """The group is gone."""
-    group = s.groups.pop(note.op.group_no, None)
-    if group is not None:
-        del s.groups_by_name[names.key(group.name)]
-        for no in list(group.members):
-            _forget_member(s, group, no)
+    group = s.groups.pop(note.op.group_no)
+    del s.groups_by_name[names.key(group.name)]
+    for no in list(group.members):
+        _forget_member(s, group, no)
     if note.mail is not None and told is not None:
         delivery.deliver(s, note.mail, told, now)
     replay.answer(s, note.sid, note.answer)
@@ -355,12 +354,7 @@ def line_stored(s: State, note: LineStored, result: LineAdded, now: Now) -> None
     line = note.op.line
     if group is not None and not result.duplicate:
         _announce(s, group, line, result.seq, now)
-    author = s.peers.get(line.sender_no)
-    if author is not None:
-        s.reply(
-            note.sid,
-            wire.Sent(req_id=note.req_id, msg_id=line.msg_id, unread=unread_of(author)),
-        )
+    replay.answer(s, note.sid, wire.Sent(req_id=note.req_id, msg_id=line.msg_id))
 
 
 def _announce(s: State, group: Group, line: Line, seq: int, now: Now) -> None:

@@ -15,6 +15,7 @@ from msgspec import Struct
 from ecorelay import wire
 from ecorelay.core.ops import FoundOp, SaveOp
 from ecorelay.core.state import Peer, Session, State, unread_of
+from ecorelay.errors import WireError
 
 if TYPE_CHECKING:
     from ecorelay.core.events import Now
@@ -60,6 +61,11 @@ def found(s: State, session: Session, frame: wire.Mutation, kept: FoundOp) -> No
     if kept.request != checksum(frame):
         s.fail(session.sid, frame.req_id, "bad_msg", USED)
         return
-    first = wire.decode_to_session(kept.reply)
+    try:
+        first = wire.decode_to_session(kept.reply)
+    except WireError:
+        first = None
     if isinstance(first, wire.Result):
         answer(s, session.sid, msgspec.structs.replace(first, req_id=frame.req_id))
+    else:
+        s.fail(session.sid, frame.req_id, "unexpected", "it was done before, but what was answered is lost")

@@ -241,7 +241,8 @@ def bound(s: State, note: SessionBound, state: MailboxState, _now: Now) -> None:
     peer.loaded = True
     peer.unread = state.unread
     peer.notices = state.notices
-    peer.group_unread = {no: count for no, count in state.groups if no in s.groups}
+    out = {no: lease.hidden for no, lease in peer.history.items()}
+    peer.group_unread = {no: left for no, count in state.groups if (left := count - out.get(no, 0)) > 0}
     session.ready = True
     hello = session.hello
     s.reply(
@@ -285,7 +286,7 @@ def _claim(s: State, session: Session, peer: Peer, now: Now) -> None:
             )
         )
     else:
-        _contest(s, Claim(session.sid, holder.sid, peer.no), now)
+        _contest(s, Claim(session.sid, holder.sid, peer.no), session, holder, now)
 
 
 def process_checked(s: State, event: ProcessChecked, now: Now) -> None:
@@ -300,7 +301,7 @@ def process_checked(s: State, event: ProcessChecked, now: Now) -> None:
         elif not event.alive and peer is not None:
             _replace(s, session, holder, peer, now, "its process is gone")
         else:
-            _contest(s, claim, now)
+            _contest(s, claim, session, holder, now)
 
 
 def _parties(s: State, claim: Claim) -> tuple[Session | None, Session | None, Peer | None]:
@@ -318,11 +319,8 @@ def _retry(s: State, session: Session, now: Now) -> None:
         refuse(s, session.sid, error.code, error.message)
 
 
-def _contest(s: State, claim: Claim, now: Now) -> None:
+def _contest(s: State, claim: Claim, session: Session, holder: Session, now: Now) -> None:
     """The holder's process lives. Only the same assistant session may ask whether it still answers."""
-    session, holder, _ = _parties(s, claim)
-    if session is None or holder is None:
-        return
     mine, theirs = session.hello, holder.hello
     if mine.identity and (mine.client, mine.identity) == (theirs.client, theirs.identity):
         s.at(now.mono, Claim(claim.sid, claim.holder, claim.peer_no, now.mono))
@@ -352,9 +350,9 @@ def _lose(s: State, session: Session, claim: Claim, now: Now) -> None:
 def claim_step(s: State, claim: Claim, now: Now) -> None:
     """One step of asking the holder: three pings over five seconds, any frame of it is an answer."""
     session, holder, peer = _parties(s, claim)
-    if session is None or peer is None:
+    if session is None:
         return
-    if holder is None:
+    if holder is None or peer is None:
         _retry(s, session, now)
     elif holder.heard > claim.asked_at:
         _lose(s, session, claim, now)

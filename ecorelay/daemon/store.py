@@ -144,11 +144,13 @@ class _Base:
 
     def _commit(self, batch: Sequence[Unit]) -> None:
         events = self._committer.commit(batch)
-        self._handed_on += sum(unit[2] for unit in batch)
+        self._handed_on += sum([unit[2] for unit in batch])
         self._hand_over(events)
+        if self._committer.log_is_long():
+            self._committer.checkpoint()
 
     def _refuse(self, batch: Sequence[Unit], code: Any, message: str) -> None:
-        self._handed_on += sum(unit[2] for unit in batch)
+        self._handed_on += sum([unit[2] for unit in batch])
         if batch:
             self._hand_over([StoreFailed(then, code, message) for _, then, _ in batch])
 

@@ -113,6 +113,7 @@ class Committer:
         """Why the last write failed; empty once one went through."""
         self.dirty = False
         """Whether anything was written since the last checkpoint."""
+        self._log = path.with_name(path.name + "-wal")
         self._open = True
         self._damaged = False
         self._commits = one(db, "SELECT value FROM meta WHERE key = 'commits'") or 0
@@ -296,6 +297,13 @@ class Committer:
             warn("store failed", error=getattr(error, "sqlite_errorname", type(error).__name__))
 
     # --- upkeep ------------------------------------------------------------------------------------------
+
+    def log_is_long(self) -> bool:
+        """Whether a checkpoint is due even without a pause."""
+        try:
+            return self._log.stat().st_size > store_file.WAL_BYTES
+        except OSError:
+            return False
 
     def checkpoint(self) -> None:
         """Move what is in the log into the file, while nobody waits."""

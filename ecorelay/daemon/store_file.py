@@ -30,8 +30,11 @@ OLDEST_SQLITE: Final = (3, 37, 0)
 QUICK_CHECK_MAX: Final = 64 * 1024 * 1024
 """Bytes. A larger file is not read through after a crash: it would take seconds."""
 WAL_BYTES: Final = 16 * 1024 * 1024
-"""What the log keeps of its size after a checkpoint."""
-PAGE_BYTES: Final = 4096
+"""The log keeps so much of its file, which makes writing to it cheap; longer, it is moved into hub.db
+after the next commit. (SQLite does so by itself, within a commit, only if that should not happen.)"""
+PAGE_BYTES: Final = 2048
+"""A commit writes the pages it touched, mostly for some bytes in each: half of SQLite's usual size halves
+that, and smaller ones gain nothing more."""
 STATEMENTS_KEPT: Final = 160
 CACHE_KIB: Final = 8 * 1024
 _MAGIC: Final = b"SQLite format 3\0"
@@ -210,7 +213,7 @@ def connect(path: Path, data_bytes: int, durability: Durability) -> sqlite3.Conn
             "fullfsync = ON",
             "checkpoint_fullfsync = ON",
             f"journal_size_limit = {WAL_BYTES}",
-            f"wal_autocheckpoint = {WAL_BYTES // PAGE_BYTES}",
+            f"wal_autocheckpoint = {4 * WAL_BYTES // PAGE_BYTES}",
             f"cache_size = -{CACHE_KIB}",
             "temp_store = MEMORY",
             "trusted_schema = OFF",

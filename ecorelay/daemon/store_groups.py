@@ -199,7 +199,7 @@ def _add_line(ledger: Ledger, group_no: int, history: History, line: Line) -> Li
         ),
     )
     ledger.stored_mid = mid
-    ledger.note_time((line.at,))
+    ledger.note_time(line.at)
     db.execute("INSERT INTO bodies VALUES (?, ?)", (mid, text))
     db.execute(
         "INSERT INTO group_log (group_no, seq, mid, sender_no, size) VALUES (?, ?, ?, ?, ?)",

@@ -9,7 +9,7 @@ from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Mapping
 
     from ecorelay.limits import Limits
 
@@ -18,12 +18,8 @@ BOXES_KEPT: Final = 20_000
 """Counters of mailboxes kept in memory."""
 
 
-class Box(NamedTuple):
-    """What lies in one ring."""
-
-    entries: int
-    bytes: int
-    unread: int
+Box = tuple[int, int, int]
+"""What lies in one ring: entries, bytes of text, unread entries."""
 
 
 class Lease(NamedTuple):
@@ -58,7 +54,8 @@ class Ledger:
         self.sweep_at = 0
         """Owned by `store_upkeep`: how far messages were looked through, as a mid; when to begin anew."""
         self.next_mid = self._first_free_mid()
-        self._boxes: dict[int, Box] = {}
+        self.boxes: dict[int, Box] = {}
+        """Counters of the mailboxes loaded so far; to be changed by `put_boxes` only."""
         self._dirty: set[int] = set()
         self._leases: dict[int, Lease] = {}
         self._leases_of: dict[int, tuple[int, ...]] = {}
@@ -79,7 +76,7 @@ class Ledger:
 
     def load(self, boxes: Collection[int]) -> None:
         """Have the counters of these mailboxes at hand."""
-        known = self._boxes
+        known = self.boxes
         missing = [box for box in boxes if box not in known]
         if missing:
             rows = listed(
@@ -89,7 +86,7 @@ class Ledger:
                 (as_json(missing),),
             )
             for box, entries, size, unread in rows:
-                known[box] = Box(entries, size, unread)
+                known[box] = (entries, size, unread)
 
     def box(self, no: int) -> Box:
         """The counters of one mailbox.
@@ -97,26 +94,24 @@ class Ledger:
         Raises:
             RelayError: ``peer_gone``, there is none.
         """
-        found = self._boxes.get(no)
+        found = self.boxes.get(no)
         if found is None:
             self.load((no,))
-            found = self._boxes.get(no)
+            found = self.boxes.get(no)
             if found is None:
                 raise RelayError("peer_gone", "that peer was removed: relay_peers lists those there are")
         return found
 
-    def has_box(self, no: int) -> bool:
-        """Whether there is such a mailbox, among those loaded."""
-        return no in self._boxes
-
-    def put_box(self, no: int, box: Box) -> None:
-        """Change the counters; `finish` writes them."""
-        self._put(self._boxes, no, box)
-        self._dirty.add(no)
+    def put_boxes(self, changed: Mapping[int, Box]) -> None:
+        """Change counters; `finish` writes them."""
+        boxes = self.boxes
+        self._journal += [(boxes, no, boxes[no]) for no in changed]
+        boxes.update(changed)
+        self._dirty.update(changed)
 
     def drop_box(self, no: int) -> None:
         """Forget a mailbox whose row is removed."""
-        self._put(self._boxes, no, _ABSENT)
+        self._put(self.boxes, no, _ABSENT)
         self._dirty.discard(no)
 
     # --- leases --------------------------------------------------------------------------------------
@@ -165,7 +160,7 @@ class Ledger:
     def finish(self) -> None:
         """Write the counters that changed; the commit follows."""
         if self._dirty:
-            boxes = self._boxes
+            boxes = self.boxes
             rows = [(no, *boxes[no]) for no in sorted(self._dirty) if no in boxes]
             if rows:
                 execute_rows(
@@ -176,12 +171,12 @@ class Ledger:
                     " bytes = excluded.bytes, unread = excluded.unread",
                 )
             self._dirty.clear()
-        if len(self._boxes) > BOXES_KEPT:
+        if len(self.boxes) > BOXES_KEPT:
             self.forget()
 
     def forget(self) -> None:
         """Read counters anew when they are needed: the database was opened again, or there are too many."""
-        self._boxes.clear()
+        self.boxes.clear()
         self._dirty.clear()
 
     def _put(self, table: dict[Any, Any], key: Any, value: Any) -> None:
@@ -191,6 +186,6 @@ class Ledger:
         else:
             table[key] = value
 
-    def note_time(self, times: Iterable[int]) -> None:
-        """Ops came with these times."""
-        self.latest = max(self.latest, *times)
+    def note_time(self, at: int) -> None:
+        """An op came with this time."""
+        self.latest = max(self.latest, at)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from ecorelay.core.ops import Appended, AppendMail, AppendReply, Eviction, MarkPushed, Replied
 from ecorelay.daemon import store_ring
 from ecorelay.daemon.schema import KIND_NUMBERS, SEEN, SYSTEM, UNREAD
-from ecorelay.daemon.store_ledger import Box
-from ecorelay.daemon.store_ring import Ring
+from ecorelay.daemon.store_ring import Shedding
 from ecorelay.daemon.store_sql import as_json, execute_rows, listed, one
 from ecorelay.daemon.store_text import checksum
 from ecorelay.errors import RelayError
@@ -17,7 +15,7 @@ from ecorelay.errors import RelayError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ecorelay.daemon.store_ledger import Ledger
+    from ecorelay.daemon.store_ledger import Box, Ledger
 
 _PLAIN: Final = "INSERT INTO messages (mid, msg_id, kind, sender_no, sender, at, size, checksum, box) VALUES"
 _FULL: Final = (
@@ -36,6 +34,7 @@ def append(ledger: Ledger, mails: Sequence[AppendMail]) -> list[Appended | Relay
     Returns:
         For each what became of it: stored, found stored before, or refused without a trace.
     """
+    boxes = ledger.boxes
     ledger.load({no for mail in mails for no in mail.recipients})
     results: list[Any] = [None] * len(mails)
     rows: list[tuple[Any, ...]] = []
@@ -48,7 +47,7 @@ def append(ledger: Ledger, mails: Sequence[AppendMail]) -> list[Appended | Relay
         kind = KIND_NUMBERS[mail.kind]
         check = checksum(mail.msg_id, kind, mail.sender, mail.reply_to, mail.broadcast_id, text)
         row = (mid, mail.msg_id, kind, mail.sender_no, mail.sender, mail.at, len(text), check)
-        if not to or not all(map(ledger.has_box, to)):
+        if not to or not boxes.keys() >= set(to):
             results[mid - first] = _peer_gone()
         elif len(to) == 1 and mail.reply_to is None and mail.broadcast_id is None and not mail.urgent:
             rows.append((*row, to[0]))
@@ -112,74 +111,69 @@ def _count(
     texts: Sequence[tuple[int, bytes]],
     results: list[Any],
 ) -> None:
-    """Counters, what the rings shed, and the results, as if the messages had come one by one."""
-    rings = _rings(ledger, mails, first, texts)
-    at = mails[-1].at
-    unread_of: list[tuple[int, ...]] = []
-    lost: list[tuple[int, int, Counter[int]]] = []
+    """Counters and results, as if the messages had come one by one."""
+    boxes = ledger.boxes
+    after: dict[int, Box] = {}
     for mid, text in texts:
-        to = mails[mid - first].recipients
         size = len(text)
         counts = []
-        for no in to:
-            ring = rings[no]
-            gone = ring.add(size, ledger)
-            if gone:
-                lost.append((mid, no, gone))
-            counts.append(ring.unread)
-        unread_of.append(tuple(counts))
-    left = {}
-    for no, ring in rings.items():
-        ledger.put_box(no, Box(ring.entries, ring.bytes, ring.unread))
-        if ring.gone:
-            left[no] = ring.left
-    evictions: dict[int, list[Eviction]] = {}
+        for no in mails[mid - first].recipients:
+            entries, total, unread = after.get(no) or boxes[no]
+            after[no] = (entries + 1, total + size, unread + 1)
+            counts.append(unread + 1)
+        results[mid - first] = Appended(mid, tuple(counts))
+    entries_max, bytes_max = ledger.limits.mailbox_messages, ledger.limits.mailbox_bytes
+    over = {no: box for no, box in after.items() if box[0] > entries_max or box[1] > bytes_max}
+    at = mails[-1].at
+    if over:
+        oldest = store_ring.oldest_of(ledger, over)
+        rings = {no: Shedding(boxes[no], oldest[no], entries_max, bytes_max) for no in over}
+        _shed(ledger, rings, mails, first, texts, results)
+        for no, ring in rings.items():
+            after[no] = (ring.entries, ring.bytes, ring.unread)
+    ledger.put_boxes(after)
+    ledger.note_time(at)
+
+
+def _shed(
+    ledger: Ledger,
+    rings: Mapping[int, Shedding],
+    mails: Sequence[AppendMail],
+    first: int,
+    texts: Sequence[tuple[int, bytes]],
+    results: list[Any],
+) -> None:
+    """Let full rings shed, tell the senders of what left unread, correct the results."""
+    at = mails[-1].at
+    lost: list[tuple[int, int, list[int]]] = []
+    totals: dict[tuple[int, int], int] = {}
+    for mid, text in texts:
+        to = mails[mid - first].recipients
+        unread = list(results[mid - first].unread)
+        for place, no in enumerate(to):
+            ring = rings.get(no)
+            if ring is not None:
+                senders = ring.add(len(text))
+                unread[place] = ring.unread
+                if senders:
+                    lost.append((mid, no, senders))
+                    for sender in senders:
+                        totals[sender, no] = totals.get((sender, no), 0) + 1
+        results[mid - first] = Appended(mid, tuple(unread))
+    left = {no: ring.oldest[: ring.gone] for no, ring in rings.items() if ring.gone}
     if left:
         store_ring.remove(ledger, left, at)
-        evictions = _evictions(ledger, lost, at)
-    for (mid, _), unread in zip(texts, unread_of, strict=True):
-        results[mid - first] = Appended(mid, unread, tuple(evictions.get(mid, ())))
-    ledger.note_time((at,))
-
-
-def _rings(
-    ledger: Ledger, mails: Sequence[AppendMail], first: int, texts: Sequence[tuple[int, bytes]]
-) -> Mapping[int, Ring]:
-    """Every mailbox concerned, with what may have to leave it."""
-    entries: Counter[int] = Counter()
-    sizes: Counter[int] = Counter()
-    for mid, text in texts:
-        size = len(text)
-        for no in mails[mid - first].recipients:
-            entries[no] += 1
-            sizes[no] += size
-    limits = ledger.limits
-    before = {no: ledger.box(no) for no in entries}
-    over: dict[int, Box] = {}
-    for no, box in before.items():
-        after = Box(box.entries + entries[no], box.bytes + sizes[no], 0)
-        if after.entries > limits.mailbox_messages or after.bytes > limits.mailbox_bytes:
-            over[no] = after
-    oldest = store_ring.oldest_of(ledger, over) if over else {}
-    return {no: Ring(box, oldest.get(no, ())) for no, box in before.items()}
-
-
-def _evictions(
-    ledger: Ledger, lost: Sequence[tuple[int, int, Counter[int]]], at: int
-) -> dict[int, list[Eviction]]:
-    """Tell the senders of what left unread; by mid of the message that made it leave."""
-    totals: Counter[tuple[int, int]] = Counter()
-    for _, no, gone in lost:
-        for sender, count in gone.items():
-            totals[sender, no] += count
     new = store_ring.tell(ledger, totals, "evicted", at) if totals else set()
     evictions: dict[int, list[Eviction]] = {}
-    for mid, no, gone in lost:
-        for sender, count in gone.items():
-            first = (sender, no) in new
-            new.discard((sender, no))
-            evictions.setdefault(mid, []).append(Eviction(sender, no, count, first))
-    return evictions
+    for mid, no, senders in lost:
+        of_mid = evictions.setdefault(mid, [])
+        for sender in dict.fromkeys(senders):
+            opened = (sender, no) in new
+            if opened:
+                new.discard((sender, no))
+            of_mid.append(Eviction(sender, no, senders.count(sender), opened))
+    for mid, gone in evictions.items():
+        results[mid - first] = Appended(mid, results[mid - first].unread, tuple(gone))
 
 
 # --- the same id again -----------------------------------------------------------------------------------
@@ -225,7 +219,7 @@ def _known(ledger: Ledger, mail: AppendMail, text: bytes) -> Appended:
     )
     if not same:
         raise RelayError("bad_msg", "msg_id was used for another message: make a new one for each")
-    unread = tuple([ledger.box(no).unread for no in mail.recipients])
+    unread = tuple([ledger.box(no)[2] for no in mail.recipients])
     delivered = len(mail.recipients) == 1 and _was_delivered(ledger, mail.recipients[0], mid)
     return Appended(mid, unread, duplicate=True, delivered=delivered)
 
@@ -258,7 +252,7 @@ def reply(ledger: Ledger, op: AppendReply) -> Replied:
         raise RelayError("unknown_ask", f"you were sent no message {op.target_id}: relay_inbox lists yours")
     target, asker, broadcast_id, state, receipt = row
     ledger.load((asker, op.sender_no))
-    if not ledger.has_box(asker):
+    if asker not in ledger.boxes:
         raise RelayError("peer_gone", "whoever sent it was removed: nobody is left to answer")
     mail = AppendMail(
         msg_id=op.msg_id,
@@ -280,7 +274,7 @@ def reply(ledger: Ledger, op: AppendReply) -> Replied:
             raise appended
     else:
         appended = known
-    own = ledger.box(op.sender_no).unread
+    own = ledger.box(op.sender_no)[2]
     in_mailbox = state is not None or receipt is not None
     return Replied(appended, asker, broadcast_id, own, target if in_mailbox else 0)
 
@@ -297,8 +291,8 @@ def _mark_replied(ledger: Ledger, op: AppendReply, mid: int, state: int | None) 
         (op.at, op.sender_no, state, mid),
     )
     if state == UNREAD:
-        box = ledger.box(op.sender_no)
-        ledger.put_box(op.sender_no, box._replace(unread=box.unread - 1))
+        entries, size, unread = ledger.box(op.sender_no)
+        ledger.put_boxes({op.sender_no: (entries, size, unread - 1)})
 
 
 # --- pushed ----------------------------------------------------------------------------------------------

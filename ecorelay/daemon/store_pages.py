@@ -139,7 +139,7 @@ def read_page(ledger: Ledger, op: ReadPage) -> PageRead:
     _lease(ledger, op, leased)
     if damaged and ledger.writable:
         store_ring.bury(ledger, no, damaged, "damaged")
-    unread = ledger.box(no).unread
+    unread = ledger.box(no)[2]
     if op.since_id is None and len(rows) < op.limit and len(mails) + len(damaged) == len(rows):
         remaining = 0
     else:
@@ -205,7 +205,7 @@ def load_backlog(ledger: Ledger, op: LoadBacklog) -> Backlog:
     mails = tuple([mail for _, mail, _ in _mails(ledger, rows[:taken], frozenset(), damaged)])
     if damaged and ledger.writable:
         store_ring.bury(ledger, no, damaged, "damaged")
-    return Backlog(mails, taken < len(rows), ledger.box(no).unread, len(damaged))
+    return Backlog(mails, taken < len(rows), ledger.box(no)[2], len(damaged))
 
 
 # --- confirmation ----------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ def load_backlog(ledger: Ledger, op: LoadBacklog) -> Backlog:
 def confirm(ledger: Ledger, op: ConfirmMail) -> Confirmed:
     """See `ConfirmMail`."""
     db, no = ledger.db, op.no
-    box = ledger.box(no)
+    entries, size, unread = ledger.box(no)
     if op.msg_ids:
         mids = listed(
             db,
@@ -228,7 +228,7 @@ def confirm(ledger: Ledger, op: ConfirmMail) -> Confirmed:
             (op.at, no, keys),
         ).rowcount
         if seen:
-            ledger.put_box(no, box._replace(unread=box.unread - seen))
+            ledger.put_boxes({no: (entries, size, unread - seen)})
         if seen < len(mids):  # left the ring while it was read: its receipt can say so
             db.execute(
                 "UPDATE receipts SET seen_at = ? WHERE mid IN (SELECT value FROM json_each(?))"
@@ -239,8 +239,8 @@ def confirm(ledger: Ledger, op: ConfirmMail) -> Confirmed:
         ledger.end_lease(op.lease)
     if op.notices:
         _drop_notices(db, no, op.notices)
-    ledger.note_time((op.at,))
-    return Confirmed(ledger.box(no).unread, count_notices(db, no))
+    ledger.note_time(op.at)
+    return Confirmed(ledger.box(no)[2], count_notices(db, no))
 
 
 def end_lease(ledger: Ledger, op: EndLease) -> None:
@@ -289,7 +289,7 @@ def count_notices(db: sqlite3.Connection, no: int) -> int:
 
 def open_mailbox(ledger: Ledger, op: OpenMailbox) -> MailboxState:
     """See `OpenMailbox`."""
-    box = ledger.box(op.no)
+    unread = ledger.box(op.no)[2]
     return MailboxState(
-        box.unread, count_notices(ledger.db, op.no), store_groups.unread_by_group(ledger.db, op.no)
+        unread, count_notices(ledger.db, op.no), store_groups.unread_by_group(ledger.db, op.no)
     )

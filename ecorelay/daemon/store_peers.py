@@ -42,7 +42,7 @@ def add_peer(ledger: Ledger, op: AddPeer) -> Numbered:
         raise AssertionError("SQLite gives a row number to every new row")
     db.execute("INSERT OR REPLACE INTO names VALUES (?, ?, ?, 0)", (key, op.name, no))
     db.execute("INSERT INTO mailboxes VALUES (?, 0, 0, 0)", (no,))
-    ledger.note_time((op.at,))
+    ledger.note_time(op.at)
     return Numbered(no)
 
 
@@ -54,6 +54,7 @@ def _refuse_taken(db: sqlite3.Connection, key: str, name: str, own: int) -> None
 
 def note_peer(ledger: Ledger, op: NotePeer) -> None:
     """See `NotePeer`."""
+    ledger.box(op.no)
     if ledger.writable:
         ledger.db.execute(
             "UPDATE peers SET last_seen = ?, client = coalesce(?, client), cwd = coalesce(?, cwd),"
@@ -64,6 +65,7 @@ def note_peer(ledger: Ledger, op: NotePeer) -> None:
 
 def remember_peer(ledger: Ledger, op: RememberPeer) -> None:
     """See `RememberPeer`."""
+    ledger.box(op.no)
     if not ledger.writable:
         return
     db = ledger.db
@@ -104,7 +106,7 @@ def drop_peers(ledger: Ledger, op: DropPeers) -> Dropped:
         (as_json(op.nos),),
     )
     ledger.load(there)
-    gone = tuple([no for no in there if not ledger.box(no).entries])
+    gone = tuple([no for no in there if not ledger.box(no)[0]])
     keys = (as_json(gone),)
     for table, column in (
         ("peers", "no"),

@@ -49,7 +49,7 @@ def find_op(ledger: Ledger, op: FindOp) -> FoundOp | None:
 def housekeep(ledger: Ledger, op: Housekeep) -> HousekeepingDone:
     """See `Housekeep`."""
     db, now, limits = ledger.db, op.now, ledger.limits
-    ledger.note_time((now,))
+    ledger.note_time(now)
     pressed = _is_pressed(db)
     keep = PRESSED_KEEPS_MS if pressed else int(limits.receipts_days * DAY_MS)
     counts = [

@@ -16,11 +16,6 @@ class Terminal(io.StringIO):
         return True
 
 
-class NotUtf8(io.TextIOWrapper):
-    def __init__(self):
-        super().__init__(io.BytesIO(), encoding="ascii")
-
-
 def test_no_control_character_or_reordering_mark_of_a_text_reaches_the_terminal():
     shown = screen.lines(HOSTILE)
     assert all(character.isprintable() for character in shown)
@@ -66,10 +61,10 @@ def test_a_pipe_gets_no_colour(monkeypatch):
 
 
 def test_what_the_terminal_cannot_encode_is_escaped_instead_of_failing(monkeypatch):
-    stream = NotUtf8()
-    monkeypatch.setattr(sys, "stdout", stream)
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
     screen.out("鍵\n")
-    assert stream.buffer.getvalue() == b"\\u9375\n"
+    assert written.getvalue() == b"\\u9375\n"
     assert screen.symbol("→", "->") == "->"
 
 

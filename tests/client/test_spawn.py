@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -110,11 +112,12 @@ async def test_a_started_hub_stands_on_its_own(paths: Paths, environ: dict[str, 
         if sys.platform == "linux":
             status = Path(f"/proc/{start['pid']}/status").read_text()
             assert f"PPid:\t{os.getpid()}\n" not in status
-            files = [os.readlink(file) for file in Path(f"/proc/{start['pid']}/fd").iterdir()]
-            assert files.count("/dev/null") >= 2
-            assert str(paths.log) in files
-            # Nothing of ours was handed on: neither pipes nor sockets.
-            assert not [file for file in files if file.startswith("pipe:")]
+            descriptors = Path(f"/proc/{start['pid']}/fd")
+            assert os.readlink(descriptors / "0") == os.readlink(descriptors / "1") == "/dev/null"
+            assert os.readlink(descriptors / "2") == str(paths.log)
+            assert stat.S_IMODE(paths.log.stat().st_mode) == 0o600
+            # Nothing of ours was handed on, but the pipe on which it says that it is ready.
+            assert start["files"] <= 5
 
 
 async def test_a_dead_hubs_file_is_no_hub(paths: Paths, environ: dict[str, str], play: Any):
@@ -187,27 +190,32 @@ async def test_a_program_that_cannot_be_started_is_named(
         await ensure_hub(paths, environ)
 
 
-async def test_the_refusal_of_a_second_hub_beside_a_living_one_is_not_the_last_word(
-    paths: Paths, environ: dict[str, str], play: Any
+@pytest.mark.parametrize("second", ["ok", "patient"])
+async def test_a_hub_that_is_just_coming_is_waited_for(
+    paths: Paths, environ: dict[str, str], play: Any, second: str
 ):
-    # A hub somebody starts by hand just now holds the lock and does not listen yet.
+    """Somebody starts one by hand: it holds the lock and does not listen yet. Ours refuses, or waits."""
+    play(second)
     paths.home.mkdir(mode=0o700)
-    by_hand = subprocess.Popen([sys.executable, STANDIN, "slow"], env=environ)
+    by_hand = await trio.lowlevel.open_process([sys.executable, STANDIN, "slow"], env=environ)
     with trio.fail_after(20):
         while not (paths.home / "hub.lock").exists():  # noqa: ASYNC110 - another process makes it
             await trio.sleep(0.01)
-        refused = False
-        while True:
-            try:
-                stream = await ensure_hub(paths, environ)
-            except RelayError as error:
-                refused = error.code == "already_registered"
-            else:
-                break
-    assert refused
-    assert await greeted(stream)
+        assert await greeted(await ensure_hub(paths, environ))
+    assert len(starts(paths)) >= 2
     by_hand.kill()
-    by_hand.wait()
+    await by_hand.wait()
+
+
+async def test_a_hub_that_holds_the_lock_and_never_listens_is_named(
+    paths: Paths, environ: dict[str, str], play: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("ecorelay.spawn.ENSURE_S", 1)
+    paths.home.mkdir(mode=0o700)
+    with open(paths.hub_lock, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RelayError, match="already_registered: held"):
+            await ensure_hub(paths, environ)
 
 
 async def test_starting_a_hub_does_not_hold_up_other_tasks(paths: Paths, environ: dict[str, str], play: Any):

@@ -28,6 +28,7 @@ from ecorelay.core.events import (
 )
 from ecorelay.core.hub import Hub
 from ecorelay.core.ops import (
+    Backlog,
     GroupRow,
     MailboxState,
     NotePeer,
@@ -183,8 +184,6 @@ class Script:
 
     def online(self, sid: int, name: str, *, unread: int = 0, notices: int = 0, **fields: Any) -> Peer:
         """Session `sid` of the known peer `name` is welcome, and its backlog, if it wants one, is loaded."""
-        from ecorelay.core.ops import Backlog  # noqa: PLC0415
-
         groups = fields.pop("groups", ())
         peer = self.peer(name)
         self.opened(sid, **{"peer_id": peer.peer_id, **fields})

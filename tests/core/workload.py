@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ecorelay import names, wire
-from ecorelay.core.events import ClockJumped, Stored, StoreFailed
+from ecorelay.core.events import ClockJumped, Stored, StoreFailed, Tick
 from ecorelay.core.ops import Op
 from ecorelay.core.state import Peer, unread_of
 from ecorelay.errors import RelayError
@@ -42,6 +42,8 @@ class Watched:
         self.pages: dict[int, wire.InboxPage] = {}
         """Open leases: not confirmed, released or lapsed."""
         self.until: dict[int, float] = {}
+        self.rereads: set[int] = set()
+        """Leases of pages by since_id."""
         self.histories: dict[str, wire.GroupPage] = {}
 
 
@@ -80,7 +82,8 @@ class Workload:
         """The hub wants them closed; they are not yet."""
         self.acknowledged: dict[str, int] = {}
         """msg_id → recipient no, of what was answered `sent`."""
-        self.said_in_groups: dict[str, int] = {}
+        self.accepted: set[str] = set()
+        """By some carrier."""
         self.confirmed: set[tuple[int, str]] = set()
         self.mutations: list[tuple[str, wire.Mutation]] = []
         self.numbers = 0
@@ -110,12 +113,12 @@ class Workload:
             (self.acknowledge, 6),
             (self.settle_page, 5),
             (self.connect, 1.5),
-            (self.disconnect, 0.8),
+            (self.disconnect, 0.4),
             (self.bury, 1),
-            (self.time_passes, 2.5),
-            (self.trouble, 0.3),
+            (self.time_passes, 2),
+            (self.trouble, 0.15),
             (self.come_to_rest, 0.25),
-            (self.crash, 0.08),
+            (self.crash, 0.05),
         ]
         choices, odds = zip(*weights, strict=True)
         self.random.choices(choices, odds)[0]()
@@ -128,7 +131,7 @@ class Workload:
             self.world.feed(self.results.popleft())
 
     def trouble(self) -> None:
-        self.failing = self.random.choice((0.0, 0.0, 0.2, 0.7))
+        self.failing = self.random.choice((0.0, 0.0, 0.0, 0.2, 0.7))
         if self.random.random() < 0.2:
             self.world.feed(ClockJumped(40.0))
 
@@ -142,14 +145,9 @@ class Workload:
         seconds = self.random.choice((0.01, 0.1, 0.25, 0.4, 2.0, 31.0, 61.0))
         if seconds < 1:
             self.world.clock.forward(seconds)
-            self.world.feed(*[self._tick()])
+            self.world.feed(Tick())
         else:
             self.world.tick(seconds)
-
-    def _tick(self) -> Any:
-        from ecorelay.core.events import Tick  # noqa: PLC0415
-
-        return Tick()
 
     def connect(self) -> None:
         if len(self.open) >= 9:
@@ -200,47 +198,61 @@ class Workload:
         self.world.restart()
 
     def request(self) -> None:
-        if not self.open:
+        live = [watched.client for watched in self.open if not watched.client.close_reason]
+        if not live:
             return
-        watched = self.random.choice(self.open)
-        client = watched.client
-        if client.welcome is None and self.random.random() < 0.8:
+        client = self.random.choice(live)
+        acts = client.welcome is not None and client.hello.role != "observer"
+        if not acts and self.random.random() < 0.9:
             return
         self.numbers += 1
         text = f"{self.numbers} " + "x" * self.random.choice((1, 1, 5, 90))
         pick = self.random.random()
         if pick < 0.3:
-            self._mutate(client, wire.Send, to=self._address(), text=text)
+            self._mutate(client, wire.Send, to=self._address(), text=text, urgent=pick < 0.1)
         elif pick < 0.36:
             self._mutate(client, wire.Broadcast, question=text, exclude_self=self.random.random() < 0.8)
-        elif pick < 0.42 and client.pushes:
-            target = self.random.choice(client.pushes).msg_id
-            self._mutate(client, wire.Reply, ask_id=target, text=text)
-        elif pick < 0.62:
+        elif pick < 0.42 and (client.pushes or self.acknowledged):
+            sent = [push.msg_id for push in client.pushes] or list(self.acknowledged)
+            self._mutate(client, wire.Reply, ask_id=self.random.choice(sent), text=text)
+        elif pick < 0.6:
             self._read(client)
-        elif pick < 0.67:
-            self._mutate(client, wire.RoomSend, room=self.random.choice(ROOMS), text=text)
-        elif pick < 0.71:
-            kind = self.random.choice((wire.Join, wire.Join, wire.Leave))
-            client.ask(kind, room=self.random.choice(ROOMS))
+        elif pick < 0.65:
+            self._mutate(client, wire.RoomSend, room=self._room(client), text=text)
+        elif pick < 0.69:
+            going = wire.Leave if self.random.random() < 0.25 else wire.Join
+            client.ask(going, room=self.random.choice(ROOMS))
         elif pick < 0.78:
-            self._mutate(client, wire.GroupSend, group=self.random.choice(GROUPS), text=text)
+            self._mutate(client, wire.GroupSend, group=self._group(client), text=text)
         elif pick < 0.84:
             self._govern(client)
-        elif pick < 0.89:
-            client.ask(wire.GroupHistory, group=self.random.choice(GROUPS), limit=self.random.choice((1, 50)))
-        elif pick < 0.91:
+        elif pick < 0.9:
+            client.ask(wire.GroupHistory, group=self._group(client), limit=self.random.choice((1, 2, 50)))
+        elif pick < 0.915:
             self._mutate(client, wire.Rename, new_name=self.random.choice((*NAMES, "fay", "gus")))
         elif pick < 0.92:
             self._mutate(client, wire.AddPeer, name=self.random.choice((*NAMES, "hal")))
-        elif pick < 0.96:
+        elif pick < 0.97:
             self._say_again(client)
         else:
             kind = self.random.choice((wire.Peers, wire.Rooms, wire.Groups, wire.HubStatus))
             client.ask(kind)
 
     def _address(self) -> str:
-        return self.random.choice((*NAMES, *NAMES, "fay", "ann-2", "bob@here", "nobody"))
+        known = [peer.name for peer in self.world.state.peers.values()]
+        if known and self.random.random() < 0.9:
+            return self.random.choice(known)
+        return self.random.choice((*NAMES, "fay", "bob@here", "bob@there", "nobody"))
+
+    def _room(self, client: Client) -> str:
+        peer = self.world.state.by_peer_id.get(client.peer_id) if client.welcome else None
+        mine = sorted(peer.rooms) if peer is not None else []
+        return self.random.choice(mine or ROOMS)
+
+    def _group(self, client: Client) -> str:
+        peer = self.world.state.by_peer_id.get(client.peer_id) if client.welcome else None
+        mine = [self.world.state.groups[no].name for no in sorted(peer.groups)] if peer is not None else []
+        return self.random.choice(mine if mine and self.random.random() < 0.9 else GROUPS)
 
     def _mutate(self, client: Client, kind: Callable[..., Any], **fields: Any) -> None:
         req_id = client.ask(kind, **fields)
@@ -253,7 +265,13 @@ class Workload:
         group = self.random.choice(GROUPS)
         other = self.random.choice(NAMES)
         kind = self.random.choice(
-            (wire.GroupCreate, wire.GroupInvite, wire.GroupRemove, wire.GroupLeave, wire.GroupDelete)
+            (
+                *[wire.GroupCreate] * 3,
+                *[wire.GroupInvite] * 3,
+                wire.GroupRemove,
+                wire.GroupLeave,
+                wire.GroupDelete,
+            )
         )
         if kind is wire.GroupCreate:
             self._mutate(client, kind, name=group, members=(other,))
@@ -279,7 +297,9 @@ class Workload:
 
     def _say_again(self, client: Client) -> None:
         """A request of this peer, repeated after who knows what."""
-        mine = [request for peer_id, request in self.mutations if client.welcome and peer_id == client.peer_id]
+        mine = [
+            request for peer_id, request in self.mutations if client.welcome and peer_id == client.peer_id
+        ]
         if mine:
             request = self.random.choice(mine[-10:])
             fields = {field: getattr(request, field) for field in request.__struct_fields__}
@@ -301,6 +321,7 @@ class Workload:
                 watched.pushed.pop(msg_id, None)
             watched.client.say(wire.PushFailed(msg_ids=ids))
         else:
+            self.accepted.update(ids)
             for msg_id in ids:
                 watched.accepted[msg_id] = watched.client.next_req
             watched.client.say(wire.Pushed(msg_ids=ids, carrier=self.random.choice(("inbox", "hook"))))
@@ -348,7 +369,9 @@ class Workload:
         for watched in self.open:
             client = watched.client
             for frame in client.got[watched.seen :]:
-                if isinstance(frame, wire.Push):
+                if isinstance(frame, wire.Ping) and self.random.random() < 0.8:
+                    client.say(wire.Pong())
+                elif isinstance(frame, wire.Push):
                     self._look_at_push(watched, frame)
                 elif isinstance(frame, wire.InboxPage):
                     self._look_at_page(watched, frame)
@@ -364,14 +387,17 @@ class Workload:
             assert session.inflight_bytes == sum(flight.size for flight in session.inflight.values())
             assert session.inflight_mail == sum(1 for flight in session.inflight.values() if flight.mid)
 
-    def _leased(self, peer_id: str, but: int = 0) -> set[str]:
+    def _leased(self, peer_id: str) -> set[str]:
+        """What is out in pages of this peer; a page by since_id locks nothing that another has."""
         now = self.world.clock.mono
         return {
             mail.msg_id
             for watched in self.open
-            if watched.client.welcome is not None and watched.client.peer_id == peer_id
+            if watched.client.welcome is not None
+            and watched.client.peer_id == peer_id
+            and not watched.client.close_reason
             for lease, page in watched.pages.items()
-            if lease != but and now < watched.until[lease]
+            if now < watched.until[lease] and lease not in watched.rereads
             for mail in page.messages
             if mail.text is not None and not mail.seen
         }
@@ -406,6 +432,8 @@ class Workload:
                     or watched.accepted.get(mail.msg_id, page.req_id + 1) <= page.req_id
                 )
                 assert not fresh, f"pushed, and read with its text as well: {mail}"
+        else:
+            watched.rereads.add(page.lease)
         if page.lease:
             watched.pages[page.lease] = page
             # The hub counted from when it answered, a moment before.
@@ -413,12 +441,19 @@ class Workload:
 
     def _look_at_sent(self, client: Client, sent: wire.Sent) -> None:
         store = self.world.store
-        mid = store.mids.get(sent.msg_id)
-        if mid is None:
-            assert sent.msg_id in store.line_ids or not store.groups or True
+        request = client.asked[sent.req_id]
+        if isinstance(request, wire.GroupSend):
+            assert sent.status == "queued"
+            assert sent.msg_id in store.line_ids or request.group not in {
+                g.name for g in store.groups.values()
+            }
             return
+        mid = store.mids[sent.msg_id]
         (recipient,) = store.message(mid).recipients
         self.acknowledged[sent.msg_id] = recipient
+        if sent.status == "delivered":
+            row = store.rows[recipient, mid]
+            assert sent.msg_id in self.accepted or row.state == "seen", f"nobody had it: {sent}"
 
     def come_to_rest(self) -> None:
         """Everything in the store is done and heard of; nobody is kept waiting any longer than allowed."""
@@ -460,12 +495,13 @@ class Workload:
             assert peer.unread == len(rows), peer.name
             assert peer.notices == len(store.notices_for(peer.no)), peer.name
             if self.evicting:
-                assert len(peer.pushed) <= len(rows) + 1
+                assert len(peer.pushed) <= len(rows) + 6
                 continue
             taken = set(peer.pushed.values())
             if peer.session is not None:
                 taken |= {flight.mid for flight in peer.session.inflight.values()}
-            free = [row for row in rows if row.mid not in taken and not row.lease]
+            # A lease that the disk refused to end is over all the same, and being ended.
+            free = [row for row in rows if row.mid not in taken and row.lease not in state.leases]
             groups = {no: store.group_unread(no, peer.no) for no in peer.groups}
             known = dict(peer.group_unread)
             for no, lease in peer.history.items():
@@ -492,7 +528,7 @@ class Workload:
         assert {key: (peer.no, until) for key, (peer, until) in known.forwards.items()} == {
             names.key(old): (no, until) for old, no, until in found.forwards
         }
-        assert {
-            (g.no, g.group_id, g.name, g.admin_no, tuple(g.members)) for g in known.groups.values()
-        } == {(row.no, row.group_id, row.name, row.admin_no, row.members) for row in found.groups}
+        assert {(g.no, g.group_id, g.name, g.admin_no, tuple(g.members)) for g in known.groups.values()} == {
+            (row.no, row.group_id, row.name, row.admin_no, row.members) for row in found.groups
+        }
         assert not known.reserved

@@ -118,6 +118,9 @@ class InlineStore(ModelStore):
     def size_bytes(self) -> int:
         return 4096
 
+    def close(self) -> None:
+        self.commit_all()
+
 
 class Client:
     """One end of a connection, frame by frame or byte by byte."""

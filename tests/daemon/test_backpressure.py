@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from ecorelay import wire
-from ecorelay.core.actions import Push, Reply
+from ecorelay.core.actions import Action, Push, Reply
 from ecorelay.core.events import Event, SessionFrame
 from ecorelay.daemon import lines, outqueue
 from ecorelay.daemon.lines import LONG_LINES, Lines, long_line_places
@@ -40,7 +40,7 @@ def house(house: House) -> House:
 async def test_a_session_that_does_not_read_is_closed_when_its_queue_is_full_and_slows_nobody(
     house: House, core: ScriptedCore
 ):
-    def script(event: Event) -> list[Push]:
+    def script(event: Event) -> list[Action]:
         return [Push((1, 2), push())] if isinstance(event, SessionFrame) else []
 
     core.script = script

@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from ecorelay import wire
-from ecorelay.core.actions import CloseSession, Reply
+from ecorelay.core.actions import Action, CloseSession, Reply
 from ecorelay.core.events import Event, SessionFrame
 from ecorelay.daemon import sessions
 from ecorelay.daemon.greet import HELLO_S
@@ -15,7 +15,7 @@ from ecorelay.limits import Limits
 from tests.daemon.house import House, ScriptedCore, hello, op_id, tcp_pair, unix_pair
 
 
-def echo(event: Event) -> list[Reply]:
+def echo(event: Event) -> list[Action]:
     """Answers every request with `done`."""
     if isinstance(event, SessionFrame) and isinstance(event.frame, wire.Request):
         return [Reply(event.sid, wire.Done(req_id=event.frame.req_id))]
@@ -240,7 +240,7 @@ async def test_a_line_that_is_no_frame_is_answered_under_its_req_id_and_the_conn
         b'{"req_id":3}\n'
         b"\xff\xff\n" + b"[" * 5000 + b'\n{"type":"rooms","req_id":4}\r\n\n'
     )
-    answers = {}
+    answers: dict[int, str] = {}
     while len(answers) < 4:
         answer = await client.receive()
         answers[answer.req_id] = getattr(answer, "code", "")
@@ -310,7 +310,7 @@ async def test_the_core_closes_a_session_after_its_last_word(house: House, core:
 
 @pytest.mark.guarantee("crash-closes-one-connection")
 async def test_a_bug_while_serving_one_session_closes_that_one_and_no_other(house: House, core: ScriptedCore):
-    def script(event: Event) -> list[Reply]:
+    def script(event: Event) -> list[Action]:
         if isinstance(event, SessionFrame) and event.sid == 2:
             raise ZeroDivisionError
         return echo(event)

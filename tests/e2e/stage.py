@@ -217,7 +217,7 @@ class Machine:
         return found
 
     @asynccontextmanager
-    async def client(self, name: str, **fields: Any) -> AsyncIterator[HubClient]:
+    async def client(self, name: str | None, **fields: Any) -> AsyncIterator[HubClient]:
         """A connection to the hub without an adapter; by default it attaches and makes the address."""
         hello = wire.Hello(**{"versions": (1, 1), "role": "attach", "name": name, "create": True, **fields})
         async with open_hub_client(hello, connect=hub_connector(self.paths, self.environ)) as client:

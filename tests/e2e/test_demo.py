@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,11 +29,11 @@ def pids(narration):
 def test_the_demo_holds_and_leaves_nothing_behind(ecorelay, tmp_path):
     said = ecorelay("demo")
     assert said.err == ""
-    assert "All 11 checks hold" in said.out
+    assert "All 13 checks hold" in said.out
     for word in (
         "SIGKILL",
         "nothing is lost",
-        "claude mcp add ecorelay -- /",
+        "claude mcp add --scope user ecorelay -- /",
         "ecorelay peers",
         "relay_reply",
     ):
@@ -58,7 +59,8 @@ def test_the_demo_does_not_touch_the_hub_or_the_session_it_is_run_from(ecorelay)
 
 def test_what_was_shown_can_be_kept_for_a_closer_look(ecorelay):
     said = ecorelay("demo", "--keep")
-    kept = Path(re.search(r"^kept: (.*)$", said.out, re.MULTILINE)[1])
+    (place,) = re.findall(r"^kept: (.*) \(", said.out, re.MULTILINE)
+    kept = Path(place)
     assert (kept / "hub" / "hub.db").stat().st_mode & 0o077 == 0
     assert (kept / "frontend.log").exists()
     assert not [pid for pid in pids(said.out) if is_alive(pid)]
@@ -79,14 +81,30 @@ def test_a_demo_told_to_end_takes_its_processes_along(ecorelay, tmp_path, number
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def test_a_demo_that_cannot_even_start_says_so_and_exits_with_1(ecorelay, tmp_path):
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes work differently")
+def test_a_demo_nobody_reads_any_more_ends_quietly_and_leaves_nothing(ecorelay, tmp_path):
+    reading, writing = os.pipe()
+    with ecorelay.start("demo", stdout=writing) as torn:
+        os.close(writing)
+        seen = ""
+        while "hub was running" not in seen:
+            seen += os.read(reading, 65536).decode()
+        os.close(reading)
+        _, err = torn.communicate(timeout=30)
+    assert (torn.returncode, err) == (141, b"")
+    assert not [pid for pid in pids(seen) if is_alive(pid)]
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_demo_that_fails_says_why_keeps_its_logs_and_exits_with_1(ecorelay, tmp_path):
     # What the adapters import is not there for them.
     (tmp_path / "broken" / "ecorelay_adapters").mkdir(parents=True)
     (tmp_path / "broken" / "ecorelay_adapters" / "__init__.py").write_text("raise SystemExit('broken')\n")
     said = ecorelay("demo", code=1, PYTHONPATH=str(tmp_path / "broken"))
     assert "the demo failed: initialize of" in said.err
-    assert "--keep" in said.err
-    assert list((tmp_path / "tmp").iterdir()) == []
+    assert "kept: " in said.out
+    (kept,) = (tmp_path / "tmp").iterdir()
+    assert "broken" in (kept / "frontend.log").read_text()
 
 
 def test_a_check_that_does_not_hold_is_shown_and_raised(capsys):
@@ -99,9 +117,10 @@ def test_a_check_that_does_not_hold_is_shown_and_raised(capsys):
 
 
 async def test_an_answer_that_makes_no_sense_ends_the_conversation():
-    assistant = Assistant("x", _Process([b'{"jsonrpc":"2.0","method":"n","params":{"a":1}}\nno json\n']))
+    process: Any = _Process([b'{"jsonrpc":"2.0","method":"n","params":{"a":1}}\nno json\n'])
+    assistant = Assistant("x", process)
     await assistant.read()
-    assert assistant.notified == [("n", {"a": 1})]
+    assert await assistant.notification("n") == {"a": 1}
     assert "no JSON" in assistant.ended
 
 

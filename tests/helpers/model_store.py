@@ -359,7 +359,8 @@ class ModelStore:
             if row.state == "seen":
                 continue
             self._change(no, row.mid, state="evicted")
-            sender = self.message(row.mid).sender_no
+            message = self.message(row.mid)
+            sender = 0 if message.kind == "system" else message.sender_no  # nobody is told of lost notices
             first = self._tell(sender, no, "evicted", at)
             before = evicted.get(sender)
             evicted[sender] = (
@@ -609,7 +610,7 @@ class ModelStore:
             taken.append(line)
         upto = taken[-1].seq if taken else start
         return ops.HistoryRead(
-            tuple(
+            lines=tuple(
                 ops.StoredLine(
                     seq=each.seq,
                     msg_id=each.line.msg_id,
@@ -620,9 +621,9 @@ class ModelStore:
                 )
                 for each in taken
             ),
-            upto,
-            len([1 for line in lines if line.seq > upto and line.line.sender_no != op.no]),
-            max(0, taken[0].seq - start - 1) if taken else 0,
+            upto=upto,
+            remaining=len([1 for line in lines if line.seq > upto and line.line.sender_no != op.no]),
+            missed=max(0, taken[0].seq - start - 1) if taken else 0,
         )
 
     def _move_cursor(self, op: ops.MoveCursor) -> ops.CursorMoved:

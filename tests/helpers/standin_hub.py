@@ -13,9 +13,10 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-MODES = ("ok", "slow", "refuse", "refuse strangely", "die", "garbage", "silent", "held")
 WELCOME = {
     "type": "welcome",
     "version": 1,
@@ -28,8 +29,10 @@ WELCOME = {
 
 def main(mode: str, ready: int) -> None:
     home = Path(os.environ["ECORELAY_HOME"])
+    files = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
+    start = {"pid": os.getpid(), "cwd": os.getcwd(), "env": dict(os.environ), "files": files}
     with open(home / "starts", "a") as starts:
-        starts.write(f"{json.dumps({'pid': os.getpid(), 'cwd': os.getcwd(), 'env': dict(os.environ)})}\n")
+        starts.write(f"{json.dumps(start)}\n")
     if mode == "die":
         print("something went wrong", file=sys.stderr)
         sys.exit(1)
@@ -38,9 +41,11 @@ def main(mode: str, ready: int) -> None:
     if mode == "garbage":
         os.write(ready, b"garbage\n")
         wait_for_end(home)
+    if mode == "patient":
+        threading.Thread(target=wait_for_end, args=(home, os._exit), daemon=True).start()
     lock = open(home / "hub.lock", "w")  # noqa: SIM115 - held to the end
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if mode == "patient" else fcntl.LOCK_NB))
     except BlockingIOError:
         say(ready, {"ok": False, "code": "already_registered", "message": "held"})
         return
@@ -73,7 +78,8 @@ def main(mode: str, ready: int) -> None:
 
 def say(ready: int, words: dict[str, object]) -> None:
     if ready >= 0:
-        os.write(ready, json.dumps(words).encode() + b"\n")
+        with suppress(BrokenPipeError):
+            os.write(ready, json.dumps(words).encode() + b"\n")
         os.close(ready)
 
 
@@ -91,11 +97,11 @@ def greet(connection: socket.socket) -> None:
             lines.read()
 
 
-def wait_for_end(home: Path) -> None:
+def wait_for_end(home: Path, leave: Callable[[int], object] = sys.exit) -> None:
     until = time.monotonic() + 60
     while (home / "starts").exists() and time.monotonic() < until:
         time.sleep(0.05)
-    sys.exit()
+    leave(0)
 
 
 if __name__ == "__main__":
