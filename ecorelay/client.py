@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 OPEN_BYTES_MAX: Final = 16 * 1024 * 1024
 """Bytes of requests without an answer; then `request` waits."""
-FLUSH_S: Final = 0.5
-"""How long leaving the block may take to send what is queued."""
+LEAVE_S: Final = 0.5
+"""How long leaving the block may take: what is queued is sent, and the hub reads it."""
 
 
 class HubClient(Asking):
@@ -211,13 +211,11 @@ class HubClient(Asking):
         nursery.start_soon(self._callbacks.run)
 
     async def close(self) -> None:
-        """Say goodbye after what is queued; takes at most half a second."""
+        """Leave in good order; takes at most half a second."""
         self._callbacks.stop()
         self._closed = True
-        if (connection := self._keeper.connection) is not None:
-            connection.queue(wire.encode(wire.Bye(reason="closed")))
-            with trio.move_on_after(FLUSH_S, shield=True):
-                await connection.drained()
+        with trio.move_on_after(LEAVE_S, shield=True):
+            await self._keeper.leave()
 
 
 def _wall_ms() -> int:

@@ -44,7 +44,8 @@ class Connection:
         self._unsent: list[bytes] = []
         self._unsent_bytes = 0
         self._wake = trio.Event()
-        self._all_sent = trio.Event()
+        self.over = trio.Event()
+        """Set when :meth:`run` has ended."""
         self._scope = trio.CancelScope()
         self._ended = ""
 
@@ -72,8 +73,6 @@ class Connection:
 
     def queue(self, line: bytes) -> None:
         """Have `line` sent, after all that were queued before, joined with what is waiting by then."""
-        if self._all_sent.is_set():
-            self._all_sent = trio.Event()
         self._unsent.append(line)
         self._unsent_bytes += len(line)
         if self._unsent_bytes > UNSENT_MAX:
@@ -100,12 +99,8 @@ class Connection:
                     nursery.start_soon(self._write)
                     await self._read(on_frame, on_error)
         finally:
-            self._all_sent.set()  # as far as it ever will be
+            self.over.set()
         return self._ended or "the hub closed the connection"
-
-    async def drained(self) -> None:
-        """Wait until all that was queued is sent, or the connection has ended."""
-        await self._all_sent.wait()
 
     async def _read(
         self, on_frame: Callable[[wire.ToSession], None], on_error: Callable[[WireError], None]
@@ -142,7 +137,6 @@ class Connection:
         try:
             while True:
                 if not self._unsent:
-                    self._all_sent.set()
                     self._wake = trio.Event()
                     await self._wake.wait()
                 data = b"".join(self._unsent)

@@ -89,6 +89,7 @@ class Keeper:
         self._stay = stay
         self._random_bits = random_bits
         self._wanted = trio.Event()
+        self._leaving = False
         self.opened = trio.Event()
         """Set by the first welcome, or the end."""
         self.welcome: wire.Welcome | None = None
@@ -118,7 +119,7 @@ class Keeper:
     async def run(self) -> None:
         """Connect, and again whenever the connection is lost, until it is over."""
         failures = refusals = 0
-        while self.over is None:
+        while self.over is None and not self._leaving:
             began = trio.current_time()
             refusals += 1
             try:
@@ -138,8 +139,18 @@ class Keeper:
             if trio.current_time() - began > STABLE_S:
                 failures = 0
             failures += 1
-            if self.over is None:
+            if self.over is None and not self._leaving:
                 await self._pause(failures, refusals)
+
+    async def leave(self) -> None:
+        """Say goodbye, and wait until the hub has read all before it and closed the connection.
+
+        It is not made again. Cancel this to stop waiting.
+        """
+        self._leaving = True
+        if (connection := self.connection) is not None:
+            connection.queue(wire.encode(wire.Bye(reason="closed")))
+            await connection.over.wait()
 
     def want(self) -> None:
         """Somebody asks: a pause at leisure ends."""

@@ -56,7 +56,7 @@ def find_paths(environ: Mapping[str, str]) -> Paths:
     given = environ.get(HOME_VARIABLE, "")
     if not given:
         return Paths(_default_home(environ))
-    home = Path(given).expanduser() if given.startswith("~") else Path(given)
+    home = Path(os.path.expanduser(given))
     if not home.is_absolute():
         raise RelayError("bad_args", f"{HOME_VARIABLE} is {given!r}: it must be an absolute path")
     return Paths(Path(os.path.normpath(home)))
@@ -68,9 +68,9 @@ def _default_home(environ: Mapping[str, str]) -> Path:
 
         return Path(platformdirs.user_data_dir("ecorelay", appauthor=False))
     # Where platformdirs puts it, without its import (and without XDG_DATA_HOME, see above).
-    user = Path(environ.get("HOME") or "~").expanduser()
-    if not user.is_absolute():
-        raise RelayError("bad_args", f"HOME is no absolute path: set HOME or {HOME_VARIABLE}")
+    user = Path(environ.get("HOME") or os.path.expanduser("~"))
+    if not user.is_absolute():  # or "~" itself: a user the system does not know, as in a container
+        raise RelayError("bad_args", f"your home directory is not known: set HOME or {HOME_VARIABLE}")
     if sys.platform == "darwin":
         return user / "Library" / "Application Support" / "ecorelay"
     return user / ".local" / "share" / "ecorelay"

@@ -78,6 +78,8 @@ class ToolCalls:
         self._places = trio.Semaphore(CALLS_MAX)
         self._open: dict[object, trio.CancelScope] = {}  # by request id
         self._held = 0  # bytes of their arguments
+        self._begun = trio.Event()  # the call that came last has begun, or was given up before
+        self._begun.set()
 
     def start(self, message: Message, line: Line, nursery: trio.Nursery) -> bytes | None:
         """Start a call in `nursery`; its answer joins `line` later. Or answer it now: too many.
@@ -103,7 +105,8 @@ class ToolCalls:
         call = ToolCall(params.name, arguments, meta, self._progress(meta.get("progressToken")))
         self._held += len(arguments)
         self._open[key] = scope = trio.CancelScope()
-        nursery.start_soon(self._run, message.id, key, scope, call, line)
+        before, self._begun = self._begun, trio.Event()
+        nursery.start_soon(self._run, message.id, key, scope, call, line, before, self._begun)
         return None
 
     def cancel(self, message: Message) -> None:
@@ -121,12 +124,22 @@ class ToolCalls:
         else:
             self._output.cancelled(request_id)
 
-    async def _run(self, id: Id, key: object, scope: trio.CancelScope, call: ToolCall, line: Line) -> None:
+    async def _run(
+        self,
+        id: Id,
+        key: object,
+        scope: trio.CancelScope,
+        call: ToolCall,
+        line: Line,
+        before: trio.Event,
+        begun: trio.Event,
+    ) -> None:
         result: ToolResult | None = None
         try:
             with scope:
-                result = await self._run_in_place(scope, call)
+                result = await self._run_in_place(scope, call, before, begun)
         finally:
+            begun.set()
             del self._open[key]
             self._held -= len(call.arguments)
         part: bytes | None = None
@@ -138,12 +151,17 @@ class ToolCalls:
             self._output.tell(result.on_cancelled)
         await self._output.finish(line, part, handover)
 
-    async def _run_in_place(self, scope: trio.CancelScope, call: ToolCall) -> ToolResult | None:
+    async def _run_in_place(
+        self, scope: trio.CancelScope, call: ToolCall, before: trio.Event, begun: trio.Event
+    ) -> ToolResult | None:
         try:
             self._places.acquire_nowait()  # no waiting where none is needed: keeps calls in order
         except trio.WouldBlock:
             await self._places.acquire()
         try:
+            if not before.is_set():
+                await before.wait()  # those that got a place in one moment wake in any order
+            begun.set()
             return None if scope.cancel_called else await self._handler(call)
         except Exception:
             print_traceback()

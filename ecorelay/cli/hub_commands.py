@@ -134,19 +134,15 @@ async def _status(as_json: bool) -> None:
         )
         return
     survives = _DURABILITY.get(found.durability, found.durability)
+    directory = screen.line(screen.home_relative(found.data_dir))
     rows = [
         ("hub", _known(found)),
         ("up", screen.duration(found.uptime_s)),
-        (
-            "now",
-            f"{found.sessions} connections (this one too), {found.peers} peers, {found.groups} groups, {found.rooms} rooms",
-        ),
-        (
-            "data",
-            f"{screen.line(screen.home_relative(found.data_dir))}, hub.db {screen.size(found.db_bytes)}",
-        ),
+        ("now", f"{found.sessions} connections (this one too), {found.rooms} rooms"),
+        ("knows", f"{found.peers} peers, {found.groups} groups"),
+        ("data", f"{directory}, hub.db {screen.size(found.db_bytes)}"),
         ("mail", f"acknowledged mail survives {screen.line(survives)}"),
     ]
     rows += [("problem", screen.line(problem)) for problem in found.problems]
     rows += [("count", f"{screen.line(key)} {number}") for key, number in sorted(found.counters.items())]
-    screen.out(screen.table([*rows]))
+    screen.out(screen.table(rows))

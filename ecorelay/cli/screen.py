@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any, Final, TextIO
 
 import msgspec
@@ -146,7 +147,7 @@ def symbol(nice: str, plain: str) -> str:
     return nice
 
 
-def table(rows: list[tuple[str, ...]]) -> str:
+def table(rows: Sequence[tuple[str, ...]]) -> str:
     """Columns two blanks apart, the last one as long as it is. Cells hold no line breaks."""
     if not rows:
         return ""

@@ -153,13 +153,15 @@ def page_ready(s: State, note: PageReady, page: PageRead, now: Now) -> None:
         1 for mail in leased if not mail.seen and mail.msg_id not in peer.pushed
     )
     lease.stubs = tuple(mail.msg_id for mail in page.mails if mail.text is None)
+    peer.stubs.difference_update(lease.stubs)
     lease.rooms = rooms
     peer.leased += lease.unread
     held = bool(leased or lease.stubs or rooms or notices)
     if held:
         s.leases[note.lease] = lease
         s.at(now.mono + s.limits.lease_s, LeaseEnds(note.lease))
-    messages = (*map(_entry, page.mails), *rooms, *[_notice(s, notice) for notice in notices])
+    mails = [_entry(mail, now) for mail in page.mails]
+    messages = (*mails, *rooms, *[_notice(s, notice) for notice in notices])
     s.reply(
         session.sid,
         wire.InboxPage(
@@ -197,7 +199,9 @@ def _resume(s: State, peer: Peer) -> None:
         delivery.continue_backlog(s, peer.session)
 
 
-def _entry(mail: StoredMail) -> wire.Mail:
+def _entry(mail: StoredMail, now: Now) -> wire.Mail:
+    # A stub was pushed, though the receipt that says when may not be written yet.
+    pushed_at = mail.pushed_at or (now.wall if mail.text is None else 0)
     return wire.Mail(
         msg_id=mail.msg_id,
         kind=mail.kind,
@@ -209,7 +213,7 @@ def _entry(mail: StoredMail) -> wire.Mail:
         urgent=mail.urgent,
         redelivered=mail.handed,
         seen=mail.seen,
-        pushed_at=mail.pushed_at,
+        pushed_at=pushed_at,
     )
 
 
@@ -243,7 +247,6 @@ def confirm(s: State, session: Session, frame: wire.Confirm, now: Now) -> None:
         del s.leases[lease.lease]
         number, leased = lease.lease, lease.unread
         _free_rooms(s, peer, lease.rooms)
-        peer.stubs.difference_update(lease.stubs)
     op = ConfirmMail(no=peer.no, lease=number, msg_ids=frame.msg_ids, notices=frame.notices, at=now.wall)
     s.out.append(Store((op,), MailConfirmed(session.sid, peer.no, frame, number, leased)))
 
@@ -294,6 +297,7 @@ def _lapse(s: State, lease: Lease, now: Now) -> None:
     del s.leases[lease.lease]
     peer.leased -= lease.unread
     _free(s, peer, lease.lease)
+    peer.stubs.update(msg_id for msg_id in lease.stubs if msg_id in peer.pushed)
     for mail in reversed(lease.rooms):
         peer.room_mail.appendleft(_redelivered(mail))
     wake(s, peer, now)

@@ -90,7 +90,7 @@ class Peer:
         # owned by delivery.py: pushed in the live session, without evidence of reading; msg_id → mid
         self.pushed: dict[str, int] = {}
         self.stubs: set[str] = set()
-        """Those of `pushed` that no page has listed yet."""
+        """Those of `pushed` that no page has listed yet, or none that was shown."""
         # owned by groups.py
         self.group_unread: dict[int, int] = {}
         self.history: dict[int, HistoryLease] = {}

@@ -115,12 +115,14 @@ def add_member(ledger: Ledger, op: AddMember) -> LineAdded:
         return LineAdded(0)
     ledger.box(op.no)
     _refuse_known(ledger, op.line)
+    added = _add_line(ledger, op.group_no, history, op.line)
+    own_last = added.seq if op.line.sender_no == op.no else 0
     db.execute(
-        "INSERT INTO group_members (group_no, no, place, cursor)"
-        " SELECT ?1, ?2, coalesce(max(place), 0) + 1, ?3 FROM group_members WHERE group_no = ?1",
-        (op.group_no, op.no, history.last),
+        "INSERT INTO group_members (group_no, no, place, cursor, own_last)"
+        " SELECT ?1, ?2, coalesce(max(place), 0) + 1, ?3, ?4 FROM group_members WHERE group_no = ?1",
+        (op.group_no, op.no, added.seq - 1, own_last),
     )
-    return _add_line(ledger, op.group_no, history, op.line)
+    return added
 
 
 def remove_member(ledger: Ledger, op: RemoveMember) -> LineAdded:

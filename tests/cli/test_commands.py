@@ -58,6 +58,10 @@ def test_the_version_is_one_line(ecorelay, option):
     assert ecorelay(option).out == f"ecorelay {package.__version__}\n"
 
 
+def test_the_version_comes_before_whatever_else_was_typed(ecorelay):
+    assert ecorelay("--version", "hub", "status").out.startswith("ecorelay ")
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [

@@ -75,9 +75,13 @@ def test_nothing_else_in_the_environment_moves_the_data_directory():
     assert find_paths({"HOME": "/home/alice", "XDG_DATA_HOME": "/snap/code/1", "PWD": "/x"}).home == plain
 
 
-def test_a_home_that_is_no_absolute_path_is_refused():
-    with pytest.raises(RelayError, match="set HOME or ECORELAY_HOME"):
-        find_paths({"HOME": "alice"})
+def test_a_home_that_is_not_known_is_refused(monkeypatch: pytest.MonkeyPatch):
+    for environ in ({"HOME": "alice"}, {}):
+        monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+        with pytest.raises(RelayError, match="your home directory is not known: set HOME or ECORELAY_HOME"):
+            find_paths(environ)
+    with pytest.raises(RelayError, match="'~nobody/hub': it must be an absolute path"):
+        find_paths({"ECORELAY_HOME": "~nobody/hub"})
 
 
 # --- private directories ---------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from ecorelay.client import OPEN_BYTES_MAX
 from ecorelay.errors import RelayError
 from ecorelay.names import is_id
 from ecorelay.requests import ANSWERS, RequestError
-from tests.helpers.fake_hub import Asked, FakeHub, answer, send, sent
+from tests.helpers.fake_hub import WELCOME, Asked, FakeHub, answer, send, sent
 from tests.wire.examples import EXAMPLES, ID, ID2
 from tests.wire.test_frames import all_frame_types
 
@@ -149,7 +149,7 @@ async def test_answers_nobody_waits_for_are_passed_over(
     autojump_clock: MockClock, hub: FakeHub, nursery: trio.Nursery
 ):
     async with hub.client() as (client, session):
-        await session.send(wire.Done(req_id=77), wire.Sent(req_id=78, msg_id=ID))
+        await session.send(wire.Done(req_id=77), wire.Sent(req_id=78, msg_id=ID), WELCOME)
         asked = Asked(nursery, client, send("hi"))
         frame = await session.receive()
         await session.send(sent(frame), sent(frame))

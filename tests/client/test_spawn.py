@@ -190,6 +190,13 @@ async def test_a_program_that_cannot_be_started_is_named(
         await ensure_hub(paths, environ)
 
 
+async def test_a_log_that_cannot_be_opened_is_named(paths: Paths, environ: dict[str, str], play: Any):
+    paths.home.mkdir(mode=0o700)
+    paths.log.mkdir()
+    with pytest.raises(RelayError, match=r"the hub cannot be started: .*Is a directory.*hub\.log"):
+        await ensure_hub(paths, environ)
+
+
 @pytest.mark.parametrize("second", ["ok", "patient"])
 async def test_a_hub_that_is_just_coming_is_waited_for(
     paths: Paths, environ: dict[str, str], play: Any, second: str

@@ -187,11 +187,8 @@ class Script:
         groups = fields.pop("groups", ())
         peer = self.peer(name)
         self.opened(sid, **{"peer_id": peer.peer_id, **fields})
-        assert self.units, "not bound"
-        if fields.get("role") == "attach":
-            self.stored(MailboxState(unread, notices, groups))
-            return peer
-        self.stored(None, None, MailboxState(unread, notices, groups))
+        before = [None] * (len(self.units[0].ops) - 1)
+        self.stored(*before, MailboxState(unread, notices, groups))
         if fields.get("push"):
             self.stored(Backlog((), False, unread))
         return peer

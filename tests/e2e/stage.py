@@ -22,6 +22,7 @@ import trio
 from ecorelay import wire
 from ecorelay.client import HubClient, open_hub_client
 from ecorelay.endpoint import Endpoint, read_endpoint
+from ecorelay.errors import CODES
 from ecorelay.paths import find_paths
 from ecorelay.process import is_alive
 from ecorelay.spawn import hub_connector
@@ -35,7 +36,7 @@ IDENTITY = ("CLAUDE_CODE_SESSION_ID", "COPILOT_AGENT_SESSION_ID", "CLAUDE_PROJEC
 async def until(holds: Callable[[], object], what: str = "") -> None:
     """Wait for something another process does and tells nobody."""
     with trio.move_on_after(PATIENCE_S):
-        while not holds():
+        while not holds():  # noqa: ASYNC110 - the other process is not ours to change
             await trio.sleep(POLL_S)
         return
     raise AssertionError(f"never happened: {what or holds}")
@@ -106,7 +107,7 @@ class Machine:
         initialize: bool = True,
         client: str = "test-client",
         leave: bool = True,
-        **environ: str,
+        environ: Mapping[str, str] | None = None,
     ) -> AsyncIterator[Assistant]:
         """An adapter and its client; it ends with the block, as a client ends it.
 
@@ -129,7 +130,7 @@ class Machine:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 cwd=self.directory(directory or name or "project"),
-                env=self.environ | pinned | environ,
+                env=self.environ | pinned | dict(environ or {}),
             )
         assistant = Assistant(name or directory or "", process, talk)
         try:
@@ -318,7 +319,9 @@ class Assistant:
         self._last_id += 1
         return {"id": self._last_id, "method": method, "params": params or {}}
 
-    def make_call(self, tool: str, /, meta: Mapping[str, Any] | None = None, **arguments: Any) -> dict[str, Any]:
+    def make_call(
+        self, tool: str, /, meta: Mapping[str, Any] | None = None, **arguments: Any
+    ) -> dict[str, Any]:
         """A tool call with the next id, not sent."""
         params = {"name": tool, "arguments": arguments}
         return self.make("tools/call", params | ({"_meta": meta} if meta else {}))
@@ -381,6 +384,8 @@ class Assistant:
         fields: dict[str, Any] = json.loads(content["text"])
         if answer["result"].get("isError"):
             assert fields["ok"] is False
+            assert fields["code"] in CODES
+            assert fields["message"]
             raise Refusal(fields)
         return fields
 
@@ -393,12 +398,11 @@ class Assistant:
         try:
             fields = await self.call(tool, **arguments)
         except Refusal as refusal:
-            assert {"ok", "code", "message"} <= refusal.fields.keys()
             return refusal.fields
         raise AssertionError(f"not refused: {fields}")
 
     async def cancel(self, id: int) -> None:
-        await self.write({"method": "notifications/cancelled", "params": {"requestId": id, "reason": "given up"}})
+        await self.write(giving_up(id))
 
     async def me(self) -> str:
         """The name the hub knows it by."""
@@ -435,6 +439,11 @@ class Assistant:
         """SIGSTOP: it lives and does nothing any more."""
         self.stopped = True
         self.process.send_signal(signal.SIGSTOP)
+
+
+def giving_up(id: int) -> dict[str, Any]:
+    """The notification that a request's answer is not wanted any more."""
+    return {"method": "notifications/cancelled", "params": {"requestId": id, "reason": "given up"}}
 
 
 def texts(messages: Sequence[Mapping[str, Any]]) -> list[str]:

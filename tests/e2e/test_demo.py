@@ -45,6 +45,18 @@ def test_the_demo_holds_and_leaves_nothing_behind(ecorelay, tmp_path):
     assert not ecorelay.paths.home.exists()
 
 
+def test_the_recording_in_the_readme_is_what_the_demo_says(ecorelay):
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (recording,) = re.findall(r"^```\n(ecorelay demo: .*?)^```", readme, re.MULTILINE | re.DOTALL)
+    said = without_numbers(ecorelay("demo").out)
+    for line in recording.splitlines():
+        assert line.strip() == "[…]" or without_numbers(line) in said
+
+
+def without_numbers(text):
+    return re.sub(r"\d+(\.\d+)?", "N", text)
+
+
 def test_the_demo_does_not_touch_the_hub_or_the_session_it_is_run_from(ecorelay):
     ecorelay("hub", "start", ECORELAY_KEEP_ALIVE="yes")
     try:
@@ -104,7 +116,7 @@ def test_a_demo_that_fails_says_why_keeps_its_logs_and_exits_with_1(ecorelay, tm
     assert "the demo failed: initialize of" in said.err
     assert "kept: " in said.out
     (kept,) = (tmp_path / "tmp").iterdir()
-    assert "broken" in (kept / "frontend.log").read_text()
+    assert "broken" in "".join([log.read_text() for log in kept.glob("*.log")])
 
 
 def test_a_check_that_does_not_hold_is_shown_and_raised(capsys):

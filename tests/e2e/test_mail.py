@@ -258,7 +258,7 @@ async def test_a_new_name_keeps_the_mail_and_the_old_one_forwards(shared: Machin
 @pytest.mark.guarantee("no-cut-multibyte")
 @pytest.mark.guarantee("long-message-whole")
 async def test_120_000_characters_of_many_bytes_arrive_whole_wherever_reads_cut_them(either: Machine):
-    text = "".join(random.Random(7).choices("é鍵😀\u202e\u0007\n\"\\", k=120_000))
+    text = "".join(random.Random(7).choices('é鍵😀\u202e\u0007\n"\\', k=120_000))
     async with either.assistants("ann", "ben") as (ann, ben):
         # There: in pieces of a size that no character's length divides.
         request = ann.make_call("relay_send", to=ben.name, text=text)
@@ -280,4 +280,3 @@ async def test_120_000_characters_of_many_bytes_arrive_whole_wherever_reads_cut_
         for part in parts:
             await ben.call("reply", ask_id=mail["msg_id"], text=part)
         assert texts(await ann.read_all()) == parts
-

@@ -21,7 +21,8 @@ def hub_processes(home: Path) -> list[int]:
     if not Path("/proc/self/environ").exists():
         listed = subprocess.run(["ps", "axeww", "-o", "pid=,command="], capture_output=True, check=True)
         lines = listed.stdout.decode(errors="replace").splitlines()
-        return [int(line.split()[0]) for line in lines if f"ECORELAY_HOME={home} " in line and "hub run" in line]
+        ours = [line for line in lines if f"ECORELAY_HOME={home} " in line and "hub run" in line]
+        return [int(line.split()[0]) for line in ours]
     found = []
     for directory in Path("/proc").glob("[0-9]*"):
         try:
@@ -98,16 +99,16 @@ async def test_sessions_with_an_id_get_their_own_name_back_in_whatever_order_the
     second = {"CLAUDE_CODE_SESSION_ID": "second"}
     async with machine.assistants("ann") as (ann,):
         async with (
-            machine.assistant(directory="backend", **first) as one,
-            machine.assistant(directory="backend", **second) as two,
+            machine.assistant(directory="backend", environ=first) as one,
+            machine.assistant(directory="backend", environ=second) as two,
         ):
             assert [await one.me(), await two.me()] == ["backend", "backend-2"]
         for name in ("backend", "backend-2"):
             await ann.call("send", to=name, text=f"for {name}")
         await machine.end_hub()
         async with (
-            machine.assistant(directory="backend", **second) as two,
-            machine.assistant(directory="backend", **first) as one,
+            machine.assistant(directory="backend", environ=second) as two,
+            machine.assistant(directory="backend", environ=first) as one,
         ):
             assert [await one.me(), await two.me()] == ["backend", "backend-2"]
             assert texts(await one.read_all()) == ["for backend"]
@@ -116,12 +117,12 @@ async def test_sessions_with_an_id_get_their_own_name_back_in_whatever_order_the
 
 @pytest.mark.guarantee("identity-kept")
 async def test_a_returning_session_gets_its_groups_and_its_own_chosen_name_back(machine: Machine):
-    mine = {"directory": "backend", "CLAUDE_CODE_SESSION_ID": "s-1"}
-    async with machine.assistant(**mine) as ann:
+    mine = {"CLAUDE_CODE_SESSION_ID": "s-1"}
+    async with machine.assistant(directory="backend", environ=mine) as ann:
         await ann.call("rename", new_name="reviewer")
         await ann.call("group_create", name="team", members=[])
     await machine.end_hub()
-    async with machine.assistant(**mine) as ann:
+    async with machine.assistant(directory="backend", environ=mine) as ann:
         assert 'You are "reviewer"' in ann.instructions
         assert (await ann.call("group_info", group="team"))["admin"] == "reviewer"
 
@@ -158,13 +159,13 @@ async def test_a_holder_that_was_killed_is_replaced_at_once(either: Machine):
 
 @pytest.mark.guarantee("zombie-take-over")
 @pytest.mark.guarantee("name-first-wins")
-async def test_a_session_that_stands_still_is_replaced_by_its_own_successor_and_by_nobody_else(machine: Machine):
+async def test_a_session_that_stands_still_is_replaced_by_its_successor_and_by_nobody_else(machine: Machine):
     session = {"CLAUDE_CODE_SESSION_ID": "s-1"}
-    async with machine.assistant("ann", leave=False, **session) as stuck:
+    async with machine.assistant("ann", leave=False, environ=session) as stuck:
         stuck.stop()
-        async with machine.assistant("ann", CLAUDE_CODE_SESSION_ID="s-2") as stranger:
+        async with machine.assistant("ann", environ={"CLAUDE_CODE_SESSION_ID": "s-2"}) as stranger:
             assert await stranger.me() == "ann-2"
-        async with machine.assistant("ann", **session) as successor:
+        async with machine.assistant("ann", environ=session) as successor:
             await successor.call("send", to="ann", text="still here")
             assert await successor.me() == "ann"
             # It wakes up, is told, and does not fight for the name.
@@ -178,10 +179,10 @@ async def test_a_session_that_stands_still_is_replaced_by_its_own_successor_and_
 
 
 async def test_a_name_that_is_none_is_spelled_as_one_and_the_session_is_told(machine: Machine):
-    async with machine.assistant(directory="d", RELAY_PEER_ID="Über den/Wolken\u202e") as ann:
+    async with machine.assistant(directory="d", environ={"RELAY_PEER_ID": "Über den/Wolken\u202e"}) as ann:
         assert await ann.me() == "ber-den-Wolken"
         assert "is no valid name" in ann.instructions
-    async with machine.assistant(directory="e", RELAY_PEER_ID="  ") as ann:
+    async with machine.assistant(directory="e", environ={"RELAY_PEER_ID": "  "}) as ann:
         assert await ann.me() == "e"
     async with machine.assistant(directory="é 鍵") as ann:
         assert await ann.me() == "peer"

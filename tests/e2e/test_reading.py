@@ -10,7 +10,7 @@ import trio
 from ecorelay import wire
 from ecorelay.client import HubClient
 from ecorelay.wire import TEXT_MAX
-from tests.e2e.stage import POLL_S, Assistant, Machine, texts
+from tests.e2e.stage import POLL_S, Assistant, Machine, giving_up, texts
 
 RESULT_MAX = 20_000
 SHOWN_OF_LONG = 16_000
@@ -171,8 +171,8 @@ async def test_two_readers_never_get_the_same_mail_at_once(shared: Machine):
         sent = [f"note {number}" for number in range(30)]
         await fill(shared, ben.name, sent)
         ids = [await ben.begin("relay_inbox", limit=7) for _ in range(6)]
-        pages = [texts((await ben.finish(id))["messages"]) for id in ids]
-        assert sorted(sum(pages, [])) == sorted(sent)
+        found = [text for id in ids for text in texts((await ben.finish(id))["messages"])]
+        assert sorted(found) == sorted(sent)
         async with shared.client(ben.name) as beside:
             await fill(shared, ben.name, ["for one of us"])
             mine = await ben.call("inbox")
@@ -191,7 +191,7 @@ async def test_a_page_whose_request_was_cancelled_stays_unread(either: Machine):
         for _ in range(2):
             # The answer may overtake the cancellation or not: both count as not seen.
             request = ben.make_call("relay_inbox")
-            await ben.write(request, cancelled(request["id"]))
+            await ben.write(request, giving_up(request["id"]))
         id = await ben.begin("relay_inbox")
         await ben.hear(lambda: ben.answered(id))
         await ben.cancel(id)
@@ -200,10 +200,6 @@ async def test_a_page_whose_request_was_cancelled_stays_unread(either: Machine):
         assert mail["text"] == "precious"
         assert mail["redelivered"] is True
         assert (await ben.call("inbox"))["messages"] == []
-
-
-def cancelled(id: int) -> dict:
-    return {"method": "notifications/cancelled", "params": {"requestId": id}}
 
 
 @pytest.mark.guarantee("cancel-never-confirms")
@@ -247,9 +243,9 @@ async def test_an_adapter_ends_when_its_client_leaves_although_a_call_waits(shar
 
 @pytest.mark.guarantee("adapter-ends-with-stdin")
 async def test_an_adapter_without_a_hub_ends_when_its_client_leaves(machine: Machine):
-    async with machine.assistant("ben", initialize=False, ECORELAY_SPAWN="no") as ben:
+    async with machine.assistant("ben", initialize=False, environ={"ECORELAY_SPAWN": "no"}) as ben:
         assert await ben.leave() == 0
-    async with machine.assistant("ben", ECORELAY_SPAWN="no") as ben:
+    async with machine.assistant("ben", environ={"ECORELAY_SPAWN": "no"}) as ben:
         assert "the hub cannot be reached" in ben.instructions
         await ben.begin("relay_inbox", wait=600)
         assert await ben.leave() == 0

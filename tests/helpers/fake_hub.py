@@ -30,6 +30,7 @@ class FakeSession:
         self.lines: list[bytes] = []
         self.hello: wire.Hello | None = None
         self.greeted = trio.Event()
+        self._sending = trio.Lock()
 
     async def read(self) -> list[wire.FromSession]:
         """All frames of one send; an empty list at the end of the stream."""
@@ -60,7 +61,8 @@ class FakeSession:
         return True
 
     async def send(self, *frames: wire.Frame) -> None:
-        await self.stream.send_all(b"".join(map(wire.encode, frames)))
+        async with self._sending:
+            await self.stream.send_all(b"".join(map(wire.encode, frames)))
 
     async def greet(self, answer: wire.Frame | None, more: list[wire.Frame]) -> None:
         self.hello = await self.receive()
