@@ -665,10 +665,7 @@ _REQ_ID_VALUE = re.compile(rb"\s*:\s*([0-9]{1,16})(?=\s*[,}])")
 
 def encode(frame: Frame) -> bytes:
     """One frame as one line, newline included."""
-    buffer = bytearray()
-    _encoder.encode_into(frame, buffer)
-    buffer += b"\n"
-    return bytes(buffer)
+    return _encoder.encode(frame) + b"\n"
 
 
 def _decode(decoder: msgspec.json.Decoder[Frame], line: bytes | bytearray) -> Frame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -80,10 +81,10 @@ def _from_stdin() -> str:
 
 def _from_argument(text: str) -> str:
     try:
-        text.encode()
-    except UnicodeEncodeError:
+        # The bytes as they were typed: a locale may have made something else of them.
+        return os.fsencode(text).decode()
+    except UnicodeError:
         raise RelayError("bad_args", "TEXT is not UTF-8: send text, or pass it by stdin with -") from None
-    return text
 
 
 def _checked(text: str) -> str:

@@ -120,8 +120,6 @@ CREATE TABLE ring (
     sender INTEGER NOT NULL,
     shared INTEGER NOT NULL,
     handed INTEGER NOT NULL DEFAULT 0,
-    pushed_at INTEGER NOT NULL DEFAULT 0,
-    carrier TEXT,
     seen_at INTEGER NOT NULL DEFAULT 0,
     replied_at INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (box, state, mid)
@@ -132,13 +130,21 @@ CREATE TABLE receipts (
     mid INTEGER NOT NULL,
     box INTEGER NOT NULL,
     forwarded_at INTEGER NOT NULL DEFAULT 0,
-    pushed_at INTEGER NOT NULL DEFAULT 0,
-    carrier TEXT,
     seen_at INTEGER NOT NULL DEFAULT 0,
     replied_at INTEGER NOT NULL DEFAULT 0,
     outcome INTEGER NOT NULL DEFAULT 0,
     reason TEXT,
     ended_at INTEGER NOT NULL,
+    PRIMARY KEY (mid, box)
+) STRICT, WITHOUT ROWID;
+
+-- The last time a carrier took a message for a recipient. Apart from the ring, whose rows lie scattered over
+-- the mailboxes: these are written in the order of mids, so that a commit touches few pages.
+CREATE TABLE pushes (
+    mid INTEGER NOT NULL,
+    box INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    carrier TEXT NOT NULL,
     PRIMARY KEY (mid, box)
 ) STRICT, WITHOUT ROWID;
 

@@ -320,7 +320,7 @@ def _bury_lines(ledger: Ledger, reader: int, damaged: list[tuple[int, int]]) -> 
     keys = as_json([mid for mid, _ in damaged])
     ledger.db.execute("DELETE FROM bodies WHERE mid IN (SELECT value FROM json_each(?))", (keys,))
     for _, author in damaged:
-        store_ring.tell(ledger, {(author, reader): 1}, "damaged", ledger.latest)
+        store_ring.tell(ledger, {(author, reader): (1, ledger.latest)}, "damaged")
 
 
 def move_cursor(ledger: Ledger, op: MoveCursor) -> CursorMoved:

@@ -22,6 +22,7 @@ _FULL: Final = (
     "INSERT INTO messages (mid, msg_id, kind, sender_no, sender, at, size, checksum, box,"
     " boxes, refs, reply_to, broadcast_id, urgent) VALUES"
 )
+_NONE: Final = (0, 0)
 _IF_NEW: Final = "ON CONFLICT (msg_id, origin) DO NOTHING"
 
 
@@ -40,8 +41,15 @@ def append(ledger: Ledger, mails: Sequence[AppendMail]) -> list[Appended | Relay
     rows: list[tuple[Any, ...]] = []
     full: list[tuple[Any, ...]] = []
     texts: list[tuple[int, bytes]] = []
+    ids: set[str] = set()
+    again: list[int] = []
     mid = first = ledger.take_mids(len(mails))
     for mail in mails:
+        if mail.msg_id in ids:
+            again.append(mid - first)
+            mid += 1
+            continue
+        ids.add(mail.msg_id)
         to = mail.recipients
         text = mail.text.encode()
         kind = KIND_NUMBERS[mail.kind]
@@ -75,6 +83,9 @@ def append(ledger: Ledger, mails: Sequence[AppendMail]) -> list[Appended | Relay
             results[mid - first] = _known(ledger, mails[mid - first], text)
         except RelayError as error:
             results[mid - first] = error
+    if again:  # each id once at a time, so that the first of two is the one stored
+        for place, result in zip(again, append(ledger, [mails[place] for place in again]), strict=True):
+            results[place] = result
     return results
 
 
@@ -144,11 +155,11 @@ def _shed(
     results: list[Any],
 ) -> None:
     """Let full rings shed, tell the senders of what left unread, correct the results."""
-    at = mails[-1].at
     lost: list[tuple[int, int, list[int]]] = []
-    totals: dict[tuple[int, int], int] = {}
+    totals: dict[tuple[int, int], tuple[int, int]] = {}
     for mid, text in texts:
         to = mails[mid - first].recipients
+        at = mails[mid - first].at
         unread = list(results[mid - first].unread)
         for place, no in enumerate(to):
             ring = rings.get(no)
@@ -158,12 +169,12 @@ def _shed(
                 if senders:
                     lost.append((mid, no, senders))
                     for sender in senders:
-                        totals[sender, no] = totals.get((sender, no), 0) + 1
+                        totals[sender, no] = (totals.get((sender, no), _NONE)[0] + 1, at)
         results[mid - first] = Appended(mid, tuple(unread))
     left = {no: ring.oldest[: ring.gone] for no, ring in rings.items() if ring.gone}
     if left:
-        store_ring.remove(ledger, left, at)
-    new = store_ring.tell(ledger, totals, "evicted", at) if totals else set()
+        store_ring.remove(ledger, left, mails[-1].at)
+    new = store_ring.tell(ledger, totals, "evicted") if totals else set()
     evictions: dict[int, list[Eviction]] = {}
     for mid, no, senders in lost:
         of_mid = evictions.setdefault(mid, [])
@@ -182,7 +193,7 @@ def _shed(
 def _part_known(
     ledger: Ledger, texts: Sequence[tuple[int, bytes]]
 ) -> tuple[list[tuple[int, bytes]], list[tuple[int, bytes]]]:
-    """Those whose row went in, and those whose msg_id was there (or came earlier among these)."""
+    """Those whose row went in, and those whose msg_id was there."""
     new = set(
         listed(
             ledger.db,
@@ -228,8 +239,9 @@ def _was_delivered(ledger: Ledger, no: int, mid: int) -> bool:
     return bool(
         one(
             ledger.db,
-            f"SELECT state = {SEEN} OR pushed_at FROM ring WHERE box = ?1 AND state IN (0, 1) AND mid = ?2"
-            " UNION ALL SELECT pushed_at OR seen_at FROM receipts WHERE mid = ?2 AND box = ?1",
+            "SELECT 1 FROM pushes WHERE mid = ?2 AND box = ?1"
+            f" UNION ALL SELECT 1 FROM ring WHERE box = ?1 AND state = {SEEN} AND mid = ?2"
+            " UNION ALL SELECT 1 FROM receipts WHERE mid = ?2 AND box = ?1 AND seen_at",
             (no, mid),
         )
     )
@@ -299,26 +311,12 @@ def _mark_replied(ledger: Ledger, op: AppendReply, mid: int, state: int | None) 
 
 
 def mark_pushed(ledger: Ledger, op: MarkPushed) -> None:
-    """See `MarkPushed`. What left the ring meanwhile has its receipt marked."""
-    rows = list(dict.fromkeys(op.rows))
-    if not rows:
-        return
-    db = ledger.db
-    tail = (op.carrier, op.at)
-    marked = execute_rows(
-        db,
-        "WITH v (no, mid) AS (VALUES",
-        rows,
-        ") UPDATE ring SET carrier = ?, pushed_at = ? FROM v"
-        " WHERE ring.box = v.no AND ring.state IN (0, 1) AND ring.mid = v.mid",
-        tail,
-    )
-    if marked < len(rows):
+    """See `MarkPushed`."""
+    if op.rows:
+        at, carrier = op.at, op.carrier
         execute_rows(
-            db,
-            "WITH v (no, mid) AS (VALUES",
-            rows,
-            ") UPDATE receipts SET carrier = ?, pushed_at = ? FROM v"
-            " WHERE receipts.mid = v.mid AND receipts.box = v.no",
-            tail,
+            ledger.db,
+            "INSERT INTO pushes (mid, box, at, carrier) VALUES",
+            [(mid, no, at, carrier) for mid, no in sorted({(mid, no) for no, mid in op.rows})],
+            "ON CONFLICT (mid, box) DO UPDATE SET at = excluded.at, carrier = excluded.carrier",
         )

@@ -57,8 +57,9 @@ def _rows(db: sqlite3.Connection, where: str, parameters: tuple[Any, ...]) -> li
     """Rows of a ring by mid, without their texts, in one step."""
     found = listed(
         db,
-        "SELECT json_group_array(json_array(mid, state, size, handed, pushed_at)) FROM"
-        f" (SELECT mid, state, size, handed, pushed_at FROM ring WHERE {where} ORDER BY mid LIMIT ?)",
+        "SELECT json_group_array(json_array(r.mid, state, size, handed, coalesce(p.at, 0))) FROM"
+        f" (SELECT box, mid, state, size, handed FROM ring WHERE {where} ORDER BY mid LIMIT ?) AS r"
+        " LEFT JOIN pushes AS p ON p.mid = r.mid AND p.box = r.box",
         parameters,
     )
     return [Row(*row) for row in found]

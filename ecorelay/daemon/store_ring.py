@@ -29,8 +29,8 @@ _numbers = msgspec.json.Decoder(list[int])
 _pairs = msgspec.json.Decoder(list[tuple[int, int, int]])
 
 _COPIED: Final = (
-    "INSERT INTO receipts (mid, box, pushed_at, carrier, seen_at, replied_at, outcome, reason, ended_at)"
-    " SELECT r.mid, r.box, r.pushed_at, r.carrier, r.seen_at, r.replied_at,"
+    "INSERT INTO receipts (mid, box, seen_at, replied_at, outcome, reason, ended_at)"
+    " SELECT r.mid, r.box, r.seen_at, r.replied_at,"
 )
 _ENTRIES: Final = "json_group_array(json_array(state, mid, size, sender, shared))"
 
@@ -210,17 +210,20 @@ def bury(ledger: Ledger, no: int, mids: Sequence[int], reason: str) -> None:
     count, size, unread = ledger.box(no)
     size -= sum([entry[2] for entry in entries])
     ledger.put_boxes({no: (count - len(entries), size, unread - len(senders))})
-    tell(ledger, Counter([(sender, no) for sender in senders]), reason, ledger.latest)
+    counts = Counter(senders)
+    tell(ledger, {(sender, no): (count, ledger.latest) for sender, count in counts.items()}, reason)
 
 
-def tell(ledger: Ledger, lost: Mapping[tuple[int, int], int], reason: str, at: int) -> set[tuple[int, int]]:
+def tell(
+    ledger: Ledger, lost: Mapping[tuple[int, int], tuple[int, int]], reason: str
+) -> set[tuple[int, int]]:
     """Add to the notices of senders: of their messages to a recipient so many ended unread.
 
     Args:
         ledger: the open transaction.
-        lost: (sender no, recipient no) → how many. Sender 0 is nobody, and those removed are not told.
+        lost: (sender no, recipient no) → how many, and when the last of them. Sender 0 is nobody, and
+            those removed are not told.
         reason: one word.
-        at: when, ms.
 
     Returns:
         The pairs that had no such notice waiting.
@@ -244,7 +247,7 @@ def tell(ledger: Ledger, lost: Mapping[tuple[int, int], int], reason: str, at: i
             execute_rows(
                 db,
                 "INSERT INTO notices (sender_no, about_no, reason, total, at) VALUES",
-                [(sender, about, reason, lost[sender, about], at) for sender, about, _ in found],
+                [(sender, about, reason, *lost[sender, about]) for sender, about, _ in found],
                 "ON CONFLICT (sender_no, about_no, reason)"
                 " DO UPDATE SET total = total + excluded.total, at = excluded.at",
             )

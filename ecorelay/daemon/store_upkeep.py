@@ -108,6 +108,11 @@ def _sweep(ledger: Ledger, now: int, before: int) -> tuple[int, bool]:
         " AND NOT EXISTS (SELECT 1 FROM receipts AS r WHERE r.mid = messages.mid)",
         (start, upto, now - FOREIGN_IDS_MS, before),
     ).rowcount
+    db.execute(
+        "DELETE FROM pushes WHERE mid > ? AND mid <= ?"
+        " AND NOT EXISTS (SELECT 1 FROM messages AS m WHERE m.mid = pushes.mid)",
+        (start, upto),
+    )
     # The highest mid may be among them, and is not to be given again.
     db.execute("INSERT OR REPLACE INTO meta VALUES ('last_mid', ?)", (ledger.next_mid - 1,))
     return rows, count == ROWS_PER_CALL

@@ -291,7 +291,6 @@ def test_that_messages_were_missed_is_news_of_its_own():
 @pytest.mark.guarantee("queues-bounded")
 def test_what_all_sessions_together_may_keep_is_limited_as_well():
     script = script_in_hall(room_backlog_total_bytes=6)
-    script.frame(2, wire.PushFailed(msg_ids=()))
     say(script, 1, "aaaa")
     script.frame(2, wire.PushFailed(msg_ids=(mid(1),)))
     assert [len(script.peer(name).room_mail) for name in ("bob", "cat")] == [0, 1]

@@ -14,7 +14,7 @@ from ecorelay.core import ops
 from ecorelay.core.events import Stored, StoreFailed
 from ecorelay.core.ops import Op
 from ecorelay.limits import Limits
-from tests.daemon.store_kit import T0, Kit, make_id
+from tests.daemon.store_kit import Kit, make_id
 from tests.helpers.model_store import ModelStore
 
 PEERS = 4
@@ -107,7 +107,13 @@ class Twins(RuleBasedStateMachine):
                 assert one == other
 
     def plain(self, appended: ops.Appended, mid: int) -> Any:
-        return mid, appended.unread, appended.duplicate, appended.delivered, sorted(map(str, appended.evictions))
+        return (
+            mid,
+            appended.unread,
+            appended.duplicate,
+            appended.delivered,
+            sorted(map(str, appended.evictions)),
+        )
 
     def compare_mails(self, ours: Any, theirs: Any) -> None:
         def shown(mail: Any, mid: int) -> Any:
@@ -247,7 +253,9 @@ class Twins(RuleBasedStateMachine):
         self.both()
         after = min(after, max(self.mids, default=0))
         op = ops.LoadBacklog(no=no, after=self.mids.get(after, 0), max_count=count, max_bytes=size)
-        twin = ops.LoadBacklog(no=no, after=after if after in self.mids else 0, max_count=count, max_bytes=size)
+        twin = ops.LoadBacklog(
+            no=no, after=after if after in self.mids else 0, max_count=count, max_bytes=size
+        )
         self.both(op, twin=(twin,))
 
     @rule(no=NOS, data=st.data())

@@ -150,6 +150,16 @@ def test_a_text_from_stdin_arrives_byte_for_byte(ecorelay):
     assert ecorelay("inbox", "--as", "bob", "--json").json["messages"][0]["text"] == text
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="locales work differently")
+def test_a_text_arrives_whole_from_a_terminal_without_unicode_and_is_shown_there_escaped(ecorelay):
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    sent = ecorelay("send", "ada", "Ключ", **ascii_only)
+    assert "queued" in sent.out
+    assert "\\u041a" in ecorelay("inbox", **ascii_only).out
+    msg_id = sent.out.split()[0]
+    assert ecorelay("inbox", "--since", msg_id, "--json").json["messages"][0]["text"] == "Ключ"
+
+
 def test_a_text_of_exactly_the_limit_goes_through(ecorelay):
     ecorelay("peers", "add", "bob")
     ecorelay("send", "bob", "-", stdin=b'"' * 524_288)

@@ -1,7 +1,7 @@
 """A program in the hub's place, as small and quick as can be: listens, says so, greets, and no more.
 
 Started as ``python standin_hub.py MODE run --ready-fd N`` with ``ECORELAY_HOME``. It notes each start in
-``starts`` there and ends when its data directory is gone.
+``starts`` there and ends when there is a file ``end``.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ WELCOME = {
 
 def main(mode: str, ready: int) -> None:
     home = Path(os.environ["ECORELAY_HOME"])
+    if (home / "end").exists():
+        return
     files = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
     start = {"pid": os.getpid(), "cwd": os.getcwd(), "env": dict(os.environ), "files": files}
     with open(home / "starts", "a") as starts:
@@ -99,7 +101,7 @@ def greet(connection: socket.socket) -> None:
 
 def wait_for_end(home: Path, leave: Callable[[int], object] = sys.exit) -> None:
     until = time.monotonic() + 60
-    while (home / "starts").exists() and time.monotonic() < until:
+    while not (home / "end").exists() and time.monotonic() < until:
         time.sleep(0.05)
     leave(0)
 
