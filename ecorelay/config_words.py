@@ -73,7 +73,7 @@ def unknown_key(key: str, known: Iterable[str], origin: str) -> str:
     by_tail = {name.rpartition(".")[2]: name for name in known}
     near = difflib.get_close_matches(key.rpartition(".")[2].lower(), by_tail, n=1, cutoff=0.6)
     if not near:
-        return f"{key} in {origin} is no setting: take it out (`ecorelay config show` lists all)"
+        return f"{key} in {origin} is no setting: take it out (the README lists all)"
     name = by_tail[near[0]]
     place = ""
     if name.startswith("limits.") != key.startswith("limits."):
@@ -90,5 +90,5 @@ def unknown_variable(name: str, known: Mapping[str, str]) -> list[str]:
     near = difflib.get_close_matches(tail, tails, n=1, cutoff=0.8)
     if not near and not tail.startswith("LIMITS_"):
         return []
-    hint = f"do you mean {tails[near[0]]}?" if near else "unset it (`ecorelay config show` lists all)"
+    hint = f"do you mean {tails[near[0]]}?" if near else "unset it (the README lists all)"
     return [f"the variable {name} is no setting: {hint}"]

@@ -119,7 +119,7 @@ class Keeper:
     async def run(self) -> None:
         """Connect, and again whenever the connection is lost, until it is over."""
         failures = refusals = 0
-        while self.over is None and not self._leaving:
+        while self._going():
             began = trio.current_time()
             refusals += 1
             try:
@@ -139,8 +139,11 @@ class Keeper:
             if trio.current_time() - began > STABLE_S:
                 failures = 0
             failures += 1
-            if self.over is None and not self._leaving:
+            if self._going():
                 await self._pause(failures, refusals)
+
+    def _going(self) -> bool:
+        return self.over is None and not self._leaving
 
     async def leave(self) -> None:
         """Say goodbye, and wait until the hub has read all before it and closed the connection.

@@ -18,7 +18,7 @@ Seconds = Annotated[float, Meta(gt=0)]
 
 
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Defaults are what `ecorelay config show` calls ``default``."""
+    """All limits; the README lists them with their defaults."""
 
     text_bytes: Annotated[int, Meta(ge=1, le=TEXT_MAX)] = TEXT_MAX
     """Longest text, in bytes of UTF-8."""

@@ -185,7 +185,7 @@ def no_answer(frame: wire.Request, sent: bool, seconds: float, trouble: str) -> 
     known = "the request changed nothing: try again"
     match frame:
         case wire.Send() | wire.Reply() | wire.GroupSend() | wire.Broadcast():
-            known = f"it may have been stored: look with `ecorelay trace {frame.op_id}` before you repeat it"
+            known = f"it may have been stored, as {frame.op_id}: ask the recipient before you repeat it"
         case wire.Mutation():
             known = "it may have been done: look before you repeat it"
         case wire.Inbox() | wire.GroupHistory():

@@ -351,7 +351,7 @@ class HubStatus(Request, frozen=True, kw_only=True):
 
 
 class HubStop(Request, frozen=True, kw_only=True):
-    """→ `done`, then the hub drains and ends. `if_older_than`: only when its version is older."""
+    """→ `done`, then the hub drains and ends."""
 
 
 class Pong(Frame, frozen=True, kw_only=True):

@@ -33,7 +33,7 @@ _BUSY: Final = (
 )
 _FAILED: Final = (
     '{"ok":false,"code":"unexpected","message":"this call failed inside ecorelay: try it once more, then '
-    'tell your user to run ecorelay doctor"}'
+    'tell your user to look at `ecorelay hub status`"}'
 )
 
 

@@ -138,7 +138,7 @@ async def _status(as_json: bool) -> None:
     rows = [
         ("hub", _known(found)),
         ("up", screen.duration(found.uptime_s)),
-        ("now", f"{found.sessions} connections (this one too), {found.rooms} rooms"),
+        ("now", f"{found.sessions} sessions, {found.rooms} rooms"),
         ("knows", f"{found.peers} peers, {found.groups} groups"),
         ("data", f"{directory}, hub.db {screen.size(found.db_bytes)}"),
         ("mail", f"acknowledged mail survives {screen.line(survives)}"),

@@ -272,9 +272,8 @@ def backlog_loaded(s: State, note: BacklogLoaded, result: Backlog, now: Now) -> 
             more = True
             break
         session.cursor = mail.mid
-        if mail.msg_id in session.inflight or mail.text is None:
-            continue
-        track(session, mail.msg_id, mail.mid, len(mail.text), now)
+        text = mail.text or ""  # a backlog has no stubs
+        track(session, mail.msg_id, mail.mid, len(text), now)
         s.out.append(
             Push(
                 (session.sid,),
@@ -282,7 +281,7 @@ def backlog_loaded(s: State, note: BacklogLoaded, result: Backlog, now: Now) -> 
                     msg_id=mail.msg_id,
                     kind=mail.kind,
                     sender=mail.sender,
-                    text=mail.text,
+                    text=text,
                     ts=mail.at,
                     reply_to=mail.reply_to,
                     broadcast_id=mail.broadcast_id,

@@ -319,7 +319,7 @@ def _status(s: State, session: Session, frame: wire.HubStatus, _now: Now) -> Non
                 req_id=frame.req_id,
                 hub_id=s.hub_id,
                 version=s.version,
-                sessions=len(s.sessions),
+                sessions=sum(1 for each in s.sessions.values() if each.hello.role == "session"),
                 peers=len(s.peers),
                 groups=len(s.groups),
                 rooms=len(s.rooms),

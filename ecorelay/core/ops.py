@@ -149,9 +149,10 @@ class ReadPage(Op, frozen=True, kw_only=True):
 
     At least one message when there is any, then up to `limit` and while the JSON of the texts, and
     `ENTRY_ROOM` for each entry, stay within `budget` characters. Mail in `pushed` (mids) comes as a
-    stub, without text and lease; mail in `hidden` not at all. With `since_id`: from that message on, inclusive, seen or not, all
-    with text; `bad_args` when it is not in this peer's ring. Handed-over rows are marked as such in the
-    same transaction, so that even a killed hub shows them as `redelivered`.
+    stub, without text and lease; mail in `hidden` not at all. With `since_id`: from that message on,
+    inclusive, seen or not, all with text; `bad_args` when it is not in this peer's ring. Handed-over
+    rows are marked as such in the same transaction, so that even a killed hub shows them as
+    `redelivered`.
     """
 
     no: int

@@ -137,10 +137,14 @@ def rename_failed(s: State, note: PeerRenamed) -> None:
 
 def add_peer(s: State, session: Session, frame: wire.AddPeer, now: Now) -> None:
     """An address for somebody who has not come yet."""
+    if frame.resend and names.key(frame.name) in s.names:  # the first attempt made it
+        s.reply(session.sid, wire.Renamed(req_id=frame.req_id, name=frame.name))
+        return
     _check_free(s, frame.name, None)
     if len(s.peers) + s.adding >= s.limits.peers:
         raise RelayError(
-            "limit_reached", f"this hub has its {s.limits.peers} peers: `ecorelay peers forget NAME`"
+            "limit_reached",
+            f"this hub has its {s.limits.peers} peers: raise limits.peers, or take one that exists",
         )
     op = sessions.reserve(s, frame.name, now, auto=False)
     answer = wire.Renamed(req_id=frame.req_id, name=frame.name)

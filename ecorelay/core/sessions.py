@@ -145,7 +145,8 @@ def _add(s: State, session: Session, name: str, now: Now, *, auto: bool) -> None
     key = names.key(name)
     if len(s.peers) + s.adding >= s.limits.peers:
         raise RelayError(
-            "limit_reached", f"this hub has its {s.limits.peers} peers: `ecorelay peers forget NAME`"
+            "limit_reached",
+            f"this hub has its {s.limits.peers} peers: raise limits.peers, or take one that exists",
         )
     if key in s.reserved:
         raise RelayError("name_taken", f"{name} is being registered by another session this moment")

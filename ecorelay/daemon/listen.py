@@ -20,8 +20,6 @@ from ecorelay.peercred import peer_cred
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
-    from typing import NoReturn
-
     from ecorelay.daemon.reasons import Tally
 
 BACKLOG = 1024
@@ -111,14 +109,14 @@ class Door:
         self._tally = tally
         self._warned = -WARN_EVERY_S
 
-    async def run(self, nursery: trio.Nursery) -> NoReturn:
-        """Take connections until cancelled; each is served by a task in `nursery`."""
-        while True:
-            await trio.lowlevel.wait_readable(self._socket)
+    async def run(self, nursery: trio.Nursery) -> None:
+        """Take connections until closed; each is served by a task in `nursery`."""
+        while self._socket.fileno() >= 0:
             try:
+                await trio.lowlevel.wait_readable(self._socket)
                 for _ in range(ACCEPT_BATCH):
                     self._take_one(nursery)
-            except BlockingIOError:
+            except (BlockingIOError, trio.ClosedResourceError):
                 pass
             except ConnectionAbortedError:
                 pass  # gone before it was taken

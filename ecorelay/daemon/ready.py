@@ -30,7 +30,9 @@ def parse(arguments: Sequence[str]) -> int | None:
         case [option, number] if option == OPTION and number.isascii() and number.isdigit():
             return int(number)
         case _:
-            raise RelayError("bad_args", "hub run takes no arguments; its settings: `ecorelay config show`")
+            raise RelayError(
+                "bad_args", "hub run takes no arguments; its settings are in config.toml and ECORELAY_…"
+            )
 
 
 class Starter:

@@ -110,11 +110,9 @@ async def run_hub(
         hub.start_soon(ticker.run)
         hub.start_soon(_watch_place, place, stopper)
         async with trio.open_nursery() as edge:
-            taking = trio.CancelScope()
-            edge.start_soon(_take_connections, door, edge, taking)
+            edge.start_soon(door.run, edge)
             await stopper.wanted.wait()
             log("stopping", reason=stopper.reason)
-            taking.cancel()
             door.close()
             with stopper.hurry:
                 await _say_goodbye(shell, sessions, stopper.reason)
@@ -127,11 +125,6 @@ def _deliver(token: trio.lowlevel.TrioToken, shell: Shell, events: Sequence[Stor
     """On the store's thread, once per commit. A raise inside Trio's queue would end the whole run."""
     with suppress(trio.RunFinishedError):
         token.run_sync_soon(contain, partial(shell.deliver, events), "store")
-
-
-async def _take_connections(door: Door, edge: trio.Nursery, taking: trio.CancelScope) -> None:
-    with taking:
-        await door.run(edge)
 
 
 async def _say_goodbye(shell: Shell, sessions: Sessions, reason: str) -> None:

@@ -137,11 +137,11 @@ MISTAKES = {
     "an unknown key": ('hubid = "x"', "hubid in FILE is no setting: do you mean hub_id?"),
     "an unknown key like none": (
         "xyzzy = 1",
-        "xyzzy in FILE is no setting: take it out (`ecorelay config show` lists all)",
+        "xyzzy in FILE is no setting: take it out (the README lists all)",
     ),
     "an unknown table": (
         "[relay]\nhost = 1",
-        "relay in FILE is no setting: take it out (`ecorelay config show` lists all)",
+        "relay in FILE is no setting: take it out (the README lists all)",
     ),
     "an unknown limit": (
         "[limits]\nmailbox_mesages = 5",
@@ -264,7 +264,7 @@ def test_a_mistake_in_the_file_is_named(paths: Paths, text: str | bytes, words: 
         (
             "ECORELAY_LIMITS_QQ",
             "5",
-            "the variable ECORELAY_LIMITS_QQ is no setting: unset it (`ecorelay config show` lists all)",
+            "the variable ECORELAY_LIMITS_QQ is no setting: unset it (the README lists all)",
         ),
     ],
 )

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ def environ(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str
 
 
 def stop(pid: int, number: int) -> None:
-    os.kill(pid, number)
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
     deadline = time.monotonic() + 10
     while is_alive(pid):
         assert time.monotonic() < deadline

@@ -242,7 +242,7 @@ async def test_a_request_given_up_while_there_is_no_hub_says_what_is_known(
         hub.down = OSError("nobody there")
         await session.close()
         with pytest.raises(
-            RelayError, match=rf"timeout: .* 20 s \(nobody there\); it may .* `ecorelay trace {ID}`"
+            RelayError, match=rf"timeout: .* 20 s \(nobody there\); it may .* stored, as {ID}: ask"
         ):
             await asked.wait()
         with pytest.raises(

@@ -166,7 +166,7 @@ async def test_answers_nobody_waits_for_are_passed_over(
             send("hi", op_id=ID),
             None,
             30,
-            f"did not answer within 30 s; it may have been stored: look with `ecorelay trace {ID}` before",
+            f"did not answer within 30 s; it may have been stored, as {ID}: ask the recipient before",
         ),
         (
             wire.Rename(req_id=0, op_id=ID, new_name="x"),

@@ -139,43 +139,43 @@ class Script:
     def session(self, sid: int) -> Session:
         return self.state.sessions[sid]
 
-    def handle(self, event: Event) -> list[Action]:
+    def handle(self, event: Event) -> list[Any]:
         actions = self.hub.handle(event, self.clock.now)
         self.units.extend(action for action in actions if isinstance(action, Store))
         return actions
 
-    def opened(self, sid: int, *, pid: int = 0, **fields: Any) -> list[Action]:
+    def opened(self, sid: int, *, pid: int = 0, **fields: Any) -> list[Any]:
         """A connection says hello."""
         return self.handle(SessionOpened(sid, hello(**fields), pid))
 
-    def frame(self, sid: int, frame: wire.FromSession) -> list[Action]:
+    def frame(self, sid: int, frame: wire.FromSession) -> list[Any]:
         """A session says something."""
         return self.handle(SessionFrame(sid, frame))
 
-    def closed(self, sid: int, reason: str = "eof") -> list[Action]:
+    def closed(self, sid: int, reason: str = "eof") -> list[Any]:
         """A connection is gone."""
         return self.handle(SessionClosed(sid, reason))
 
-    def stored(self, *results: Any) -> list[Action]:
+    def stored(self, *results: Any) -> list[Any]:
         """The oldest unit is committed."""
         unit = self.units.popleft()
         assert len(results) == len(unit.ops), unit
         return self.handle(Stored(unit.then, results))
 
-    def failed(self, code: Code = "mailbox_error", message: str = "the disk is full") -> list[Action]:
+    def failed(self, code: Code = "mailbox_error", message: str = "the disk is full") -> list[Any]:
         """The oldest unit is refused."""
         return self.handle(StoreFailed(self.units.popleft().then, code, message))
 
-    def tick(self, after: float = 0.0) -> list[Action]:
+    def tick(self, after: float = 0.0) -> list[Any]:
         """Time passes, and the hub looks at it."""
         self.clock.forward(after)
         return self.handle(Tick())
 
-    def jumped(self, seconds: float = 3600.0) -> list[Action]:
+    def jumped(self, seconds: float = 3600.0) -> list[Any]:
         self.clock.wall += round(seconds * 1000)
         return self.handle(ClockJumped(seconds))
 
-    def checked(self, check: Action, alive: bool) -> list[Action]:
+    def checked(self, check: Action, alive: bool) -> list[Any]:
         """The answer to a `CheckProcess`."""
         assert isinstance(check, CheckProcess)
         return self.handle(ProcessChecked(check.then, alive))
@@ -214,7 +214,7 @@ def welcome(name: str, **fields: Any) -> wire.Welcome:
     return wire.Welcome(version=1, hub_id=HUB_ID, app_version=VERSION, name=name, **known)
 
 
-# --- stories -------------------------------------------------------------------------------------------
+# --- stories -----------------------------------------------------------------------------------------
 
 
 class Client:
@@ -226,7 +226,7 @@ class Client:
         self.hello = greeting
         self.got: list[wire.Frame] = []
         self.welcome: wire.Welcome | None = None
-        self.answers: dict[int, wire.Result] = {}
+        self.answers: dict[int, Any] = {}
         self.asked: dict[int, wire.Request] = {}
         self.next_req = 1
         self.closed = False

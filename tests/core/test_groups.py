@@ -20,6 +20,7 @@ from ecorelay.core.ops import (
     Snapshot,
 )
 from ecorelay.core.replay import checksum
+from ecorelay.errors import Code
 from tests.core.helpers import WALL, Script, World, group_row, made, mid, peer_row
 
 PEERS = tuple(peer_row(no, name) for no, name in enumerate(("ann", "bob", "cat", "dan"), 1))
@@ -62,8 +63,8 @@ def pushed(sids: tuple[int, ...], number: int, text: str, seq: int) -> Push:
     return Push(sids, frame)
 
 
-def failed(code: str, message: str) -> wire.Failed:
-    return wire.Failed(req_id=7, code=code, message=message)  # type: ignore[arg-type]
+def failed(code: Code, message: str) -> wire.Failed:
+    return wire.Failed(req_id=7, code=code, message=message)
 
 
 def refused(script: Script, frame: wire.FromSession, sid: int = 1) -> wire.Failed:
@@ -77,7 +78,7 @@ def refused(script: Script, frame: wire.FromSession, sid: int = 1) -> wire.Faile
 DONE = wire.Done(req_id=7)
 
 
-# --- making one --------------------------------------------------------------------------------------------
+# --- making one --------------------------------------------------------------------------------------
 
 
 def test_a_group_is_stored_with_its_members_who_then_hear_of_it():
@@ -129,7 +130,7 @@ def test_a_group_may_have_the_name_of_a_peer():
 
 
 def test_groups_are_limited_and_those_on_their_way_count():
-    script = script_with("ann", groups=False, groups_limit=None) if False else Script(KNOWN, groups=2)
+    script = Script(KNOWN, groups=2)
     script.online(1, "ann")
     script.frame(1, wire.GroupCreate(req_id=6, op_id=mid(1), name="blue", members=()))
     request = wire.GroupCreate(req_id=7, op_id=mid(2), name="green", members=())
@@ -160,16 +161,14 @@ def test_a_group_the_disk_refuses_leaves_its_name_free():
     assert isinstance(script.frame(1, request)[0], Store)
 
 
-# --- members -------------------------------------------------------------------------------------------------
+# --- members -----------------------------------------------------------------------------------------
 
 
 def test_the_admin_invites_and_the_new_member_hears_of_it_with_the_others():
     script = script_with("ann", "bob", "cat")
     request = wire.GroupInvite(req_id=7, op_id=mid(1), group="red", peer="cat")
     add = AddMember(group_no=9, no=3, line=line(1, "ann invited cat"))
-    assert script.frame(1, request) == [
-        Store((add, saved(request, DONE)), MemberAdded(1, add, DONE))
-    ]
+    assert script.frame(1, request) == [Store((add, saved(request, DONE)), MemberAdded(1, add, DONE))]
     assert script.stored(LineAdded(5), None) == [
         pushed((2, 3), 1, "ann invited cat", 5),
         Reply(1, DONE),
@@ -221,7 +220,9 @@ def test_a_member_leaves():
     assert script.frame(2, request) == [
         Store((remove, saved(request, DONE, 2)), MemberRemoved(2, remove, DONE, None))
     ]
-    push = wire.Push(msg_id=made(1), kind="system", sender="bob", text="bob left", ts=WALL, group="Red", seq=5)
+    push = wire.Push(
+        msg_id=made(1), kind="system", sender="bob", text="bob left", ts=WALL, group="Red", seq=5
+    )
     assert script.stored(LineAdded(5), None) == [Push((1,), push), Reply(2, DONE)]
 
 
@@ -247,7 +248,7 @@ def test_a_group_of_one_is_ended_without_mail():
     assert ann.call(wire.GroupCreate, name="red", members=()).group == "red"
 
 
-# --- who may do what -----------------------------------------------------------------------------------------
+# --- who may do what ---------------------------------------------------------------------------------
 
 BY_ADMIN = [
     wire.GroupInvite(req_id=7, op_id=mid(1), group="red", peer="cat"),
@@ -315,10 +316,13 @@ def test_a_group_whose_admin_is_unknown_says_so():
     script = Script(snapshot)
     script.online(1, "ann")
     [answer] = script.frame(1, wire.GroupInfo(req_id=7, group="red"))
-    assert (answer.frame.admin, answer.frame.members) == ("its admin", (wire.Member(name="ann", online=True),))
+    assert (answer.frame.admin, answer.frame.members) == (
+        "its admin",
+        (wire.Member(name="ann", online=True),),
+    )
 
 
-# --- talking -------------------------------------------------------------------------------------------------
+# --- talking -----------------------------------------------------------------------------------------
 
 
 def said(number: int, no: int = 1, name: str = "ann", text: str = "hi") -> Line:
@@ -348,9 +352,7 @@ def test_members_without_a_carrier_or_with_a_full_window_find_it_in_the_history(
     assert len(script.stored(LineAdded(5))) == 2
     assert script.stored(LineAdded(6)) == [Reply(1, wire.Sent(req_id=7, msg_id=mid(2)))]
     script.frame(2, wire.GroupSend(req_id=7, op_id=mid(3), group="red", text="hi"))
-    assert script.stored(LineAdded(7)) == [
-        Reply(2, wire.Sent(req_id=7, msg_id=mid(3), unread=2))
-    ]
+    assert script.stored(LineAdded(7)) == [Reply(2, wire.Sent(req_id=7, msg_id=mid(3), unread=2))]
     assert script.peer("ann").group_unread == {9: 1}
 
 
@@ -395,7 +397,7 @@ def test_a_member_counts_no_more_than_the_history_holds():
     assert script.peer("bob").group_unread == {9: 2}
 
 
-# --- races -----------------------------------------------------------------------------------------------------
+# --- races -------------------------------------------------------------------------------------------
 
 
 def test_what_is_said_while_the_group_is_being_ended_is_told_there_is_none():
@@ -468,7 +470,7 @@ def test_what_the_disk_refuses_changes_nothing_in_the_group(frame):
     assert script.peer("bob").group_unread == {}
 
 
-# --- lists -----------------------------------------------------------------------------------------------------
+# --- lists -------------------------------------------------------------------------------------------
 
 
 def test_a_peer_lists_its_groups_and_what_is_unread_in_them():

@@ -15,20 +15,32 @@ from ecorelay.core.ops import (
     Snapshot,
 )
 from ecorelay.core.sessions import PeerAdded, SessionBound
-from tests.core.helpers import DAY_MS, HUB_ID, VERSION, WALL, Script, bind_ops, left, made, peer_row, welcome
+from ecorelay.errors import Code
+from tests.core.helpers import (
+    DAY_MS,
+    HUB_ID,
+    VERSION,
+    WALL,
+    Script,
+    bind_ops,
+    left,
+    made,
+    peer_row,
+    welcome,
+)
 
 EMPTY = MailboxState(0, 0, ())
 KNOWN = Snapshot(peers=(peer_row(1, "ann"), peer_row(2, "Bob")))
 
 
-def refused(sid: int, code: str, message: str) -> list:
+def refused(sid: int, code: Code, message: str) -> list:
     return [
-        Reply(sid, wire.Refused(code=code, message=message)),  # type: ignore[arg-type]
+        Reply(sid, wire.Refused(code=code, message=message)),
         CloseSession(sid, f"refused {code}"),
     ]
 
 
-# --- a new peer ---------------------------------------------------------------------------------------
+# --- a new peer --------------------------------------------------------------------------------------
 
 
 def test_a_new_name_is_added_then_bound_then_welcomed():
@@ -124,7 +136,7 @@ def test_pinning_the_old_name_of_a_renamed_peer_is_an_explicit_claim_to_it():
 def test_a_full_hub_refuses_new_peers_and_counts_those_on_their_way():
     script = Script(Snapshot(peers=(peer_row(1, "ann"),)), peers=2)
     script.opened(1, name="bob")
-    full = "this hub has its 2 peers: `ecorelay peers forget NAME`"
+    full = "this hub has its 2 peers: raise limits.peers, or take one that exists"
     assert script.opened(2, name="cat") == refused(2, "limit_reached", full)
     script.failed()
     assert len(script.opened(3, name="cat")) == 1
@@ -138,7 +150,9 @@ def test_a_full_hub_refuses_new_peers_and_counts_those_on_their_way():
 @pytest.mark.guarantee("identity-kept")
 def test_a_returning_connection_gets_its_peer_whatever_its_name_is_now():
     script = Script(KNOWN)
-    assert script.opened(1, name="ann", pinned=True, peer_id="id-Bob") == [Store(bind_ops(2), SessionBound(1))]
+    assert script.opened(1, name="ann", pinned=True, peer_id="id-Bob") == [
+        Store(bind_ops(2), SessionBound(1))
+    ]
 
 
 def test_a_peer_id_that_is_no_longer_known_is_passed_over():
@@ -217,7 +231,7 @@ def test_a_chosen_name_of_the_directory_is_not_given_to_who_lost_the_claim_for_a
     assert script.stored(None, None, EMPTY) == [Reply(2, welcome("boss-2", wanted_taken=True))]
 
 
-# --- the other roles -----------------------------------------------------------------------------------
+# --- the other roles ---------------------------------------------------------------------------------
 
 
 def test_an_observer_is_welcome_at_once_and_is_nobody():
@@ -277,7 +291,7 @@ def test_attaching_without_any_name_is_refused():
     assert Script().opened(1, role="attach", create=True) == refused(1, "not_registered", nobody)
 
 
-# --- the welcome -----------------------------------------------------------------------------------------
+# --- the welcome -------------------------------------------------------------------------------------
 
 
 def test_the_welcome_says_what_is_unread_and_the_backlog_is_loaded():
@@ -338,7 +352,11 @@ def test_what_is_asked_before_the_welcome_is_answered_not_registered(frame):
 def test_acknowledging_before_the_welcome_is_passed_over():
     script = Script(KNOWN)
     script.opened(1, name="new")
-    for frame in (wire.Pushed(msg_ids=(made(1),)), wire.PushFailed(msg_ids=(made(1),)), wire.Cancel(req_id=1)):
+    for frame in (
+        wire.Pushed(msg_ids=(made(1),)),
+        wire.PushFailed(msg_ids=(made(1),)),
+        wire.Cancel(req_id=1),
+    ):
         assert script.frame(1, frame) == []
     assert script.state.pushed_rows == {}
 
@@ -349,7 +367,7 @@ def test_frames_of_a_connection_that_never_said_hello_or_is_gone_are_nobodys():
     assert script.closed(5) == []
 
 
-# --- when the disk refuses, or the session goes ----------------------------------------------------------
+# --- when the disk refuses, or the session goes ------------------------------------------------------
 
 
 def test_a_peer_that_cannot_be_added_is_refused_and_the_name_is_free_again():

@@ -5,7 +5,15 @@ import pytest
 from ecorelay import wire
 from ecorelay.core.actions import Reply, Store
 from ecorelay.core.groups import HistoryConfirmed, HistoryReady
-from ecorelay.core.ops import CursorMoved, HistoryRead, MoveCursor, ReadHistory, Snapshot, StoredLine
+from ecorelay.core.ops import (
+    CursorMoved,
+    HistoryRead,
+    LineAdded,
+    MoveCursor,
+    ReadHistory,
+    Snapshot,
+    StoredLine,
+)
 from tests.core.helpers import WALL, Client, Script, World, group_row, mid, peer_row
 
 KNOWN = Snapshot(peers=(peer_row(1, "ann"), peer_row(2, "bob")), groups=(group_row(9, "red", 1, 2),))
@@ -18,9 +26,7 @@ def line(seq: int, *, system: bool = False) -> StoredLine:
 
 def read(*seqs: int, upto: int = 0, remaining: int = 0, missed: int = 0) -> HistoryRead:
     lines = tuple(line(seq) for seq in seqs)
-    return HistoryRead(
-        lines=lines, upto=seqs[-1] if seqs else upto, remaining=remaining, missed=missed
-    )
+    return HistoryRead(lines=lines, upto=seqs[-1] if seqs else upto, remaining=remaining, missed=missed)
 
 
 def entry(seq: int) -> wire.GroupEntry:
@@ -57,7 +63,7 @@ def texts(page) -> list[str]:
     return [entry.text for entry in page.messages]
 
 
-# --- one page ------------------------------------------------------------------------------------------------
+# --- one page ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.guarantee("group-cursor-on-confirmation")
@@ -79,9 +85,7 @@ def test_a_page_is_read_after_the_cursor_which_moves_when_it_is_confirmed():
 def test_changes_of_membership_are_marked():
     script = script_with_bob()
     ask(script, 7)
-    [answer] = script.stored(
-        HistoryRead(lines=(line(4, system=True),), upto=4, remaining=0, missed=0)
-    )
+    [answer] = script.stored(HistoryRead(lines=(line(4, system=True),), upto=4, remaining=0, missed=0))
     assert answer.frame.messages[0].kind == "system"
 
 
@@ -191,7 +195,7 @@ def test_a_confirmation_the_disk_refuses_is_answered_so():
     assert script.failed() == [Reply(2, answer)]
 
 
-# --- several pages ---------------------------------------------------------------------------------------------
+# --- several pages -----------------------------------------------------------------------------------
 
 
 def test_pages_asked_for_at_once_are_read_in_turn_and_no_line_is_shown_twice():
@@ -276,8 +280,6 @@ def test_a_confirmation_after_the_membership_ended_leaves_no_count_behind():
     script.frame(2, wire.GroupConfirm(req_id=8, group="red", upto=4))
     script.frame(2, wire.GroupLeave(req_id=9, op_id=mid(1), group="red"))
     confirm = script.units.popleft()
-    from ecorelay.core.ops import LineAdded
-
     script.stored(LineAdded(7), None)
     script.units.appendleft(confirm)
     assert script.stored(CursorMoved(2)) == [Reply(2, wire.Done(req_id=8))]
@@ -312,7 +314,7 @@ def test_a_page_that_is_out_is_not_unread_for_who_connects_meanwhile():
 
 
 def test_confirming_more_than_there_is_moves_the_cursor_to_the_newest_line():
-    world, ann, bob = world_with_group()
+    _, ann, bob = world_with_group()
     assert bob.call(wire.GroupConfirm, group="red", upto=999).unread == 0
     ann.call(wire.GroupSend, group="red", text="new")
     assert texts(bob.call(wire.GroupHistory, group="red")) == ["new"]

@@ -7,6 +7,7 @@ from ecorelay.core.actions import Push, Reply, Store
 from ecorelay.core.messages import BroadcastStored, MailStored, ReplyStored
 from ecorelay.core.ops import Appended, AppendMail, AppendReply, MarkPushed, Replied, SaveOp, Snapshot
 from ecorelay.core.replay import checksum
+from ecorelay.errors import Code
 from tests.core.helpers import DAY_S, MONO, WALL, Script, World, mid, peer_row
 
 KNOWN = Snapshot(peers=(peer_row(1, "ann"), peer_row(2, "bob"), peer_row(3, "cat")))
@@ -27,8 +28,8 @@ PUSH = wire.Push(
 )
 
 
-def failed(code: str, message: str, *, req_id: int = 7, unread: int = 0) -> wire.Failed:
-    return wire.Failed(req_id=req_id, code=code, message=message, unread=unread)  # type: ignore[arg-type]
+def failed(code: Code, message: str, *, req_id: int = 7, unread: int = 0) -> wire.Failed:
+    return wire.Failed(req_id=req_id, code=code, message=message, unread=unread)
 
 
 def sent(status: wire.Status, *, msg_id: str = mid(1), unread: int = 0) -> wire.Sent:
@@ -41,7 +42,7 @@ def script_with_ann() -> Script:
     return script
 
 
-# --- send ------------------------------------------------------------------------------------------------
+# --- send --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.guarantee("durable-before-ack")
@@ -141,7 +142,9 @@ def test_mail_to_nobody_is_an_error_and_nothing_is_stored():
     script = script_with_ann()
     actions = script.frame(1, wire.Send(req_id=7, op_id=mid(1), to="bobby", text="hi"))
     assert actions == [
-        Reply(1, failed("peer_not_found", "no peer is called 'bobby'; did you mean bob? relay_peers lists all"))
+        Reply(
+            1, failed("peer_not_found", "no peer is called 'bobby'; did you mean bob? relay_peers lists all")
+        )
     ]
     actions = script.frame(1, wire.Send(req_id=7, op_id=mid(1), to="bob@there", text="hi"))
     assert actions[0].frame.code == "hub_not_found"
@@ -162,7 +165,9 @@ def test_an_empty_text_is_an_error():
     ]
 
 
-@pytest.mark.parametrize(("text", "fits"), [("x" * 10, True), ("x" * 11, False), ("€€€", True), ("€€€€", False)])
+@pytest.mark.parametrize(
+    ("text", "fits"), [("x" * 10, True), ("x" * 11, False), ("€€€", True), ("€€€€", False)]
+)
 def test_a_text_is_measured_in_bytes(text, fits):
     script = Script(KNOWN, text_bytes=10)
     script.online(1, "ann")
@@ -189,7 +194,7 @@ def test_a_disk_that_refuses_is_told_to_the_sender_and_pushes_nothing():
     assert script.hub.counters == {"store_failed mailbox_error": 1}
 
 
-# --- the same mail again ---------------------------------------------------------------------------------
+# --- the same mail again -----------------------------------------------------------------------------
 
 
 @pytest.mark.guarantee("stored-once")
@@ -231,7 +236,7 @@ def test_an_id_used_for_another_text_or_recipient_or_by_another_sender_is_refuse
     assert bob.texts() == ["one"]
 
 
-# --- reply -----------------------------------------------------------------------------------------------
+# --- reply -------------------------------------------------------------------------------------------
 
 
 def test_a_reply_goes_to_whoever_sent_the_message_and_carries_its_id():
@@ -265,8 +270,9 @@ def test_a_reply_may_name_a_message_an_ask_or_a_group_message(kind):
     else:
         ann.call(wire.GroupCreate, name="red", members=("bob",))
         target = ann.call(wire.GroupSend, group="red", text="?").msg_id
-    answer = bob.call(wire.Reply, ask_id=target, text="!")
-    assert (answer.status, answer.msg_id) == ("queued", bob.asked[bob.next_req - 1].op_id)
+    op_id = world.new_op()
+    answer = bob.call(wire.Reply, op_id=op_id, ask_id=target, text="!")
+    assert (answer.status, answer.msg_id) == ("queued", op_id)
     [mail] = [mail for mail in ann.inbox().messages if mail.kind == "reply"]
     assert (mail.text, mail.reply_to) == ("!", target)
     assert mail.broadcast_id == (target if kind == "ask" else None)
@@ -343,7 +349,7 @@ def test_an_empty_reply_is_an_error():
     assert answer.frame.code == "bad_args"
 
 
-# --- broadcast -------------------------------------------------------------------------------------------
+# --- broadcast ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.guarantee("one-body-many-recipients")
@@ -458,7 +464,7 @@ def test_a_broadcast_sent_again_asks_nobody_again():
     assert ann.call(wire.Broadcast, op_id=op_id, question="!", resend=True).code == "bad_msg"
 
 
-# --- guards ------------------------------------------------------------------------------------------------
+# --- guards ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.guarantee("rate-guard")

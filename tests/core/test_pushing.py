@@ -55,7 +55,7 @@ def ack(script: Script, *numbers: int) -> list:
     return script.frame(2, wire.Pushed(msg_ids=tuple(mid(number) for number in numbers), carrier="inbox"))
 
 
-# --- connecting with a backlog -----------------------------------------------------------------------------
+# --- connecting with a backlog -----------------------------------------------------------------------
 
 
 @pytest.mark.guarantee("mailbox-outlives-session")
@@ -155,7 +155,7 @@ def test_a_session_that_left_is_not_tried_again():
     assert script.tick(6) == []
 
 
-# --- the window -----------------------------------------------------------------------------------------
+# --- the window --------------------------------------------------------------------------------------
 
 
 @pytest.mark.guarantee("stalled-reader-bounded")
@@ -213,7 +213,7 @@ def test_a_backlog_does_not_overfill_a_window_that_others_filled_meanwhile():
     assert bob.pushed_texts[4:] == ["1", "2", "3"]
 
 
-# --- acknowledging -----------------------------------------------------------------------------------------
+# --- acknowledging -----------------------------------------------------------------------------------
 
 
 def test_receipts_of_pushes_are_written_together_one_unit_for_each_carrier():
@@ -296,7 +296,7 @@ def test_one_id_used_for_two_things_leaves_the_window_as_it_was():
     assert (session.inflight, session.inflight_bytes, session.inflight_mail) == ({}, 0, 0)
 
 
-# --- pushing and reading at once -----------------------------------------------------------------------------
+# --- pushing and reading at once ---------------------------------------------------------------------
 
 
 def test_mail_on_its_way_to_the_model_is_hidden_from_pages_for_as_long_as_a_lease():

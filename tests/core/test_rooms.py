@@ -5,6 +5,7 @@ import pytest
 from ecorelay import wire
 from ecorelay.core.actions import Push, Reply
 from ecorelay.core.ops import ENTRY_ROOM, PageRead, Snapshot
+from ecorelay.errors import Code
 from tests.core.helpers import WALL, Script, World, mid, peer_row
 
 KNOWN = Snapshot(peers=(peer_row(1, "ann"), peer_row(2, "bob"), peer_row(3, "cat")))
@@ -19,8 +20,8 @@ def script_in_hall(**limits) -> Script:
     return script
 
 
-def failed(code: str, message: str) -> wire.Failed:
-    return wire.Failed(req_id=7, code=code, message=message)  # type: ignore[arg-type]
+def failed(code: Code, message: str) -> wire.Failed:
+    return wire.Failed(req_id=7, code=code, message=message)
 
 
 def room_mail(number: int, text: str, *, redelivered: bool = False) -> wire.Mail:
@@ -39,7 +40,7 @@ def say(script: Script, number: int, text: str = "hi") -> list:
     return script.frame(1, wire.RoomSend(req_id=7, op_id=mid(number), room="hall", text=text))
 
 
-# --- membership --------------------------------------------------------------------------------------------
+# --- membership --------------------------------------------------------------------------------------
 
 
 def test_a_room_is_made_by_the_first_join_and_lists_its_members_in_order():
@@ -120,7 +121,7 @@ def test_a_renamed_member_is_listed_under_its_new_name():
     assert ann.call(wire.Rooms).rooms == (wire.Room(name="hall", members=("zoe",)),)
 
 
-# --- talking -----------------------------------------------------------------------------------------------
+# --- talking -----------------------------------------------------------------------------------------
 
 
 def test_a_room_message_is_pushed_where_there_is_a_carrier_and_kept_where_there_is_none():
@@ -198,7 +199,7 @@ def test_so_many_room_messages_are_remembered_by_their_ids():
     assert mid(0) not in script.peer("ann").recent_ops
 
 
-# --- reading what was kept -----------------------------------------------------------------------------------
+# --- reading what was kept ---------------------------------------------------------------------------
 
 
 def test_kept_messages_are_read_with_the_mail_and_are_gone_once_confirmed():

@@ -1,5 +1,7 @@
 """Who gets a peer that a session holds already: its dead holder's successor, or its own identity."""
 
+from typing import Any
+
 import pytest
 
 from ecorelay import wire
@@ -7,10 +9,21 @@ from ecorelay.core.actions import CheckProcess, CloseSession, Reply, Store
 from ecorelay.core.events import ProcessChecked
 from ecorelay.core.ops import AddPeer, EndLease, MailboxState, Numbered, PageRead, Snapshot
 from ecorelay.core.sessions import Claim, PeerAdded, SessionBound
-from tests.core.helpers import MONO, WALL, Script, World, bind_ops, left, made, mid, peer_row, welcome
+from tests.core.helpers import (
+    MONO,
+    WALL,
+    Script,
+    World,
+    bind_ops,
+    left,
+    made,
+    mid,
+    peer_row,
+    welcome,
+)
 
 EMPTY = MailboxState(0, 0, ())
-ME = {"client": "claude", "identity": "i1"}
+ME: dict[str, Any] = {"client": "claude", "identity": "i1"}
 
 
 def script_with_ann(*, pid: int = 0, **fields) -> Script:
@@ -36,16 +49,14 @@ def taken_over(why: str, *, wall: int = WALL, **bound) -> list:
 
 
 def name_taken(sid: int, where: str = "an unknown directory") -> list:
-    message = (
-        f"ann is held by a living session in {where}: choose another name, or end that session first"
-    )
+    message = f"ann is held by a living session in {where}: choose another name, or end that session first"
     return [
         Reply(sid, wire.Refused(code="name_taken", message=message)),
         CloseSession(sid, "refused name_taken"),
     ]
 
 
-# --- at once -------------------------------------------------------------------------------------------
+# --- at once -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.guarantee("zombie-take-over")
@@ -78,7 +89,7 @@ def test_the_start_of_the_process_counts_only_if_the_kernel_confirmed_its_pid():
     assert claim(script, 3) == [CheckProcess(7, 0, Claim(3, 1, 1))]
 
 
-# --- a living holder -------------------------------------------------------------------------------------
+# --- a living holder ---------------------------------------------------------------------------------
 
 
 @pytest.mark.guarantee("name-first-wins")
@@ -108,14 +119,14 @@ def test_a_claimant_by_what_is_remembered_of_it_gets_another_name_too():
 def test_the_loser_is_refused_when_the_hub_is_full():
     script = Script(Snapshot(peers=(peer_row(1, "ann"),)), peers=1)
     script.online(1, "ann")
-    full = "this hub has its 1 peers: `ecorelay peers forget NAME`"
+    full = "this hub has its 1 peers: raise limits.peers, or take one that exists"
     assert claim(script, fallback=True) == [
         Reply(2, wire.Refused(code="limit_reached", message=full)),
         CloseSession(2, "refused limit_reached"),
     ]
 
 
-# --- the same identity -------------------------------------------------------------------------------------
+# --- the same identity -------------------------------------------------------------------------------
 
 
 @pytest.mark.guarantee("zombie-take-over")
@@ -128,9 +139,8 @@ def test_a_silent_holder_of_the_same_identity_is_replaced_after_three_pings_in_f
     assert script.tick(5 / 3) == [Reply(1, wire.Ping())]
     assert script.tick(1.0) == []
     actions = script.tick(1.0)
-    assert actions == taken_over("it did not answer for 5 s", wall=script.clock.wall)[:3] + [
-        Store(actions[3].ops, SessionBound(2))
-    ]
+    expected = taken_over("it did not answer for 5 s", wall=script.clock.wall)
+    assert actions == [*expected[:3], Store(actions[3].ops, SessionBound(2))]
 
 
 @pytest.mark.guarantee("one-lost-ping-is-forgiven")
@@ -173,7 +183,7 @@ def test_soon_after_the_machine_slept_a_holder_has_ten_seconds_more():
     assert CloseSession(1, "taken over") in script.tick(2.0)
 
 
-# --- somebody leaves meanwhile -----------------------------------------------------------------------------
+# --- somebody leaves meanwhile -----------------------------------------------------------------------
 
 
 def test_a_holder_that_leaves_while_its_process_is_looked_up_leaves_the_peer_to_the_claimant():
@@ -224,7 +234,13 @@ def test_who_can_be_given_no_peer_after_waiting_for_one_is_refused():
     script.stored(None, None)
     script.closed(1)
     assert script.checked(check, alive=True) == [
-        Reply(2, wire.Refused(code="limit_reached", message="this hub has its 1 peers: `ecorelay peers forget NAME`")),
+        Reply(
+            2,
+            wire.Refused(
+                code="limit_reached",
+                message="this hub has its 1 peers: raise limits.peers, or take one that exists",
+            ),
+        ),
         CloseSession(2, "refused limit_reached"),
     ]
 
@@ -233,7 +249,7 @@ def test_what_was_looked_up_for_nobody_changes_nothing():
     assert script_with_ann().handle(ProcessChecked(None, False)) == []
 
 
-# --- what becomes of the loser -------------------------------------------------------------------------------
+# --- what becomes of the loser -----------------------------------------------------------------------
 
 
 def test_who_was_taken_over_acts_for_nobody_any_more():
@@ -288,7 +304,7 @@ def test_a_wait_of_a_connection_that_was_taken_over_is_not_kept():
 @pytest.mark.guarantee("same-directory-no-swap")
 def test_two_sessions_in_one_directory_keep_their_names_across_restarts_of_hub_and_sessions():
     world = World()
-    where = {"client": "claude", "cwd": "/work"}
+    where: dict[str, Any] = {"client": "claude", "cwd": "/work"}
     first = world.open("work", identity="a", **where)
     second = world.open("work", identity="b", **where)
     assert (first.name, second.name) == ("work", "work-2")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -32,6 +31,7 @@ def sdk() -> Path:
     clients = os.environ.get("CLIENTS_DIR") or Path.home() / ".cache" / "assistant-clients"
     folder = Path(clients) / "mcp-typescript"
     folder.mkdir(parents=True, exist_ok=True)
+    fcntl = pytest.importorskip("fcntl")
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "node_modules" / "@modelcontextprotocol" / "sdk" / "package.json").exists():
@@ -62,7 +62,7 @@ def use(machine: Machine, sdk: Path, name: str, calls: list[tuple[str, dict[str,
 
 
 def test_the_typescript_sdk_lists_and_calls_the_tools(machine: Machine, sdk: Path):
-    text = "zwei\nZeilen, 鍵 😀 \u2028" * 1_000
+    text = "zwei\nZeilen, 鍵 😀 \u2028" * 500
     listed = json.loads((SCRIPT.parents[1] / "adapters" / "golden" / "tools.json").read_text())
     use(machine, sdk, "ben", [])
     seen = use(
@@ -91,8 +91,6 @@ def test_the_typescript_sdk_lists_and_calls_the_tools(machine: Machine, sdk: Pat
     assert rooms["fields"]["rooms"] == [{"name": "den", "members": ["ann"]}]
     assert made["fields"]["members"] == ["ann", "ben"]
     assert said["fields"]["ok"] is True
-    # The client that was closed right after its last call has read its mail all the same, or has not:
-    # what it read and answered is not shown again.
     seen = use(machine, sdk, "ben", [("relay_inbox", {}), ("relay_inbox", {}), ("relay_group_list", {})])
     first, second, groups = (result["fields"] for result in seen["results"])
     assert [mail["text"] for mail in first["messages"]] == [text]
