@@ -141,7 +141,7 @@ def parse(tool: str, kind: type[A], raw: bytes) -> A:
     """
     try:
         return msgspec.json.decode(raw, type=kind, strict=False)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RelayError("bad_args", f"{tool}: {_explain(str(error), kind)}") from None
 
 

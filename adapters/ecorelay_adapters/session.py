@@ -38,6 +38,8 @@ CALL_PATIENCE_S: Final = 15.0
 """How long a tool call waits for the hub to come."""
 PROGRESS_S: Final = 10.0
 """How often a waiting call says that it is alive."""
+PUSHED_KEPT: Final = 2_000
+"""Ids of pushed messages kept; the hub's push window and a mailbox's ring hold 500 each."""
 RELEASE_S: Final = 1.0
 """How long giving a page back may hold up a call that was cancelled."""
 CLAUDE: Final = "claude-code"
@@ -65,6 +67,8 @@ class Session:
         self._wanted = trio.Event()
         """Somebody calls: worth another try for a hub that could not be had."""
         self._introduced = trio.Event()
+        self._pushed: dict[str, None] = {}
+        """The last messages that were pushed: the assistant's session outlives connections to the hub."""
         self._who = identity.find(environ, identity.working_directory(), "")
 
     # --- the hub -------------------------------------------------------------------------------------
@@ -216,6 +220,9 @@ class Session:
         assert carrier is not None, "hello said that we take no pushes"
         while (client := self._client) is None:  # it came together with the welcome
             await self._changed.wait()
+        if push.msg_id in self._pushed:  # again after a reconnect: the assistant has it
+            client.send_nowait(wire.Pushed(msg_ids=(push.msg_id,), carrier=carrier.name))
+            return
         mail = Incoming(
             kind=push.kind,
             sender=push.sender,
@@ -229,6 +236,9 @@ class Session:
             urgent=push.urgent,
         )
         if await carrier.push(mail):
+            self._pushed[push.msg_id] = None
+            if len(self._pushed) > PUSHED_KEPT:
+                del self._pushed[next(iter(self._pushed))]
             client.send_nowait(wire.Pushed(msg_ids=(push.msg_id,), carrier=carrier.name))
         else:
             client.send_nowait(wire.PushFailed(msg_ids=(push.msg_id,)))

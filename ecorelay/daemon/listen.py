@@ -20,6 +20,7 @@ from ecorelay.peercred import peer_cred
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
+
     from ecorelay.daemon.reasons import Tally
 
 BACKLOG = 1024

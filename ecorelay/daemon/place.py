@@ -106,13 +106,15 @@ class Place:
 
     def withdraw(self) -> None:
         """Listen no more; remove hub.json and the socket, unless they are another hub's by now."""
+        # While the socket is open its inode is not given to another file, so this tells it apart.
+        socket_is_ours = self._socket_is_ours()
         self.sock.close()
         if not self._lock.still_ours():
             return
         with suppress(OSError, RelayError):
             remove_endpoint(self._paths.endpoint, self.endpoint.pid)
         path = self._socket_path
-        if path is not None and self._socket_is_ours():
+        if path is not None and socket_is_ours:
             with suppress(OSError):
                 path.unlink()
                 if path.parent != self._paths.home:

@@ -38,7 +38,7 @@ IDLE_S: Final = 0.25
 """Without work for so long, the log is moved into the file."""
 UNIT_BYTES: Final = 200
 """Reckoned for a unit besides its texts."""
-SWITCH_S: Final = 0.0005
+SWITCH_S: Final = 0.0001
 """`sys.setswitchinterval` while the thread runs: a commit takes the interpreter's lock some ten times,
 and each time waits this long at most for a loop in the middle of long work."""
 CLOSED: Final = "the hub is stopping: send again once it is back"

@@ -76,7 +76,8 @@ def append(ledger: Ledger, mails: Sequence[AppendMail]) -> list[Appended | Relay
         texts, known = _part_known(ledger, texts)
     if texts:
         ledger.stored_mid = texts[-1][0]
-        _enter(ledger, texts, shared=any(row[9] for row in full))
+        shared = any(row[9] for row in full)
+        _enter(ledger, texts, sole=bool(rows) or not all(row[9] for row in full), shared=shared)
         _count(ledger, mails, first, texts, results)
     for mid, text in known:
         try:
@@ -93,18 +94,19 @@ def _peer_gone() -> RelayError:
     return RelayError("peer_gone", "the recipient was removed: relay_peers lists those there are")
 
 
-def _enter(ledger: Ledger, texts: Sequence[tuple[int, bytes]], *, shared: bool) -> None:
-    """Texts, and a row in every recipient's ring."""
+def _enter(ledger: Ledger, texts: Sequence[tuple[int, bytes]], *, sole: bool, shared: bool) -> None:
+    """Texts, and a row in every recipient's ring: of messages to one, and of those to several."""
     db = ledger.db
     execute_rows(db, "INSERT INTO bodies VALUES", texts)
     between = (texts[0][0], texts[-1][0])
     sender = f"iif(m.kind = {SYSTEM}, 0, m.sender_no)"  # nobody is told of lost notices
-    db.execute(
-        "INSERT INTO ring (box, state, mid, size, sender, shared)"
-        f" SELECT m.box, {UNREAD}, m.mid, m.size, {sender}, 0 FROM messages AS m"
-        " WHERE m.mid BETWEEN ? AND ? AND m.box NOTNULL",
-        between,
-    )
+    if sole:
+        db.execute(
+            "INSERT INTO ring (box, state, mid, size, sender, shared)"
+            f" SELECT m.box, {UNREAD}, m.mid, m.size, {sender}, 0 FROM messages AS m"
+            " WHERE m.mid BETWEEN ? AND ? AND m.box NOTNULL",
+            between,
+        )
     if shared:
         db.execute(
             "INSERT INTO ring (box, state, mid, size, sender, shared)"

@@ -46,11 +46,11 @@ def refused(sid: int, code: Code, message: str) -> list:
 def test_a_new_name_is_added_then_bound_then_welcomed():
     script = Script()
     add = AddPeer(peer_id=made(1), name="ann", auto=True, at=WALL)
-    assert script.opened(1, name="ann", client="claude", cwd="/work", git_branch="main", identity="i1") == [
+    assert script.opened(1, name="ann", client="claude", cwd="/src/api", git_branch="main", identity="i1") == [
         Store((add,), PeerAdded(1, add))
     ]
     assert script.stored(Numbered(1)) == [
-        Store(bind_ops(1, identity="i1", client="claude", cwd="/work", branch="main"), SessionBound(1))
+        Store(bind_ops(1, identity="i1", client="claude", cwd="/src/api", branch="main"), SessionBound(1))
     ]
     assert not script.peer("ann").online
     assert script.stored(None, None, EMPTY) == [Reply(1, welcome("ann", peer_id=made(1)))]
@@ -169,11 +169,11 @@ def test_a_pinned_name_is_the_peer_itself_without_regard_to_case():
 
 def test_a_pinned_name_comes_before_what_is_remembered_of_the_session():
     snapshot = Snapshot(
-        peers=KNOWN.peers, identities=(("claude", "i1", 1),), places=(("claude", "/work", 1),)
+        peers=KNOWN.peers, identities=(("claude", "i1", 1),), places=(("claude", "/src/api", 1),)
     )
     script = Script(snapshot)
-    unit = bind_ops(2, identity="i1", client="claude", cwd="/work")
-    assert script.opened(1, name="bob", pinned=True, client="claude", identity="i1", cwd="/work") == [
+    unit = bind_ops(2, identity="i1", client="claude", cwd="/src/api")
+    assert script.opened(1, name="bob", pinned=True, client="claude", identity="i1", cwd="/src/api") == [
         Store(unit, SessionBound(1))
     ]
 
@@ -194,39 +194,39 @@ def test_the_same_identity_of_another_assistant_is_somebody_else():
 
 
 def test_an_absent_peer_of_the_same_directory_and_assistant_is_taken_up_again():
-    script = Script(Snapshot(peers=KNOWN.peers, places=(("claude", "/work", 1),)))
-    unit = bind_ops(1, client="claude", cwd="/work")
-    assert script.opened(1, name="work", client="claude", cwd="/work") == [Store(unit, SessionBound(1))]
+    script = Script(Snapshot(peers=KNOWN.peers, places=(("claude", "/src/api", 1),)))
+    unit = bind_ops(1, client="claude", cwd="/src/api")
+    assert script.opened(1, name="work", client="claude", cwd="/src/api") == [Store(unit, SessionBound(1))]
 
 
 def test_a_held_peer_of_the_directory_is_passed_over_for_the_next_absent_one():
-    places = (("claude", "/work", 1), ("claude", "/work", 2))
+    places = (("claude", "/src/api", 1), ("claude", "/src/api", 2))
     script = Script(Snapshot(peers=KNOWN.peers, places=places))
     script.online(1, "ann")
-    unit = bind_ops(2, client="claude", cwd="/work")
-    assert script.opened(2, name="work", client="claude", cwd="/work") == [Store(unit, SessionBound(2))]
+    unit = bind_ops(2, client="claude", cwd="/src/api")
+    assert script.opened(2, name="work", client="claude", cwd="/src/api") == [Store(unit, SessionBound(2))]
 
 
 def test_a_second_session_in_a_directory_becomes_another_peer_and_both_are_remembered():
     script = Script()
-    script.opened(1, name="work", client="claude", cwd="/work")
+    script.opened(1, name="work", client="claude", cwd="/src/api")
     script.stored(Numbered(1))
     script.stored(None, None, EMPTY)
-    script.opened(2, name="work", client="claude", cwd="/work")
+    script.opened(2, name="work", client="claude", cwd="/src/api")
     script.stored(Numbered(2))
     assert script.stored(None, None, EMPTY) == [
         Reply(2, welcome("work-2", peer_id=made(2), wanted_taken=True))
     ]
-    assert [peer.name for peer in script.state.places["claude", "/work"]] == ["work", "work-2"]
+    assert [peer.name for peer in script.state.places["claude", "/src/api"]] == ["work", "work-2"]
 
 
 def test_a_chosen_name_of_the_directory_is_not_given_to_who_lost_the_claim_for_another():
     peers = (peer_row(1, "boss"), peer_row(2, "chosen"), peer_row(3, "boss-2", auto=True))
-    places = tuple(("claude", "/work", no) for no in (1, 2, 3))
+    places = tuple(("claude", "/src/api", no) for no in (1, 2, 3))
     script = Script(Snapshot(peers=peers, places=places))
     script.online(1, "boss")
-    unit = bind_ops(3, client="claude", cwd="/work")
-    asked = script.opened(2, name="boss", pinned=True, fallback=True, client="claude", cwd="/work")
+    unit = bind_ops(3, client="claude", cwd="/src/api")
+    asked = script.opened(2, name="boss", pinned=True, fallback=True, client="claude", cwd="/src/api")
     assert asked == [Store(unit, SessionBound(2))]
     assert script.stored(None, None, EMPTY) == [Reply(2, welcome("boss-2", wanted_taken=True))]
 

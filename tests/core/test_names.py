@@ -280,7 +280,7 @@ def test_the_list_has_everybody_else_online_first_then_those_seen_in_a_week_late
     ]
 
 
-@pytest.mark.parametrize("match", ["CAT", "/work", "Feature"])
+@pytest.mark.parametrize("match", ["CAT", "/src/api", "Feature"])
 def test_a_match_looks_into_name_directory_and_branch_and_finds_those_long_gone(match):
     long_ago = WALL - 100 * DAY_MS
     peers = (
@@ -473,11 +473,11 @@ def test_housekeeping_ends_the_forwarding_of_names_whose_time_is_over():
 
 def test_the_binding_of_a_peer_remembers_where_it_was_seen_in_the_order_of_peers():
     script = Script(KNOWN)
-    script.online(1, "bob", client="claude", cwd="/work")
-    assert script.opened(2, peer_id="id-ann", client="claude", cwd="/work")[0].ops == bind_ops(
-        1, client="claude", cwd="/work"
+    script.online(1, "bob", client="claude", cwd="/src/api")
+    assert script.opened(2, peer_id="id-ann", client="claude", cwd="/src/api")[0].ops == bind_ops(
+        1, client="claude", cwd="/src/api"
     )
-    assert [peer.no for peer in script.state.places["claude", "/work"]] == [1, 2]
+    assert [peer.no for peer in script.state.places["claude", "/src/api"]] == [1, 2]
 
 
 def test_the_name_in_mail_is_the_one_the_sender_had_then():

@@ -94,9 +94,9 @@ def test_the_start_of_the_process_counts_only_if_the_kernel_confirmed_its_pid():
 
 @pytest.mark.guarantee("name-first-wins")
 def test_a_living_session_keeps_its_name_and_the_claimant_is_told_where_it_is():
-    script = script_with_ann(pid=7, cwd="/work")
+    script = script_with_ann(pid=7, cwd="/src/api")
     [check] = claim(script)
-    assert script.checked(check, alive=True) == name_taken(2, "/work")
+    assert script.checked(check, alive=True) == name_taken(2, "/src/api")
 
 
 @pytest.mark.guarantee("name-first-wins")
@@ -304,7 +304,7 @@ def test_a_wait_of_a_connection_that_was_taken_over_is_not_kept():
 @pytest.mark.guarantee("same-directory-no-swap")
 def test_two_sessions_in_one_directory_keep_their_names_across_restarts_of_hub_and_sessions():
     world = World()
-    where: dict[str, Any] = {"client": "claude", "cwd": "/work"}
+    where: dict[str, Any] = {"client": "claude", "cwd": "/src/api"}
     first = world.open("work", identity="a", **where)
     second = world.open("work", identity="b", **where)
     assert (first.name, second.name) == ("work", "work-2")

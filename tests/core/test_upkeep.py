@@ -66,7 +66,7 @@ def test_a_deadline_that_is_a_hair_off_is_not_due_for_ever():
     tick(script)
     script.clock.mono = 1000.1 + 50
     assert tick(script) == [Reply(1, wire.Ping())]
-    assert script.hub.next_deadline() > script.clock.mono
+    assert (script.hub.next_deadline() or 0.0) > script.clock.mono
 
 
 def test_three_unanswered_pings_in_a_row_end_the_connection():
@@ -252,17 +252,17 @@ def test_what_the_store_does_for_nobody_is_only_counted_when_it_fails():
 
 def test_a_snapshot_that_names_peers_it_does_not_have_is_read_without_them():
     snapshot = Snapshot(
-        peers=(peer_row(1, "ann", client="claude", cwd="/work", git_branch="main"),),
+        peers=(peer_row(1, "ann", client="claude", cwd="/src/api", git_branch="main"),),
         forwards=(("old", 9, WALL + DAY_MS),),
         identities=(("claude", "i1", 9),),
-        places=(("claude", "/work", 9),),
+        places=(("claude", "/src/api", 9),),
         groups=(group_row(4, "red", 1, 9),),
     )
     state = Script(snapshot).state
     assert (state.forwards, state.identities, state.places) == ({}, {}, {})
     assert list(state.groups[4].members) == [1]
     peer = state.names["ann"]
-    assert (peer.client, peer.cwd, peer.git_branch) == ("claude", "/work", "main")
+    assert (peer.client, peer.cwd, peer.git_branch) == ("claude", "/src/api", "main")
 
 
 def test_what_is_unread_is_never_less_than_nothing():

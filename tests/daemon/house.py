@@ -1,4 +1,4 @@
-"""The daemon's insides without processes, threads or files: a core, a store in memory, clients at the door."""
+"""The daemon's insides without processes, threads or files: a core, a store in memory, clients."""
 
 from __future__ import annotations
 

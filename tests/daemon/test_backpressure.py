@@ -176,7 +176,7 @@ async def test_a_stream_that_can_only_wait_gets_everything_too(nursery: trio.Nur
 
 
 async def test_a_queue_over_its_bound_is_dropped_and_ends_its_connection(nursery: trio.Nursery):
-    ours, theirs = trio.testing.lockstep_stream_pair()
+    ours, _theirs = trio.testing.lockstep_stream_pair()
     ends = Ends()
     out = OutQueue(ours, nursery, ends)
     out.put(b"x" * OUT_MAX)
@@ -209,7 +209,7 @@ async def test_large_and_small_parts_are_joined_up_to_a_size(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(outqueue, "SEND_SIZE", 10)
-    ours, theirs = trio.testing.memory_stream_pair()
+    ours, _theirs = trio.testing.memory_stream_pair()
     sent: list[bytes] = []
     send_all = ours.send_all
 
@@ -226,7 +226,7 @@ async def test_large_and_small_parts_are_joined_up_to_a_size(
     assert sent == [b"aaaabbbb", b"cccc", b"d" * 20, b"ef"]
 
 
-# --- long lines ----------------------------------------------------------------------------------------------
+# --- long lines -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.guarantee("queues-bounded")

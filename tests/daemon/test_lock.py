@@ -115,7 +115,7 @@ def test_a_file_that_says_nothing_sensible_names_nobody(tmp_path: Path):
 
 
 def test_where_no_file_can_be_made_the_refusal_says_why(tmp_path: Path):
-    with pytest.raises(RelayError, match="cannot lock .*No such file") as refused:
+    with pytest.raises(RelayError, match=r"cannot lock .*No such file") as refused:
         HubLock(tmp_path / "missing" / "hub.lock").take()
     assert refused.value.code == "mailbox_error"
 

@@ -120,18 +120,21 @@ async def test_a_push_to_many_is_encoded_once(
     hands: Hands, core: ScriptedCore, monkeypatch: pytest.MonkeyPatch
 ):
     core.script = answers(Push((1, 2, 3), pushed()))  # type: ignore[assignment]
-    encoded = []
+    encoded: list[wire.Frame] = []
     encode = wire.encode
-    monkeypatch.setattr(wire, "encode", lambda frame: encoded.append(frame) or encode(frame))
+
+    def note(frame: wire.Frame) -> bytes:
+        encoded.append(frame)
+        return encode(frame)
+
+    monkeypatch.setattr(wire, "encode", note)
     hands.shell.feed((Tick(),))
     assert encoded == [pushed()]
     assert len({id(entry[2]) for entry in hands.log if entry[0] == "put"}) == 1
 
 
 async def test_a_batch_of_events_is_handled_in_order_and_flushed_once(hands: Hands, core: ScriptedCore):
-    core.script = lambda event: (
-        [Reply(event.sid, event.frame)] if isinstance(event, SessionFrame) else []  # type: ignore[arg-type]
-    )
+    core.script = lambda event: [Reply(event.sid, event.frame)] if isinstance(event, SessionFrame) else []
     frames = [wire.Rooms(req_id=number) for number in range(3)]
     hands.shell.feed([SessionFrame(1, frame) for frame in frames])
     assert hands.log == [
