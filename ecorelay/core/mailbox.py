@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ecorelay.core.events import Now
 
 
+NOTICE_SPACE = 500
+"""Characters of a page that a notice may fill."""
 RETRY_S = 1.0
 """After a failure to end a lease: the mail is locked until it is done."""
 
@@ -130,8 +132,11 @@ def page_ready(s: State, note: PageReady, page: PageRead, now: Now) -> None:
         _resume(s, peer)
         return
     held_back = {notice for lease in s.leases.values() if lease.peer is peer for notice in lease.notices}
-    notices = [notice for notice in page.notices if notice.notice_id not in held_back]
+    told = [notice for notice in page.notices if notice.notice_id not in held_back]
     rooms, missed = _take_room_mail(peer, request, page) if request.since_id is None else ([], 0)
+    used = [mail.text for mail in page.mails] + [mail.text for mail in rooms]
+    left = request.budget - sum(map(_space, used)) if told else 0
+    notices = told[: max(left // NOTICE_SPACE, 0 if page.mails or rooms else 1)]
     groups = tuple(
         wire.GroupUnread(name=s.groups[no].name, unread_count=count)
         for no, count in peer.group_unread.items()
@@ -168,7 +173,7 @@ def page_ready(s: State, note: PageReady, page: PageRead, now: Now) -> None:
             req_id=request.req_id,
             lease=note.lease if held else 0,
             messages=messages,
-            remaining=page.remaining + len(peer.room_mail),
+            remaining=page.remaining + len(peer.room_mail) + len(told) - len(notices),
             groups=groups,
             missed=missed,
             unread=unread_of(peer),

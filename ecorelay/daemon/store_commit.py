@@ -8,6 +8,7 @@ that one bad row does not fail its neighbours.
 from __future__ import annotations
 
 import sqlite3
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from ecorelay.core import ops
@@ -131,11 +132,8 @@ class Committer:
         Returns:
             One event per unit, in order. Whatever is `Stored` is committed.
         """
-        try:
+        with suppress(Exception):  # whose it is shows when each is tried alone
             return self._attempt(batch)
-        except Exception as error:
-            if len(batch) == 1:
-                return [self._again(batch[0], error)]
         done: list[Stored | StoreFailed] = []
         for unit in batch:
             try:
@@ -161,7 +159,7 @@ class Committer:
 
     def _note(self, error: Exception) -> None:
         """Remember what went wrong, for `hub status` and the log."""
-        if not isinstance(error, sqlite3.Error):
+        if not isinstance(error, sqlite3.Error) or isinstance(error, sqlite3.IntegrityError):
             log_crash("store", error)
             return
         sentence = explain(error)
@@ -201,6 +199,8 @@ class Committer:
         if changed:
             self.dirty = True
             self.trouble = ""
+        if ledger.give_back:
+            self._give_back(ledger.give_back)
         return done
 
     def _do(self, batch: Sequence[Unit]) -> list[Stored | StoreFailed]:
@@ -304,6 +304,13 @@ class Committer:
             return self._log.stat().st_size > store_file.WAL_BYTES
         except OSError:
             return False
+
+    def _give_back(self, pages: int) -> None:
+        try:
+            # By script, which Python runs to its end; a single statement it would step once, for one page.
+            self.ledger.db.executescript(f"PRAGMA incremental_vacuum({pages})")
+        except sqlite3.Error as error:
+            self._note(error)
 
     def checkpoint(self) -> None:
         """Move what is in the log into the file, while nobody waits."""

@@ -57,7 +57,7 @@ def explain(error: BaseException) -> str:
         return known
     if isinstance(error, OSError):
         return f"hub.db cannot be used ({error.strerror or type(error).__name__}): check its directory"
-    if isinstance(error, sqlite3.Error):
+    if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError):
         name = getattr(error, "sqlite_errorname", type(error).__name__)
         return f"hub.db cannot be used ({name}): see hub.log, then restart the hub"
     return "the store failed unexpectedly: see hub.log, and please report it"

@@ -50,6 +50,8 @@ class Ledger:
         """False while a read is done on a disk that takes no writes: its marks are left out."""
         self.stored_mid = 0
         """The last message this transaction stored; it proves a commit whose result was lost."""
+        self.give_back = 0
+        """Free pages to be returned to the file system once this transaction is committed."""
         self.swept = 0
         self.sweep_at = 0
         """Owned by `store_upkeep`: how far messages were looked through, as a mid; when to begin anew."""
@@ -141,6 +143,7 @@ class Ledger:
     def begin(self) -> None:
         """A transaction begins."""
         self.stored_mid = 0
+        self.give_back = 0
         self._journal.clear()
 
     def mark(self) -> int:

@@ -65,7 +65,9 @@ def housekeep(ledger: Ledger, op: Housekeep) -> HousekeepingDone:
     ]
     swept, unfinished = _sweep(ledger, now, now - keep)
     rows = sum(counts) + swept
-    more = unfinished or max(counts) >= ROWS_PER_CALL or _give_back(db)
+    spare = max(0, one(db, "PRAGMA freelist_count") - FREE_PAGES_KEPT)
+    ledger.give_back = min(spare, FREE_PAGES_PER_CALL)
+    more = unfinished or max(counts) >= ROWS_PER_CALL or spare > FREE_PAGES_PER_CALL
     return HousekeepingDone(rows, more)
 
 
@@ -116,12 +118,3 @@ def _sweep(ledger: Ledger, now: int, before: int) -> tuple[int, bool]:
     # The highest mid may be among them, and is not to be given again.
     db.execute("INSERT OR REPLACE INTO meta VALUES ('last_mid', ?)", (ledger.next_mid - 1,))
     return rows, count == ROWS_PER_CALL
-
-
-def _give_back(db: sqlite3.Connection) -> bool:
-    """Return free pages to the file system; whether there are more."""
-    free: int = one(db, "PRAGMA freelist_count")
-    spare = free - FREE_PAGES_KEPT
-    if spare > 0:
-        db.execute(f"PRAGMA incremental_vacuum({min(spare, FREE_PAGES_PER_CALL)})").fetchall()
-    return spare > FREE_PAGES_PER_CALL

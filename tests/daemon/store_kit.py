@@ -38,6 +38,7 @@ class Kit:
         self.events: list[Stored | StoreFailed] = []
         self.batches: list[int] = []
         self._ids = 0
+        self._peers = 0
         self.store = self._open()
 
     def _open(self) -> InlineStore:
@@ -96,7 +97,8 @@ class Kit:
         return [self.do(self.peer(name)).no for name in names]
 
     def peer(self, name: str, *, auto: bool = True) -> ops.AddPeer:
-        return ops.AddPeer(peer_id=f"id of {name}", name=name, auto=auto, at=self.now)
+        self._peers += 1
+        return ops.AddPeer(peer_id=f"id {self._peers}", name=name, auto=auto, at=self.now)
 
     def mail(self, sender: int, *to: int, text: str = "hi", msg_id: str = "", **more: Any) -> ops.AppendMail:
         return ops.AppendMail(

@@ -29,9 +29,9 @@ def backlog(kit: Kit, after: int = 0, max_count: int = 100, max_bytes: int = 10_
     return result
 
 
-def rot(kit: Kit, mid: int, change: str = "text = x'ff' || substr(text, 2)") -> None:
+def rot(kit: Kit, mid: int, data: bytes) -> None:
     """Change what lies on the disk, as a bad sector would."""
-    kit.db.execute(f"UPDATE bodies SET {change} WHERE mid = ?", (mid,))
+    kit.db.execute("UPDATE bodies SET text = ? WHERE mid = ?", (data, mid))
 
 
 # --- leases ----------------------------------------------------------------------------------------------
@@ -225,17 +225,10 @@ def test_the_backlog_stays_within_bytes_but_has_at_least_one(kit: Kit) -> None:
 
 
 @pytest.mark.guarantee("damaged-mail-is-told")
-@pytest.mark.parametrize(
-    "change",
-    [
-        "text = 'Hello two'",
-        "text = x'ff' || substr(text, 2)",
-        "text = ''",
-    ],
-)
-def test_a_text_that_rotted_is_never_shown_and_its_sender_is_told(kit: Kit, change: str) -> None:
+@pytest.mark.parametrize("found", [b"Hello two", b"\xffello two", b""])
+def test_a_text_that_rotted_is_never_shown_and_its_sender_is_told(kit: Kit, found: bytes) -> None:
     mids = [kit.send(1, 2, text=text).mid for text in ("hello one", "hello two", "hello three")]
-    rot(kit, mids[1], change)
+    rot(kit, mids[1], found)
     page = kit.read(2)
     assert (texts(page), page.damaged) == (["hello one", "hello three"], 1)
     assert (page.unread, page.remaining) == (2, 0)
