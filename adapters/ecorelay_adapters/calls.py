@@ -76,18 +76,8 @@ class Tools:
 
     async def _peers(self, given: args.PeersArgs) -> Outcome:
         got = await self._hub.request(wire.Peers(req_id=0, match=given.match))
-        fields: dict[str, Any] = {"me": got.me, "hub_id": got.hub_id, "peers": []}
-        used = len(msgspec.json.encode(fields)) + 100
-        for number, peer in enumerate(got.peers):
-            row = _peer(peer)
-            used += len(msgspec.json.encode(row)) + 1
-            if used > RESULT_MAX:
-                fields["more"] = got.more + len(got.peers) - number
-                break
-            fields["peers"].append(row)
-        else:
-            if got.more:
-                fields["more"] = got.more
+        fields: dict[str, Any] = {"me": got.me, "hub_id": got.hub_id}
+        _put_rows(fields, "peers", [_peer(peer) for peer in got.peers], got.more)
         return Outcome(fields, got.unread)
 
     async def _rename(self, given: args.RenameArgs) -> Outcome:
@@ -235,8 +225,9 @@ class Tools:
 
     async def _rooms(self, _given: args.NoArgs) -> Outcome:
         got = await self._hub.request(wire.Rooms(req_id=0))
-        rooms = [{"name": room.name, "members": room.members} for room in got.rooms]
-        return Outcome({"rooms": rooms}, got.unread)
+        fields: dict[str, Any] = {}
+        _put_rows(fields, "rooms", [{"name": room.name, "members": room.members} for room in got.rooms])
+        return Outcome(fields, got.unread)
 
     # --- groups ----------------------------------------------------------------------------------
 
@@ -308,8 +299,10 @@ class Tools:
 
     async def _group_list(self, _given: args.NoArgs) -> Outcome:
         got = await self._hub.request(wire.Groups(req_id=0))
+        fields: dict[str, Any] = {}
         groups = [{"name": group.name, "unread_count": group.unread_count} for group in got.groups]
-        return Outcome({"groups": groups}, got.unread)
+        _put_rows(fields, "groups", groups)
+        return Outcome(fields, got.unread)
 
     async def _group_info(self, given: args.GroupArgs) -> Outcome:
         got = await self._hub.request(wire.GroupInfo(req_id=0, group=given.group))
@@ -323,6 +316,20 @@ def _sent(got: wire.Sent) -> Outcome:
     if got.unverified:
         fields["unverified"] = True
     return Outcome(fields, got.unread)
+
+
+def _put_rows(fields: dict[str, Any], key: str, rows: list[dict[str, Any]], more: int = 0) -> None:
+    """As many rows as a result may hold, and how many there are `more`, if any."""
+    shown: list[dict[str, Any]] = []
+    used = len(msgspec.json.encode(fields)) + 100
+    for row in rows:
+        used += len(msgspec.json.encode(row)) + 1
+        if used > RESULT_MAX:
+            break
+        shown.append(row)
+    fields[key] = shown
+    if more + len(rows) > len(shown):
+        fields["more"] = more + len(rows) - len(shown)
 
 
 def _peer(peer: wire.Peer) -> dict[str, Any]:

@@ -216,10 +216,9 @@ class Session:
     # --- pushed mail -----------------------------------------------------------------------------
 
     async def _on_push(self, push: wire.Push) -> None:
-        carrier = self._carrier
+        carrier, client = self._carrier, self._client
         assert carrier is not None, "hello said that we take no pushes"
-        while (client := self._client) is None:  # it came together with the welcome
-            await self._changed.wait()
+        assert client is not None, "nothing is handed over before there is a client"
         if push.msg_id in self._pushed:  # again after a reconnect: the assistant has it
             client.send_nowait(wire.Pushed(msg_ids=(push.msg_id,), carrier=carrier.name))
             return

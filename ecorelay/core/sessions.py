@@ -27,6 +27,8 @@ CLAIM_S = 5.0
 CLAIM_PINGS = 3
 ATTACH_NOTED_MS = 3_600_000
 """How often an attached connection counts as having seen its peer."""
+UNDECIDED_S = 0.05
+"""How long to wait for what becomes of a name that is being registered, given up or taken this moment."""
 AFTER_JUMP_S = 10.0
 """Nobody is declared dead so soon after the machine slept or its clock was set."""
 
@@ -45,7 +47,7 @@ class SessionBound(Struct, frozen=True):
 
 
 class Claim(Struct, frozen=True):
-    """Note: `sid` wants the peer that session `holder` holds. `answered` pings and frames decide."""
+    """Note: `sid` wants the peer that session `holder` holds; pings and frames decide. 0: look again."""
 
     sid: int
     holder: int
@@ -94,6 +96,9 @@ def _choose(s: State, session: Session, now: Now) -> None:
     if peer is None and hello.name and (hello.pinned or hello.role == "attach"):
         # An old name forwards mail, but naming oneself so is a claim to the name itself.
         peer = s.names.get(names.key(hello.name))
+        if peer is None and names.key(hello.name) in s.reserved:
+            s.at(now.mono + UNDECIDED_S, Claim(session.sid, 0, 0))
+            return
     if hello.role == "attach":
         if peer is None and hello.name:
             peer = s.find(hello.name, now)
@@ -109,11 +114,13 @@ def _choose(s: State, session: Session, now: Now) -> None:
         return
     if peer is not None:
         _claim(s, session, peer, now)
-    elif hello.pinned and hello.name and not (hello.fallback and names.key(hello.name) in s.reserved):
+    elif hello.pinned and hello.name:
         _add(s, session, hello.name, now, auto=False)
     else:
         known = s.identities.get((hello.client, hello.identity)) if hello.identity else None
-        if known is not None and not known.going:
+        if known is not None and known.going:
+            s.at(now.mono + UNDECIDED_S, Claim(session.sid, 0, 0))
+        elif known is not None:
             _claim(s, session, known, now)
         else:
             _choose_free(s, session, now)
@@ -142,14 +149,11 @@ def _choose_free(s: State, session: Session, now: Now) -> None:
 
 
 def _add(s: State, session: Session, name: str, now: Now, *, auto: bool) -> None:
-    key = names.key(name)
     if len(s.peers) + s.adding >= s.limits.peers:
         raise RelayError(
             "limit_reached",
             f"this hub has its {s.limits.peers} peers: raise limits.peers, or take one that exists",
         )
-    if key in s.reserved:
-        raise RelayError("name_taken", f"{name} is being registered by another session this moment")
     op = reserve(s, name, now, auto=auto)
     s.out.append(Store((op,), PeerAdded(session.sid, op)))
 

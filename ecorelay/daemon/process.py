@@ -14,8 +14,8 @@ from ecorelay.launch import scrubbed
 if TYPE_CHECKING:
     from pathlib import Path
 
-SPARE_FILES = 512
-"""Descriptors for everything that is no session."""
+SPARE_FILES = 1280
+"""Descriptors for everything that is no session: connections before their hello, above all."""
 
 
 def settle(home: Path, sessions: int) -> None:

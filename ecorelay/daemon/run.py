@@ -25,7 +25,7 @@ from ecorelay.daemon.sessions import Sessions
 from ecorelay.daemon.ticker import Ticker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from ecorelay.config import Config
     from ecorelay.core.events import Stored, StoreFailed
@@ -102,22 +102,23 @@ async def run_hub(
     )
     door = Door(place.sock, sessions.serve, tally)
     store.start(partial(_deliver, trio.lowlevel.current_trio_token(), shell))
-    # The kernel keeps who connects from here on until connections are taken below.
-    place.announce()
-    listening()
-    async with trio.open_nursery() as hub:
-        hub.start_soon(_watch_signals, stopper)
-        hub.start_soon(ticker.run)
-        hub.start_soon(_watch_place, place, stopper)
-        async with trio.open_nursery() as edge:
-            edge.start_soon(door.run, edge)
-            await stopper.wanted.wait()
-            log("stopping", reason=stopper.reason)
-            door.close()
-            with stopper.hurry:
-                await _say_goodbye(shell, sessions, stopper.reason)
-            edge.cancel_scope.cancel()
-        hub.cancel_scope.cancel()
+    with trio.open_signal_receiver(*_signals()) as signals:
+        # The kernel keeps who connects from here on until connections are taken.
+        place.announce()
+        listening()
+        async with trio.open_nursery() as hub:
+            hub.start_soon(_watch_signals, signals, stopper)
+            hub.start_soon(ticker.run)
+            hub.start_soon(_watch_place, place, stopper)
+            async with trio.open_nursery() as edge:
+                edge.start_soon(door.run, edge)
+                await stopper.wanted.wait()
+                log("stopping", reason=stopper.reason)
+                door.close()
+                with stopper.hurry:
+                    await _say_goodbye(shell, sessions, stopper.reason)
+                edge.cancel_scope.cancel()
+            hub.cancel_scope.cancel()
     return stopper.reason
 
 
@@ -135,13 +136,15 @@ async def _say_goodbye(shell: Shell, sessions: Sessions, reason: str) -> None:
         await sessions.say_bye(f"the hub stops: {reason}")
 
 
-async def _watch_signals(stopper: Stopper) -> None:
-    wanted = [signal.SIGINT, signal.SIGTERM]
+def _signals() -> list[signal.Signals]:
     if sys.platform == "win32":
-        wanted.append(signal.SIGBREAK)
-    with trio.open_signal_receiver(*wanted) as signals:
-        async for number in signals:
-            stopper.stop(signal.Signals(number).name)
+        return [signal.SIGINT, signal.SIGTERM, signal.SIGBREAK]
+    return [signal.SIGINT, signal.SIGTERM]
+
+
+async def _watch_signals(signals: AsyncIterator[int], stopper: Stopper) -> None:
+    async for number in signals:
+        stopper.stop(signal.Signals(number).name)
 
 
 async def _watch_place(place: Place, stopper: Stopper) -> None:

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 Unit = tuple[tuple["Op", ...], Any, int]
 """Ops, the core's note of how to go on, and the bytes they hold."""
 
+HOPELESS_AFTER: Final = 16
+"""Units refused by the disk one after the other; the other writes of that batch are not even tried, since
+each try may take the disk some time."""
+
 _DO: Final[dict[type[Op], Callable[[Ledger, Any], OpResult]]] = {
     ops.AddPeer: store_peers.add_peer,
     ops.NotePeer: store_peers.note_peer,
@@ -81,6 +85,18 @@ _READS: Final = frozenset(
 (handed out, last seen) are then left out."""
 _REPEATABLE: Final = _READS | {ops.MarkPushed, ops.ConfirmMail, ops.MoveCursor, ops.Housekeep}
 """Done twice, they are done once."""
+
+
+def _is_read(unit: Unit) -> bool:
+    return all(type(op) in _READS for op in unit[0])
+
+
+def _is_bug(error: Exception) -> bool:
+    return not isinstance(error, sqlite3.Error) or isinstance(error, sqlite3.IntegrityError)
+
+
+def _failed(unit: Unit, error: Exception) -> StoreFailed:
+    return StoreFailed(unit[1], "unexpected" if _is_bug(error) else "mailbox_error", explain(error))
 
 
 class Committer:
@@ -135,17 +151,24 @@ class Committer:
         with suppress(Exception):  # whose it is shows when each is tried alone
             return self._attempt(batch)
         done: list[Stored | StoreFailed] = []
+        refusals: list[sqlite3.Error] = []
         for unit in batch:
+            if len(refusals) >= HOPELESS_AFTER and not _is_read(unit):
+                done.append(_failed(unit, refusals[-1]))
+                continue
             try:
                 done += self._attempt((unit,))
+                refusals.clear()
             except Exception as error:
                 done.append(self._again(unit, error))
+                if isinstance(error, sqlite3.Error):
+                    refusals.append(error)
         return done
 
     def _again(self, unit: Unit, error: Exception) -> Stored | StoreFailed:
         """A unit failed alone: a read may do without its marks, anything else has failed."""
         self._note(error)
-        if isinstance(error, sqlite3.Error) and all(type(op) in _READS for op in unit[0]):
+        if isinstance(error, sqlite3.Error) and _is_read(unit):
             self.ledger.writable = False
             try:
                 return self._attempt((unit,))[0]
@@ -154,12 +177,11 @@ class Committer:
                 error = second
             finally:
                 self.ledger.writable = True
-        expected = isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError)
-        return StoreFailed(unit[1], "mailbox_error" if expected else "unexpected", explain(error))
+        return _failed(unit, error)
 
     def _note(self, error: Exception) -> None:
         """Remember what went wrong, for `hub status` and the log."""
-        if not isinstance(error, sqlite3.Error) or isinstance(error, sqlite3.IntegrityError):
+        if _is_bug(error):
             log_crash("store", error)
             return
         sentence = explain(error)

@@ -35,8 +35,11 @@ after the next commit. (SQLite does so by itself, within a commit, only if that 
 PAGE_BYTES: Final = 2048
 """A commit writes the pages it touched, mostly for some bytes in each: half of SQLite's usual size halves
 that, and smaller ones gain nothing more."""
+BUSY_S: Final = 2.0
+"""How long another program that has the file open is waited for."""
 STATEMENTS_KEPT: Final = 160
 CACHE_KIB: Final = 8 * 1024
+_EFFECTIVE: Final = os.access in os.supports_effective_ids
 _MAGIC: Final = b"SQLite format 3\0"
 _PARTS: Final = ("-wal", "-shm", "-journal")
 
@@ -122,7 +125,7 @@ def _damage_before_opening(path: Path) -> str:
         return "it is no database"
     if int.from_bytes(header[68:72], "big") != schema.APPLICATION_ID:
         return "it is no database of ecorelay"
-    if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
+    if not all(os.access(each, os.W_OK, effective_ids=_EFFECTIVE) for each in (path, path.parent)):
         raise StoreUnusable(f"{path} or its directory is read-only: make both writable for you")
     _refuse_newer(path, int.from_bytes(header[60:64], "big"))
     log = path.with_name(NAME + "-wal")
@@ -134,7 +137,7 @@ def _damage_before_opening(path: Path) -> str:
         try:
             with suppress(sqlite3.Error):
                 uri = f"file:{quote(str(path))}?mode=ro"
-                with closing(sqlite3.connect(uri, uri=True, timeout=1.0)) as db:
+                with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_S)) as db:
                     _refuse_newer(path, db.execute("PRAGMA user_version").fetchone()[0])
         finally:
             if not there_before:
@@ -199,7 +202,7 @@ def connect(path: Path, data_bytes: int, durability: Durability) -> sqlite3.Conn
     db = sqlite3.connect(
         uri,
         uri=True,
-        timeout=2.0,
+        timeout=BUSY_S,
         isolation_level=None,
         check_same_thread=False,
         cached_statements=STATEMENTS_KEPT,

@@ -127,25 +127,29 @@ def _count(
     """Counters and results, as if the messages had come one by one."""
     boxes = ledger.boxes
     after: dict[int, Box] = {}
+    unread_of: list[tuple[int, ...]] = []
     for mid, text in texts:
         size = len(text)
         counts = []
         for no in mails[mid - first].recipients:
             entries, total, unread = after.get(no) or boxes[no]
-            after[no] = (entries + 1, total + size, unread + 1)
-            counts.append(unread + 1)
-        results[mid - first] = Appended(mid, tuple(counts))
+            unread += 1
+            after[no] = (entries + 1, total + size, unread)
+            counts.append(unread)
+        unread_of.append(tuple(counts))
     entries_max, bytes_max = ledger.limits.mailbox_messages, ledger.limits.mailbox_bytes
     over = {no: box for no, box in after.items() if box[0] > entries_max or box[1] > bytes_max}
-    at = mails[-1].at
+    evictions: dict[int, tuple[Eviction, ...]] = {}
     if over:
         oldest = store_ring.oldest_of(ledger, over)
         rings = {no: Shedding(boxes[no], oldest[no], entries_max, bytes_max) for no in over}
-        _shed(ledger, rings, mails, first, texts, results)
+        evictions = _shed(ledger, rings, mails, first, texts, unread_of)
         for no, ring in rings.items():
             after[no] = (ring.entries, ring.bytes, ring.unread)
     ledger.put_boxes(after)
-    ledger.note_time(at)
+    ledger.note_time(mails[-1].at)
+    for (mid, _), unread_now in zip(texts, unread_of, strict=True):
+        results[mid - first] = Appended(mid, unread_now, evictions.get(mid, ()))
 
 
 def _shed(
@@ -154,39 +158,53 @@ def _shed(
     mails: Sequence[AppendMail],
     first: int,
     texts: Sequence[tuple[int, bytes]],
-    results: list[Any],
-) -> None:
-    """Let full rings shed, tell the senders of what left unread, correct the results."""
+    unread_of: list[tuple[int, ...]],
+) -> dict[int, tuple[Eviction, ...]]:
+    """Let full rings shed, and tell the senders of what left unread.
+
+    Args:
+        ledger: the open transaction, with everything appended.
+        rings: those over a limit.
+        mails: all of them.
+        first: the mid of the first of `mails`.
+        texts: mid and text of those that are stored.
+        unread_of: unread counts beside `texts`; corrected where a ring sheds.
+
+    Returns:
+        What was evicted, by mid of the message it had to make room for.
+    """
     lost: list[tuple[int, int, list[int]]] = []
     totals: dict[tuple[int, int], tuple[int, int]] = {}
-    for mid, text in texts:
-        to = mails[mid - first].recipients
-        at = mails[mid - first].at
-        unread = list(results[mid - first].unread)
-        for place, no in enumerate(to):
+    for place, (mid, text) in enumerate(texts):
+        mail = mails[mid - first]
+        counts = []
+        for no, unread in zip(mail.recipients, unread_of[place], strict=True):
             ring = rings.get(no)
-            if ring is not None:
-                senders = ring.add(len(text))
-                unread[place] = ring.unread
-                if senders:
-                    lost.append((mid, no, senders))
-                    for sender in senders:
-                        totals[sender, no] = (totals.get((sender, no), _NONE)[0] + 1, at)
-        results[mid - first] = Appended(mid, tuple(unread))
+            if ring is None:
+                counts.append(unread)
+                continue
+            senders = ring.add(len(text))
+            counts.append(ring.unread)
+            if senders:
+                lost.append((mid, no, senders))
+                for sender in senders:
+                    pair = sender, no
+                    totals[pair] = (totals.get(pair, _NONE)[0] + 1, mail.at)
+        unread_of[place] = tuple(counts)
     left = {no: ring.oldest[: ring.gone] for no, ring in rings.items() if ring.gone}
     if left:
         store_ring.remove(ledger, left, mails[-1].at)
     new = store_ring.tell(ledger, totals, "evicted") if totals else set()
-    evictions: dict[int, list[Eviction]] = {}
+    evictions: dict[int, tuple[Eviction, ...]] = {}
     for mid, no, senders in lost:
-        of_mid = evictions.setdefault(mid, [])
-        for sender in dict.fromkeys(senders):
+        gone = []
+        for sender in senders if len(senders) == 1 else dict.fromkeys(senders):
             opened = (sender, no) in new
             if opened:
                 new.discard((sender, no))
-            of_mid.append(Eviction(sender, no, senders.count(sender), opened))
-    for mid, gone in evictions.items():
-        results[mid - first] = Appended(mid, results[mid - first].unread, tuple(gone))
+            gone.append(Eviction(sender, no, senders.count(sender), opened))
+        evictions[mid] = (*evictions.get(mid, ()), *gone)
+    return evictions
 
 
 # --- the same id again -----------------------------------------------------------------------------------

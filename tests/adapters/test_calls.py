@@ -266,6 +266,19 @@ async def test_a_list_of_peers_fits_a_result_and_counts_what_was_cut(call, count
     assert len(shown) + outcome.fields["more"] == count + 5
 
 
+@pytest.mark.guarantee("page-fits")
+async def test_a_list_of_rooms_or_groups_fits_a_result_too(call):
+    members = tuple(f"{'m' * 60}-{number:03}" for number in range(100))
+    rooms = tuple(wire.Room(name=f"r{number}", members=members) for number in range(10))
+    outcome, _ = await call("rooms", wire.RoomList(req_id=0, rooms=rooms))
+    assert len(msgspec.json.encode(outcome.fields)) <= RESULT_MAX
+    assert len(outcome.fields["rooms"]) + outcome.fields["more"] == 10
+    groups = tuple(wire.GroupUnread(name="g" * 60 + f"{number:04}") for number in range(1_000))
+    outcome, _ = await call("group_list", wire.GroupList(req_id=0, groups=groups))
+    assert len(msgspec.json.encode(outcome.fields)) <= RESULT_MAX
+    assert len(outcome.fields["groups"]) + outcome.fields["more"] == 1_000
+
+
 # --- texts -----------------------------------------------------------------------------------------------
 
 

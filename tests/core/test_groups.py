@@ -496,6 +496,11 @@ def test_a_peer_lists_its_groups_and_what_is_unread_in_them():
     ]
 
 
+def test_a_group_of_which_all_is_read_has_nothing_unread():
+    [answer] = script_with("bob").frame(2, wire.GroupInfo(req_id=7, group="red"))
+    assert (answer.frame.unread_count, answer.frame.unread) == (0, 0)
+
+
 def test_groups_survive_a_restart_with_members_admin_and_what_is_unread():
     world = World()
     ann, bob = world.open("ann", pinned=True), world.open("bob", pinned=True)

@@ -19,9 +19,11 @@ from ecorelay.errors import Code
 from tests.core.helpers import (
     DAY_MS,
     HUB_ID,
+    MONO,
     VERSION,
     WALL,
     Script,
+    World,
     bind_ops,
     left,
     made,
@@ -46,9 +48,9 @@ def refused(sid: int, code: Code, message: str) -> list:
 def test_a_new_name_is_added_then_bound_then_welcomed():
     script = Script()
     add = AddPeer(peer_id=made(1), name="ann", auto=True, at=WALL)
-    assert script.opened(1, name="ann", client="claude", cwd="/src/api", git_branch="main", identity="i1") == [
-        Store((add,), PeerAdded(1, add))
-    ]
+    assert script.opened(
+        1, name="ann", client="claude", cwd="/src/api", git_branch="main", identity="i1"
+    ) == [Store((add,), PeerAdded(1, add))]
     assert script.stored(Numbered(1)) == [
         Store(bind_ops(1, identity="i1", client="claude", cwd="/src/api", branch="main"), SessionBound(1))
     ]
@@ -92,22 +94,66 @@ def test_a_name_that_is_being_registered_gets_a_suffix_too():
 def test_two_sessions_of_one_pinned_name_in_the_same_moment_both_get_in_when_a_suffix_will_do():
     script = Script()
     script.opened(1, name="boss", pinned=True, fallback=True)
-    add = AddPeer(peer_id=made(2), name="boss-2", auto=True, at=WALL)
-    assert script.opened(2, name="boss", pinned=True, fallback=True) == [Store((add,), PeerAdded(2, add))]
+    assert script.opened(2, name="boss", pinned=True, fallback=True) == []
+    assert script.hub.next_deadline() == MONO + 0.05
+    assert script.tick(0.05) == []  # not decided yet
     script.stored(Numbered(1))
-    script.stored(Numbered(2))
     script.stored(None, None, EMPTY)
+    wall = script.clock.wall + 50
+    add = AddPeer(peer_id=made(2, wall), name="boss-2", auto=True, at=wall)
+    assert script.tick(0.05) == [Store((add,), PeerAdded(2, add))]
+    script.stored(Numbered(2))
     assert script.stored(None, None, EMPTY) == [
-        Reply(2, welcome("boss-2", peer_id=made(2), wanted_taken=True))
+        Reply(2, welcome("boss-2", peer_id=made(2, wall), wanted_taken=True))
     ]
 
 
-def test_without_a_suffix_the_second_of_one_pinned_name_is_refused():
+@pytest.mark.guarantee("name-first-wins")
+def test_without_a_suffix_the_second_of_one_pinned_name_is_refused_once_the_first_has_it():
     script = Script()
     script.opened(1, name="boss", pinned=True)
-    assert script.opened(2, name="boss", pinned=True) == refused(
-        2, "name_taken", "boss is being registered by another session this moment"
+    assert script.opened(2, name="boss", pinned=True) == []
+    script.stored(Numbered(1))
+    message = (
+        "boss is held by a living session in an unknown directory: "
+        "choose another name, or end that session first"
     )
+    assert script.tick(0.05) == refused(2, "name_taken", message)
+
+
+def test_who_waits_for_a_name_that_could_not_be_registered_gets_it():
+    script = Script()
+    script.opened(1, name="boss", pinned=True)
+    script.opened(2, name="boss", pinned=True)
+    script.failed()
+    [store] = script.tick(0.05)
+    assert isinstance(store.then, PeerAdded)
+    assert store.then.sid == 2
+
+
+def test_who_leaves_while_a_name_is_being_registered_is_not_thought_of_again():
+    script = Script()
+    script.opened(1, name="boss", pinned=True)
+    script.opened(2, name="boss", pinned=True)
+    script.closed(2)
+    assert script.tick(0.05) == []
+
+
+def test_a_process_that_connects_again_while_its_name_is_being_registered_gets_it():
+    world = World()
+    with world.hold():
+        world.open("boss", pinned=True, instance=made(1)).close()
+        again = world.open("boss", pinned=True, instance=made(1))
+    world.tick(0.05)
+    assert again.name == "boss"
+
+
+def test_two_commands_that_make_the_same_address_in_one_moment_both_act_for_it():
+    world = World()
+    with world.hold():
+        clients = [world.open("me", role="attach", create=True) for _ in range(3)]
+    world.tick(0.05)
+    assert [client.name for client in clients] == ["me", "me", "me"]
 
 
 def test_automatic_naming_avoids_the_old_name_of_a_renamed_peer():

@@ -75,6 +75,18 @@ def test_without_an_acknowledgement_in_time_the_answer_is_queued_and_stays_so():
     assert script.frame(2, wire.Pushed(msg_ids=(mid(1),), carrier="inbox")) == []
 
 
+def test_the_request_numbered_nought_waits_like_any_other():
+    script = script_with_ann()
+    script.online(2, "bob", push=True)
+    script.frame(1, wire.Send(req_id=0, op_id=mid(1), to="bob", text="hi"))
+    script.stored(Appended(5, (1,)))
+    assert script.tick(0.1) == []
+    script.frame(2, wire.Pushed(msg_ids=(mid(9),)))
+    assert script.frame(2, wire.Pushed(msg_ids=(mid(1),))) == [
+        Reply(1, wire.Sent(req_id=0, msg_id=mid(1), status="delivered"))
+    ]
+
+
 @pytest.mark.guarantee("delivered-is-proved")
 def test_a_session_without_a_carrier_is_not_a_delivery():
     script = script_with_ann()

@@ -1,7 +1,5 @@
 """Names: renaming, old names, addresses made beforehand, forgetting; and how an address is looked up."""
 
-from typing import Any
-
 import pytest
 
 from ecorelay import wire
@@ -22,6 +20,7 @@ from ecorelay.core.ops import (
 )
 from ecorelay.core.peers import AddressAdded, PeerRenamed, PeersDropped
 from ecorelay.core.replay import checksum
+from ecorelay.core.sessions import SessionBound
 from ecorelay.errors import Code, RelayError
 from tests.core.helpers import (
     DAY_MS,
@@ -285,12 +284,21 @@ def test_a_match_looks_into_name_directory_and_branch_and_finds_those_long_gone(
     long_ago = WALL - 100 * DAY_MS
     peers = (
         peer_row(1, "ann"),
-        peer_row(3, "cat", last_seen=long_ago, cwd="/Work/c", git_branch="feature/x"),
+        peer_row(3, "cat", last_seen=long_ago, cwd="/Src/api/c", git_branch="feature/x"),
     )
     script = Script(Snapshot(peers=peers))
     script.opened(1, role="observer")
     [answer] = script.frame(1, wire.Peers(req_id=7, match=match))
     assert (answer.frame.me, [peer.name for peer in answer.frame.peers]) == ("", ["cat"])
+
+
+def test_who_has_been_online_for_weeks_is_listed():
+    script = Script(KNOWN)
+    script.online(1, "ann")
+    script.online(2, "bob")
+    script.clock.forward(8 * DAY_S)
+    [answer] = script.frame(1, wire.Peers(req_id=7))
+    assert [(peer.name, peer.last_seen) for peer in answer.frame.peers] == [("bob", script.clock.wall)]
 
 
 def test_a_long_list_is_cut_and_says_how_much_is_missing():
@@ -409,12 +417,23 @@ def test_nobody_reaches_or_becomes_a_peer_that_is_about_to_go():
     for name in ("unused", "was-unused"):
         [answer] = script.frame(1, wire.Send(req_id=1, op_id=mid(1), to=name, text="hi"))
         assert answer.frame.code == "peer_not_found"
+    # Whoever would be it waits for what the store says.
+    assert script.opened(9, name="x", client="claude", identity="i2") == []
+    assert script.opened(10, name="unused", pinned=True) == []
+    assert script.opened(11, name="unused", role="attach") == []
+    # Who only would take it up in its directory gets another name.
     wall = script.clock.wall
     add = AddPeer(peer_id=made(1, wall), name="unused-2", auto=True, at=wall)
-    fields: dict[str, Any] = {"client": "claude", "cwd": "/own", "identity": "i2", "peer_id": "id-unused"}
-    [asked] = script.opened(9, name="unused", **fields)
-    assert asked.ops == (add,)
-    assert script.opened(10, name="unused", pinned=True)[1] == CloseSession(10, "refused name_taken")
+    assert script.opened(12, name="unused", client="claude", cwd="/own")[0].ops == (add,)
+    script.stored(HousekeepingDone(0, False))
+    script.stored(Dropped(()))
+    actions = script.tick(0.05)
+    assert [action.then for action in actions if isinstance(action, Store)] == [
+        SessionBound(9),
+        SessionBound(11),
+    ]
+    assert actions[2] == CloseSession(10, "refused name_taken")
+    assert script.peer("unused").session is script.session(9)
 
 
 def test_those_the_store_keeps_do_not_stand_before_the_others_for_ever():
@@ -464,11 +483,12 @@ def test_a_forgotten_address_is_unknown_and_free():
 
 
 def test_housekeeping_ends_the_forwarding_of_names_whose_time_is_over():
-    script = Script(Snapshot(peers=KNOWN.peers, forwards=(("a", 1, WALL + 1), ("b", 1, WALL + DAY_MS))))
+    forwards = (("a", 1, WALL + 1), ("b", 1, WALL + 60_000), ("c", 1, WALL + 60_001))
+    script = Script(Snapshot(peers=KNOWN.peers, forwards=forwards))
     script.tick()
     script.tick(60)
     script.stored(HousekeepingDone(1, False))
-    assert set(script.state.forwards) == {"b"}
+    assert set(script.state.forwards) == {"c"}
 
 
 def test_the_binding_of_a_peer_remembers_where_it_was_seen_in_the_order_of_peers():

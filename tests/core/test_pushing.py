@@ -180,6 +180,14 @@ def test_the_window_is_bounded_in_bytes_and_one_push_may_overshoot():
     assert ack(script, 2) == [answered[1], load(2, 500, 10)]
 
 
+def test_loading_goes_on_when_half_the_window_is_free_in_bytes_too():
+    script = script_with_bob(push_window_bytes=10)
+    send(script, 1, "x" * 5)
+    send(script, 2, "x" * 5)
+    send(script, 3)
+    assert ack(script, 1)[1] == load(2, 499, 5)
+
+
 @pytest.mark.guarantee("fifo")
 def test_what_did_not_fit_the_window_follows_in_order_before_what_came_later():
     world = World(push_window_messages=2)

@@ -300,8 +300,8 @@ def test_too_many_open_reads_of_one_session_are_refused():
 
 
 @pytest.mark.guarantee("damaged-mail-is-told")
-def test_damaged_mail_found_while_reading_is_counted():
-    script = script_with_bob()
+def test_damaged_mail_found_while_reading_is_counted_and_no_longer_unread():
+    script = script_with_bob(unread=2)
     script.frame(2, wire.Inbox(req_id=7))
     page = PageRead(mails=(), notices=(), unread=0, remaining=0, damaged=2)
     assert script.stored(page) == [Reply(2, wire.InboxPage(req_id=7))]
@@ -362,6 +362,23 @@ def test_a_notice_is_shown_by_one_open_page_only():
     assert len(ann.inbox().messages) == 1
 
 
+@pytest.mark.guarantee("page-fits")
+def test_notices_that_do_not_fit_a_page_come_with_the_next():
+    script = script_with_bob(notices=4)
+    notices = [notice(number) for number in (1, 2, 3, 4)]
+    script.frame(2, wire.Inbox(req_id=7, budget=2_000))
+    [answer] = script.stored(page_read(stored_mail(1), notices=notices))
+    assert [mail.msg_id for mail in answer.frame.messages] == [mid(1), "n1-1", "n2-1", "n3-1"]
+    assert (answer.frame.remaining, answer.frame.unread) == (1, 1)
+    script.frame(2, wire.Inbox(req_id=8, budget=1_000))
+    [answer] = script.stored(page_read(stored_mail(2, "x" * 800), notices=notices, unread=2))
+    assert [mail.msg_id for mail in answer.frame.messages] == [mid(2)]
+    script.frame(2, wire.Inbox(req_id=9, budget=1_000))
+    [answer] = script.stored(page_read(notices=notices, unread=2))
+    assert [mail.msg_id for mail in answer.frame.messages] == ["n4-1"]
+    assert (answer.frame.remaining, answer.frame.unread) == (0, 0)
+
+
 def test_a_notice_of_any_other_reason_names_it():
     script = script_with_bob()
     script.frame(2, wire.Inbox(req_id=7))
@@ -377,7 +394,7 @@ def test_eviction_of_a_sender_that_was_removed_is_only_counted():
     script = Script(KNOWN)
     script.online(1, "ann")
     script.frame(1, wire.Send(req_id=7, op_id=mid(1), to="bob", text="hi"))
-    evictions = (Eviction(9, 2, 1, False), Eviction(0, 2, 2, False))
+    evictions = (Eviction(9, 2, 1, False), Eviction(0, 8, 2, False))
     assert script.stored(Appended(5, (1,), evictions)) == [Reply(1, wire.Sent(req_id=7, msg_id=mid(1)))]
     assert script.hub.counters == {"evicted_unread": 3}
 

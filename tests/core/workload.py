@@ -7,7 +7,7 @@ hub dies and starts again from what was committed. A failing seed replays.
 from __future__ import annotations
 
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -85,6 +85,10 @@ class Workload:
         self.accepted: set[str] = set()
         """By some carrier."""
         self.confirmed: set[tuple[int, str]] = set()
+        self.notices: dict[str, tuple[int, int]] = {}
+        """Number of a notice → sender and recipient."""
+        self.told: Counter[str] = Counter()
+        """Number of a notice → of how many messages its sender has confirmed to know."""
         self.mutations: list[tuple[str, wire.Mutation]] = []
         self.numbers = 0
 
@@ -155,7 +159,7 @@ class Workload:
         name = self.random.choice(NAMES)
         number = self.random.randint(1, 3)
         role = self.random.choice(("session", "session", "session", "session", "attach", "observer"))
-        fields: dict[str, Any] = {"role": role, "client": "claude", "cwd": f"/work/{name}"}
+        fields: dict[str, Any] = {"role": role, "client": "claude", "cwd": f"/src/{name}"}
         fields["push"] = role == "session" and self.random.random() < 0.7
         if role == "attach":
             fields["create"] = self.random.random() < 0.5
@@ -337,7 +341,10 @@ class Workload:
             page = watched.pages.pop(lease)
             if self.random.random() < 0.75:
                 for mail in page.messages:
-                    if mail.text is not None and mail.kind != "room":
+                    number, _, total = mail.msg_id.partition("-")
+                    if total:
+                        self.told[number] = max(self.told[number], int(total))
+                    elif mail.text is not None and mail.kind != "room":
                         self.confirmed.add((self._peer_of(client).no, mail.msg_id))
                 self._confirm(client, page)
             else:
@@ -417,6 +424,8 @@ class Workload:
     def _look_at_page(self, watched: Watched, page: wire.InboxPage) -> None:
         request = watched.client.asked[page.req_id]
         assert isinstance(request, wire.Inbox)
+        for (sender, recipient, _), row in self.world.store.notices.items():
+            self.notices[f"n{row.number}"] = (sender, recipient)
         mids = [self.world.store.mids[m.msg_id] for m in page.messages if m.msg_id in self.world.store.mids]
         assert mids == sorted(mids), "a page out of order"
         if request.since_id is None:
@@ -458,6 +467,7 @@ class Workload:
     def come_to_rest(self) -> None:
         """Everything in the store is done and heard of; nobody is kept waiting any longer than allowed."""
         self.rest()
+        self.check_notices()
         self.check_counts()
         self.check_durable()
         for msg_id, no in self.acknowledged.items():
@@ -473,6 +483,22 @@ class Workload:
             while self.results:
                 self.world.feed(self.results.popleft())
         self.look()
+
+    def check_notices(self) -> None:
+        """Of every message that left a ring unread its sender was told, or will be."""
+        store = self.world.store
+        open_notices: Counter[str] = Counter()
+        for (sender, recipient, _), row in store.notices.items():
+            self.notices[f"n{row.number}"] = (sender, recipient)
+            open_notices[f"n{row.number}"] = row.total
+        evicted: Counter[tuple[int, int]] = Counter()
+        for (no, mid), entry in store.rows.items():
+            if entry.state == "evicted" and store.message(mid).kind != "system":
+                evicted[store.message(mid).sender_no, no] += 1
+        known: Counter[tuple[int, int]] = Counter()
+        for number, pair in self.notices.items():
+            known[pair] += open_notices[number] or self.told[number]
+        assert known == evicted
 
     def check_answered(self) -> None:
         for watched in self.open:

@@ -231,7 +231,7 @@ def test_it_asks_for_as_many_descriptors_as_it_may_need(home: Path):
         "_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))\n"
         "home = Path(sys.argv[1]); home.mkdir(); settle(home, 300)\n"
-        "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(812, hard))"
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(1580, hard))"
     )
     child = subprocess.run(
         [sys.executable, "-c", script, str(home)],

@@ -105,6 +105,19 @@ async def test_it_serves_and_a_signal_ends_it_after_goodbyes(start: Any):
             await hub.connect()
 
 
+async def test_a_signal_in_the_moment_it_listens_ends_it_in_good_order_too(tmp_path: Path):
+    paths, config = Paths(tmp_path), Config(hub_id="here", me="me", keep_alive=True)
+
+    class Started:
+        def started(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with HubLock(paths.hub_lock) as lock:
+        running = Running(paths, Place(paths, config, {}, lock), InlineStore())
+        await running.serve(config, Started())
+        assert running.reason == "SIGTERM"
+
+
 async def test_what_was_asked_before_the_end_is_answered_before_the_goodbye(start: Any):
     async with start() as hub:
         alice, stopper = await hub.enter("alice"), await hub.enter("bob")

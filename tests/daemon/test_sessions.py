@@ -11,7 +11,7 @@ from trio.testing import MockClock
 from ecorelay import wire
 from ecorelay.core.actions import Action, CloseSession, Reply
 from ecorelay.core.events import Event, SessionFrame
-from ecorelay.daemon import sessions
+from ecorelay.daemon import connection, sessions
 from ecorelay.daemon.greet import HELLO_S
 from ecorelay.limits import Limits
 from tests.daemon.house import House, ScriptedCore, hello, op_id, tcp_pair, unix_pair
@@ -334,7 +334,7 @@ async def test_a_bug_in_the_session_code_itself_closes_that_one_and_no_other(
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(sessions.Connection, "_take", broken)
+        patch.setattr(connection.Connection, "_take", broken)
         await bad.send(wire.Rooms(req_id=1))
         assert await bad.receive_all() == []
     assert core.closed == [(2, "crash")]
@@ -356,6 +356,16 @@ async def test_when_the_hub_stops_everybody_is_told_and_all_connections_end(hous
         await silent.close()
     assert core.frames == []
     assert sorted(core.closed) == [(1, "stopped"), (2, "stopped"), (3, "stopped")]
+
+
+async def test_a_connection_that_comes_while_the_hub_stops_ends_at_once(house: House, core: ScriptedCore):
+    house.sessions.closing = True
+    late = house.connect()
+    await late.send(hello())
+    with trio.fail_after(1):
+        assert await late.receive_all() == []
+    assert await house.counted() == {"closed stopped": 1}
+    assert core.opened == []
 
 
 async def test_a_session_cancelled_from_outside_is_still_reported(core: ScriptedCore):

@@ -357,7 +357,7 @@ class GroupTwins(Twins):
 
 
 MailTwins.TestCase.settings = GroupTwins.TestCase.settings = settings(
-    max_examples=40, stateful_step_count=50, deadline=None
+    max_examples=25, stateful_step_count=50, deadline=None
 )
 test_mail_is_what_the_model_of_the_contract_says = MailTwins.TestCase
 test_groups_are_what_the_model_of_the_contract_says = GroupTwins.TestCase

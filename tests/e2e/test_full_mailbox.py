@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ecorelay import wire
 from tests.e2e.stage import Assistant, Machine, Refusal, texts
 
 RING = 500
@@ -48,6 +49,30 @@ async def test_the_501st_message_evicts_the_first_and_its_sender_is_told(machine
             found = await ben.read_all()
         expected = [f"note {number}" for number in range(4, RING)]
         assert texts(found) == [*expected, "one too many", "more 0", "more 1", "more 2"]
+
+
+@pytest.mark.guarantee("page-fits")
+async def test_many_notices_are_told_page_by_page_beside_the_mail(tmp_path: Path):
+    machine = Machine(tmp_path, ECORELAY_LIMITS_MAILBOX_MESSAGES="1")
+    names = [f"{'n' * 60}-{number:03}" for number in range(60)]
+    try:
+        async with machine.assistants("ann") as (ann,):
+            async with machine.client(None, role="observer", create=False) as client:
+                for name in names:
+                    await client.request(wire.AddPeer(req_id=0, op_id=client.new_id(), name=name))
+            for name in names * 2:
+                await ann.call("send", to=name, text="x")
+            await ann.call("send", to=ann.name, text="m" * 17_000)
+            found = []
+            while page := (await ann.call("inbox"))["messages"]:
+                found += page
+            assert ann.longest < 20_000
+            told = [notice["text"] for notice in found if notice["kind"] == "system"]
+            assert all(any(name in text for text in told) for name in names)
+            assert len(told) == len(set(told)) == 60
+            assert len(found) == 61
+    finally:
+        machine.close()
 
 
 @pytest.mark.guarantee("eviction-notice")

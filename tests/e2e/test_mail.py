@@ -280,3 +280,16 @@ async def test_120_000_characters_of_many_bytes_arrive_whole_wherever_reads_cut_
         for part in parts:
             await ben.call("reply", ask_id=mail["msg_id"], text=part)
         assert texts(await ann.read_all()) == parts
+
+
+@pytest.mark.guarantee("terminal-safe")
+async def test_what_an_assistant_writes_does_nothing_to_a_persons_terminal(shared: Machine):
+    async with shared.assistants("ann") as (ann,):
+        person = shared.name("grace")
+        async with shared.client(person):
+            pass
+        await ann.call("send", to=person, text="\x1b[2J\x1b]0;title\x07 \u202egnp.exe \x9b31m \u200bend")
+        shown = (await shared.cli("inbox", "--as", person)).stdout.decode()
+        assert all(character.isprintable() or character == "\n" for character in shown)
+        assert "\\x1b[2J" in shown
+        assert "\\u202e" in shown
