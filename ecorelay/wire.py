@@ -544,13 +544,18 @@ class GroupDetails(Result, frozen=True, kw_only=True):
 
 
 class HubDetails(Result, frozen=True, kw_only=True):
-    """`ecorelay hub status`. `counters`: drops, evictions and closes by reason since the start."""
+    """`ecorelay hub status`.
+
+    `sessions` of peers; `connections` are all that said hello, the asker's included; `counters`: drops,
+    evictions and closes by reason since the start.
+    """
 
     pid: int = 0
     hub_id: str
     version: str
     uptime_s: float = 0.0
     sessions: int
+    connections: int = 0
     peers: int = 0
     groups: int = 0
     rooms: int = 0

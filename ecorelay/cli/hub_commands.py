@@ -123,6 +123,7 @@ async def _status(as_json: bool) -> None:
             version=found.version,
             uptime_s=round(found.uptime_s, 3),
             sessions=found.sessions,
+            connections=found.connections,
             peers=found.peers,
             groups=found.groups,
             rooms=found.rooms,
@@ -138,7 +139,7 @@ async def _status(as_json: bool) -> None:
     rows = [
         ("hub", _known(found)),
         ("up", screen.duration(found.uptime_s)),
-        ("now", f"{found.sessions} sessions, {found.rooms} rooms"),
+        ("now", f"{found.sessions} sessions, {found.connections} connections, {found.rooms} rooms"),
         ("knows", f"{found.peers} peers, {found.groups} groups"),
         ("data", f"{directory}, hub.db {screen.size(found.db_bytes)}"),
         ("mail", f"acknowledged mail survives {screen.line(survives)}"),

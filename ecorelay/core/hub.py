@@ -320,6 +320,7 @@ def _status(s: State, session: Session, frame: wire.HubStatus, _now: Now) -> Non
                 hub_id=s.hub_id,
                 version=s.version,
                 sessions=sum(1 for each in s.sessions.values() if each.hello.role == "session"),
+                connections=len(s.sessions),
                 peers=len(s.peers),
                 groups=len(s.groups),
                 rooms=len(s.rooms),

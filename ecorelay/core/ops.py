@@ -44,7 +44,7 @@ class AddPeer(Op, frozen=True, kw_only=True):
 
 
 class NotePeer(Op, frozen=True, kw_only=True):
-    """→ None. What is known of a peer's last session. None leaves a field as it is."""
+    """→ None. What is known of a peer's last session. None leaves a field as it is. `peer_gone`."""
 
     no: int
     last_seen: int
@@ -94,6 +94,7 @@ class AppendMail(Op, frozen=True, kw_only=True):
 
     A msg_id stored before by the same sender with the same text and recipients is a duplicate:
     nothing is stored. With other content or from another sender it is refused as `bad_msg`.
+    `peer_gone` when a recipient was removed meanwhile.
     """
 
     msg_id: str
@@ -150,9 +151,10 @@ class ReadPage(Op, frozen=True, kw_only=True):
     At least one message when there is any, then up to `limit` and while the JSON of the texts, and
     `ENTRY_ROOM` for each entry, stay within `budget` characters. Mail in `pushed` (mids) comes as a
     stub, without text and lease; mail in `hidden` not at all. With `since_id`: from that message on,
-    inclusive, seen or not, all with text; `bad_args` when it is not in this peer's ring. Handed-over
-    rows are marked as such in the same transaction, so that even a killed hub shows them as
-    `redelivered`.
+    inclusive, all with text, whether seen, pushed, hidden or under another lease (which it stays under);
+    `bad_args` when it is not in this peer's ring. Handed-over rows are marked as such in the same
+    transaction, so that even a killed hub shows them as `redelivered` (on a disk that takes no writes the
+    page comes all the same, without the mark).
     """
 
     no: int
@@ -314,7 +316,10 @@ class MailboxState(Struct, frozen=True, gc=False):
 
 
 class Eviction(Struct, frozen=True, gc=False):
-    """Mail that left a full ring unread. `first`: this opened a new notice for its sender."""
+    """Mail that left a full ring unread. `first`: this opened a new notice for its sender.
+
+    `sender_no` 0: system mail, of which nobody is told.
+    """
 
     sender_no: int
     recipient_no: int
@@ -385,7 +390,8 @@ class PageRead(Struct, frozen=True, kw_only=True, gc=False):
     """A page. `unread`: rows unread in the mailbox, the leased ones of this page included.
 
     `remaining`: unread, neither in this page nor under another lease, nor hidden. `damaged`: rows
-    whose checksum did not hold; they ended as dead(damaged) with a notice to their sender.
+    whose checksum did not hold; they ended as dead(damaged) with a notice to their sender. `notices`:
+    the oldest, 50 at most; the others come once these are confirmed.
     """
 
     mails: tuple[StoredMail, ...]
@@ -429,7 +435,11 @@ class StoredLine(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class HistoryRead(Struct, frozen=True, kw_only=True, gc=False):
-    """Lines; `remaining` after the last of them (own lines do not count); `missed` were dropped unread."""
+    """Lines; `remaining` after the last of them (own lines do not count).
+
+    `missed`: lines between the reader's place and `upto` that are not among them: the ring dropped them,
+    or they were damaged.
+    """
 
     lines: tuple[StoredLine, ...]
     upto: int

@@ -8,7 +8,6 @@ that one bad row does not fail its neighbours.
 from __future__ import annotations
 
 import sqlite3
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from ecorelay.core import ops
@@ -23,7 +22,7 @@ from ecorelay.daemon import (
 )
 from ecorelay.daemon.guard import log_crash
 from ecorelay.daemon.log import warn
-from ecorelay.daemon.store_failure import explain, is_damage, is_full
+from ecorelay.daemon.store_failure import code_of, explain, is_damage, is_full
 from ecorelay.daemon.store_ledger import Ledger
 from ecorelay.daemon.store_sql import one
 from ecorelay.errors import RelayError
@@ -148,8 +147,10 @@ class Committer:
         Returns:
             One event per unit, in order. Whatever is `Stored` is committed.
         """
-        with suppress(Exception):  # whose it is shows when each is tried alone
+        try:
             return self._attempt(batch)
+        except Exception as error:  # whose it is shows when each is tried alone
+            warn("store batch failed", error=type(error).__name__, code=code_of(error), units=len(batch))
         done: list[Stored | StoreFailed] = []
         refusals: list[sqlite3.Error] = []
         for unit in batch:

@@ -11,7 +11,6 @@ import sqlite3
 import time
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Final, Literal
-from urllib.parse import quote
 
 from ecorelay import paths
 from ecorelay.daemon import schema
@@ -37,7 +36,7 @@ PAGE_BYTES: Final = 2048
 that, and smaller ones gain nothing more."""
 BUSY_S: Final = 2.0
 """How long another program that has the file open is waited for."""
-STATEMENTS_KEPT: Final = 160
+STATEMENTS_KEPT: Final = 96
 CACHE_KIB: Final = 8 * 1024
 _EFFECTIVE: Final = os.access in os.supports_effective_ids
 _MAGIC: Final = b"SQLite format 3\0"
@@ -136,7 +135,7 @@ def _damage_before_opening(path: Path) -> str:
         there_before = index.exists()
         try:
             with suppress(sqlite3.Error):
-                uri = f"file:{quote(str(path))}?mode=ro"
+                uri = path.as_uri() + "?mode=ro"
                 with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_S)) as db:
                     _refuse_newer(path, db.execute("PRAGMA user_version").fetchone()[0])
         finally:
@@ -198,7 +197,7 @@ def _upgrade(db: sqlite3.Connection) -> None:
 
 def connect(path: Path, data_bytes: int, durability: Durability) -> sqlite3.Connection:
     """The one connection, set up. It may be used by any thread, by one at a time."""
-    uri = f"file:{quote(str(path))}?mode=rw"  # never makes a file
+    uri = path.as_uri() + "?mode=rw"  # never makes a file
     db = sqlite3.connect(
         uri,
         uri=True,

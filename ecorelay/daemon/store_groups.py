@@ -260,24 +260,17 @@ def read_history(ledger: Ledger, op: ReadHistory) -> HistoryRead:
     db = ledger.db
     history = _group(db, op.group_no)
     start = max(_cursor(db, op.group_no, op.no), op.after)
-    mids = listed(
-        db,
-        "SELECT json_group_array(mid) FROM"
-        " (SELECT mid FROM group_log WHERE group_no = ? AND seq > ? ORDER BY seq LIMIT ?)",
-        (op.group_no, start, op.limit),
-    )
     lines: list[StoredLine] = []
     damaged: list[tuple[int, int]] = []
     upto, used = start, 0
-    # Lines of a group get their mids in the order of their seqs.
     cursor = db.execute(
-        "SELECT m.seq, m.mid, m.msg_id, m.kind, m.sender, m.sender_no, m.at, m.checksum, b.text"
-        " FROM messages AS m LEFT JOIN bodies AS b ON b.mid = m.mid"
-        " WHERE m.mid IN (SELECT value FROM json_each(?)) ORDER BY m.mid",
-        (as_json(mids),),
+        "SELECT l.seq, l.mid, l.sender_no, m.msg_id, m.kind, m.sender, m.at, m.checksum, b.text"
+        " FROM group_log AS l LEFT JOIN messages AS m ON m.mid = l.mid LEFT JOIN bodies AS b ON b.mid = l.mid"
+        " WHERE l.group_no = ? AND l.seq > ? ORDER BY l.seq LIMIT ?",
+        (op.group_no, start, op.limit),
     )
-    for seq, mid, msg_id, kind, sender, sender_no, at, check, data in cursor:
-        text = readable(data, check, (msg_id, kind, sender, None, None))
+    for seq, mid, sender_no, msg_id, kind, sender, at, check, data in cursor:
+        text = None if msg_id is None else readable(data, check, (msg_id, kind, sender, None, None))
         if text is None:
             if data is not None:  # else it is known, and its author was told
                 damaged.append((mid, sender_no))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from ecorelay.core.ops import (
@@ -62,7 +64,7 @@ def _rows(db: sqlite3.Connection, where: str, parameters: tuple[Any, ...]) -> li
         " LEFT JOIN pushes AS p ON p.mid = r.mid AND p.box = r.box",
         parameters,
     )
-    return [Row(*row) for row in found]
+    return sorted([Row(*row) for row in found], key=attrgetter("mid"))
 
 
 def _mails(
@@ -71,14 +73,15 @@ def _mails(
     """Read messages one by one, so that no more texts are read than are taken.
 
     Yields:
-        The row, the message, and the bytes of its text. Mids whose checksum does not hold go to
-        `damaged` instead.
+        The row, the message, and the bytes of its text. Mids whose checksum does not hold, or whose
+        message is missing, go to `damaged` instead.
     """
-    by_mid = {row.mid: row for row in rows}
-    cursor = ledger.db.execute(_TEXTS, (as_json(by_mid),))
+    waiting = deque(rows)
+    cursor = ledger.db.execute(_TEXTS, (as_json([row.mid for row in rows]),))
     try:
         for mid, msg_id, kind, sender, at, check, reply_to, broadcast_id, urgent, data in cursor:
-            row = by_mid[mid]
+            while (row := waiting.popleft()).mid != mid:
+                damaged.append(row.mid)
             if mid in stubs:
                 text, size = None, 0
             else:
@@ -102,6 +105,7 @@ def _mails(
                 pushed_at=row.pushed_at,
             )
             yield row, mail, size
+        damaged += [row.mid for row in waiting]
     finally:
         cursor.close()
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
 
-ROWS_MAX: Final = 256
+ROWS_MAX: Final = 128
 """Rows of one statement. A prepared statement is kept with room for its parameters; larger ones gain
 nothing and would fill the memory."""
 

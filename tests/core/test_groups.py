@@ -20,6 +20,7 @@ from ecorelay.core.ops import (
     Snapshot,
 )
 from ecorelay.core.replay import checksum
+from ecorelay.core.sessions import SessionBound
 from ecorelay.errors import Code
 from tests.core.helpers import WALL, Script, World, group_row, made, mid, peer_row
 
@@ -354,6 +355,18 @@ def test_members_without_a_carrier_or_with_a_full_window_find_it_in_the_history(
     script.frame(2, wire.GroupSend(req_id=7, op_id=mid(3), group="red", text="hi"))
     assert script.stored(LineAdded(7)) == [Reply(2, wire.Sent(req_id=7, msg_id=mid(3), unread=2))]
     assert script.peer("ann").group_unread == {9: 1}
+
+
+def test_nothing_is_pushed_before_the_welcome():
+    script = script_with("ann")
+    script.online(5, "bob", role="attach")
+    script.opened(2, peer_id="id-bob", push=True)
+    bound = script.units.popleft()
+    script.frame(1, wire.GroupSend(req_id=7, op_id=mid(1), group="red", text="hi"))
+    assert script.stored(LineAdded(5)) == [Reply(1, wire.Sent(req_id=7, msg_id=mid(1)))]
+    script.frame(1, wire.Send(req_id=7, op_id=mid(2), to="bob", text="hi"))
+    assert script.stored(Appended(6, (1,))) == [Reply(1, wire.Sent(req_id=7, msg_id=mid(2)))]
+    assert bound.then == SessionBound(2)
 
 
 @pytest.mark.guarantee("stored-once")

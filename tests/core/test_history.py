@@ -80,6 +80,7 @@ def test_a_page_is_read_after_the_cursor_which_moves_when_it_is_confirmed():
     ]
     assert script.stored(CursorMoved(1)) == [Reply(2, wire.Done(req_id=8, unread=1))]
     assert script.tick(30) == []
+    assert script.hub.counters == {}
 
 
 def test_changes_of_membership_are_marked():

@@ -284,7 +284,7 @@ def test_a_match_looks_into_name_directory_and_branch_and_finds_those_long_gone(
     long_ago = WALL - 100 * DAY_MS
     peers = (
         peer_row(1, "ann"),
-        peer_row(3, "cat", last_seen=long_ago, cwd="/Src/api/c", git_branch="feature/x"),
+        peer_row(3, "cat", last_seen=long_ago, cwd="/SRC/API/c", git_branch="feature/x"),
     )
     script = Script(Snapshot(peers=peers))
     script.opened(1, role="observer")

@@ -162,6 +162,19 @@ def test_a_confirmation_the_disk_refuses_leaves_the_page_unread_and_free():
     assert [mail.redelivered for mail in bob.inbox().messages] == [True]
 
 
+def test_mail_whose_confirmation_failed_wakes_who_waits():
+    world = World()
+    ann, bob = world.open("ann"), world.open("bob")
+    ann.send("bob", "hi")
+    page = bob.inbox()
+    waits = bob.ask(wire.Inbox, wait=60)
+    world.store.refuse = lambda unit: (
+        RelayError("mailbox_error", "?") if isinstance(unit[0], ConfirmMail) else None
+    )
+    bob.confirm(page)
+    assert [mail.text for mail in bob.answers[waits].messages] == ["hi"]
+
+
 def test_a_confirmation_without_a_lease_that_the_disk_refuses_frees_nothing():
     script = script_with_bob()
     script.frame(2, wire.Confirm(req_id=8, msg_ids=(mid(1),)))

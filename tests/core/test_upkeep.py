@@ -204,6 +204,7 @@ def test_the_status_counts_what_the_core_knows():
         hub_id=HUB_ID,
         version=VERSION,
         sessions=1,
+        connections=2,
         peers=2,
         groups=1,
         rooms=1,

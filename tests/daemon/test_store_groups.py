@@ -9,7 +9,7 @@ import pytest
 from ecorelay.core import ops
 from ecorelay.core.ops import ENTRY_ROOM
 from ecorelay.errors import RelayError
-from tests.daemon.store_kit import Kit
+from tests.daemon.store_kit import DAY, Kit
 
 
 @pytest.fixture
@@ -207,3 +207,16 @@ def test_a_peer_in_a_group_is_not_dropped(kit: Kit) -> None:
     assert kit.do(ops.DropPeers(nos=(1, 2, 3))) == ops.Dropped((3,))
     kit.do(ops.DropGroup(group_no=group))
     assert kit.do(ops.DropPeers(nos=(1, 2, 3))) == ops.Dropped((1, 2))
+
+
+def test_a_line_whose_text_went_is_passed_over_even_when_it_is_the_last(kit: Kit) -> None:
+    group = kit.group(1, 2)
+    mid = kit.db.execute("SELECT max(mid) FROM group_log").fetchone()[0]
+    kit.db.execute("DELETE FROM bodies")
+    kit.now += 30 * DAY
+    kit.do(ops.Housekeep(now=kit.now))
+    assert kit.db.execute("SELECT 1 FROM messages WHERE mid = ?", (mid,)).fetchone() == (1,)
+    kit.db.execute("DELETE FROM messages")
+    page = kit.history(group, 2)
+    assert (page.lines, page.upto, page.missed, page.remaining) == ((), 1, 1, 0)
+    assert move(kit, group, 2, page.upto) == 0

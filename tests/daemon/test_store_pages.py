@@ -294,3 +294,12 @@ def test_a_mailbox_says_what_waits_in_it_after_a_restart(kit: Kit) -> None:
     assert kit.mailbox(1) == ops.MailboxState(0, 0, ())
     with pytest.raises(RelayError, match="peer_gone"):
         kit.mailbox(99)
+
+
+def test_a_message_that_is_missing_altogether_does_not_stay_unread_for_ever(kit: Kit) -> None:
+    mids = fill(kit, 4)
+    for mid in (mids[1], mids[3]):
+        kit.db.execute("DELETE FROM messages WHERE mid = ?", (mid,))
+    page = kit.read(2)
+    assert (texts(page), page.damaged, page.unread) == (["0", "2"], 2, 2)
+    assert kit.mailbox(2).unread == 2

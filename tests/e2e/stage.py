@@ -224,6 +224,17 @@ class Machine:
         async with open_hub_client(hello, connect=hub_connector(self.paths, self.environ)) as client:
             yield client
 
+    async def seen(self, name: str, msg_id: str) -> None:
+        """Wait until a message in the mailbox of `name` counts as seen: its page was confirmed."""
+        async with self.client(name) as looking:
+            with trio.fail_after(PATIENCE_S):
+                while True:
+                    page = await looking.request(wire.Inbox(req_id=0, since_id=msg_id))
+                    await looking.request(wire.Release(req_id=0, lease=page.lease))
+                    if any(mail.seen for mail in page.messages if mail.msg_id == msg_id):
+                        return
+                    await trio.sleep(POLL_S)
+
     @asynccontextmanager
     async def database(self) -> AsyncIterator[sqlite3.Connection]:
         """hub.db in a test's own hands; no hub may run."""

@@ -205,7 +205,7 @@ def test_a_persons_name_is_as_then_the_setting_then_the_login(ecorelay):
 
 def wait_until_waiting(ecorelay, name):
     """Until a process waits as this peer: then, and only then, the hub has one connection more."""
-    while ecorelay("hub", "status", "--json").json["sessions"] < 2:
+    while ecorelay("hub", "status", "--json").json["connections"] < 2:
         pass
     assert name
 

@@ -14,6 +14,7 @@ import trio
 from tests.e2e.stage import Machine, texts
 
 MANY = 20
+SOME = 6
 
 
 def hub_processes(home: Path) -> list[int]:
@@ -57,17 +58,17 @@ async def test_twenty_adapters_started_at_once_get_one_hub_and_a_name_each(machi
 
 @pytest.mark.guarantee("single-hub")
 @pytest.mark.guarantee("identity-kept")
-async def test_twenty_adapters_in_one_directory_get_twenty_names(machine: Machine):
+async def test_adapters_started_at_once_in_one_directory_get_a_name_each(machine: Machine):
     async with AsyncExitStack() as stack:
         adapters = [
             await stack.enter_async_context(machine.assistant(directory="backend", initialize=False))
-            for _ in range(MANY)
+            for _ in range(SOME)
         ]
         async with trio.open_nursery() as nursery:
             for adapter in adapters:
                 nursery.start_soon(adapter.initialize)
         names = [await adapter.me() for adapter in adapters]
-        expected = ["backend", *(f"backend-{number}" for number in range(2, MANY + 1))]
+        expected = ["backend", *(f"backend-{number}" for number in range(2, SOME + 1))]
         assert sorted(names) == sorted(expected)
         assert machine.hubs_started() == 1
         for adapter, name in zip(adapters, names, strict=True):

@@ -8,9 +8,8 @@ import pytest
 import trio
 
 from ecorelay import wire
-from ecorelay.client import HubClient
 from ecorelay.wire import TEXT_MAX
-from tests.e2e.stage import POLL_S, Assistant, Machine, giving_up, texts
+from tests.e2e.stage import Assistant, Machine, giving_up, texts
 
 RESULT_MAX = 20_000
 SHOWN_OF_LONG = 16_000
@@ -135,8 +134,7 @@ async def test_a_result_that_was_followed_by_another_request_is_seen_for_good(sh
         await fill(shared, name, ["one"])
         [mail] = (await ben.call("inbox"))["messages"]
         await ben.ask("ping")
-        async with shared.client(name) as looking:
-            await confirmed(looking, mail["msg_id"])
+        await shared.seen(name, mail["msg_id"])
         await ben.kill()
     async with shared.assistant(name) as ben:
         assert (await ben.call("inbox"))["messages"] == []
@@ -147,22 +145,10 @@ async def test_a_result_that_was_followed_by_silence_is_seen_for_good(shared: Ma
     async with shared.assistant(name, leave=False) as ben:
         await fill(shared, name, ["one"])
         [mail] = (await ben.call("inbox"))["messages"]
-        async with shared.client(name) as looking:
-            await confirmed(looking, mail["msg_id"])
+        await shared.seen(name, mail["msg_id"])
         await ben.kill()
     async with shared.assistant(name) as ben:
         assert (await ben.call("inbox"))["messages"] == []
-
-
-async def confirmed(looking: HubClient, msg_id: str) -> None:
-    """Wait until a message counts as seen."""
-    with trio.fail_after(20):
-        while True:
-            page = await looking.request(wire.Inbox(req_id=0, since_id=msg_id))
-            await looking.request(wire.Release(req_id=0, lease=page.lease))
-            if [mail for mail in page.messages if mail.seen]:
-                return
-            await trio.sleep(POLL_S)
 
 
 @pytest.mark.guarantee("leased-until-confirmed")

@@ -187,6 +187,7 @@ EXAMPLES: tuple[wire.Frame, ...] = (
         version="0.1.0",
         uptime_s=1.5,
         sessions=3,
+        connections=4,
         peers=9,
         groups=1,
         rooms=2,
