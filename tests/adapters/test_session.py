@@ -510,6 +510,17 @@ async def test_a_push_repeated_after_a_reconnect_is_acknowledged_and_not_shown_a
         assert [mail.text for mail in carrier.pushed] == ["hello", "new"]
 
 
+async def test_only_the_last_pushes_are_remembered(opened, autojump_clock: MockClock, monkeypatch):
+    monkeypatch.setattr(session_module, "PUSHED_KEPT", 1)
+    carrier = FakeCarrier()
+    async with opened(carrier=carrier) as desk:
+        there = await desk.opened()
+        for msg_id in (ID, OTHER, OTHER, ID):
+            await there.send(wire.Push(msg_id=msg_id, kind="message", sender="ben", text="x", ts=0))
+            assert await there.receive() == wire.Pushed(msg_ids=(msg_id,), carrier="fake")
+        assert [mail.msg_id for mail in carrier.pushed] == [ID, OTHER, ID]
+
+
 @pytest.mark.guarantee("delivered-is-proved")
 async def test_the_channel_waits_until_the_client_is_ready(opened, autojump_clock: MockClock):
     async with opened(channel=True) as desk:

@@ -123,7 +123,7 @@ def test_what_the_disk_refuses_is_answered_mailbox_error_and_can_be_asked_again(
     leave_and_check(world)
 
 
-@pytest.mark.parametrize("kind", IN_MEMORY, ids=name_of)
+@pytest.mark.parametrize("kind", sorted(IN_MEMORY, key=name_of), ids=name_of)
 def test_what_needs_no_disk_is_answered_without_one(kind):
     world, ann, _ = prepared()
     fields = fields_of(kind, world, ann)
