@@ -80,8 +80,9 @@ class Peer:
         self.unread = 0
         """Rows unread in the store, those pushed or leased included."""
         self.notices = 0
-        self.leased = 0
-        """Unread rows and notices in pages that are out: unconfirmed, or their confirmation in the store."""
+        self.leased: dict[str, int] = {}
+        """Ids of unread mail and notices in pages that are out (unconfirmed, or their confirmation in the
+        store) → in how many."""
         self.reads = 0
         """Pages being read in the store at this moment."""
         self.news = 0
@@ -436,9 +437,13 @@ class State:
 
 def unread_of(peer: Peer) -> int:
     """What `unread` says on every result: mail neither pushed nor leased, notices, rooms, groups."""
-    mail = peer.unread + peer.notices - len(peer.pushed) - peer.leased
-    if peer.session is not None:
-        mail -= peer.session.inflight_mail
+    session = peer.session
+    mail = peer.unread + peer.notices - len(peer.pushed)
+    if session is not None:
+        mail -= session.inflight_mail
+    if peer.leased:
+        inflight = session.inflight if session is not None else {}
+        mail -= sum(1 for each in peer.leased if each not in peer.pushed and each not in inflight)
     total = (mail if mail > 0 else 0) + len(peer.room_mail)
     if peer.group_unread:
         total += sum(peer.group_unread.values())

@@ -12,23 +12,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ecorelay.core import ops
 from ecorelay.core.events import Stored, StoreFailed
-from ecorelay.daemon import (
-    store_file,
-    store_groups,
-    store_mail,
-    store_pages,
-    store_peers,
-    store_upkeep,
-)
+from ecorelay.daemon import store_file, store_mail
 from ecorelay.daemon.guard import log_crash
 from ecorelay.daemon.log import warn
 from ecorelay.daemon.store_failure import code_of, explain, is_damage, is_full
 from ecorelay.daemon.store_ledger import Ledger
+from ecorelay.daemon.store_ops import APART, DO, READS, REPEATABLE
 from ecorelay.daemon.store_sql import one
 from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from ecorelay.core.ops import Op, OpResult
@@ -41,53 +35,9 @@ HOPELESS_AFTER: Final = 16
 """Units refused by the disk one after the other; the other writes of that batch are not even tried, since
 each try may take the disk some time."""
 
-_DO: Final[dict[type[Op], Callable[[Ledger, Any], OpResult]]] = {
-    ops.AddPeer: store_peers.add_peer,
-    ops.NotePeer: store_peers.note_peer,
-    ops.RememberPeer: store_peers.remember_peer,
-    ops.RenamePeer: store_peers.rename_peer,
-    ops.DropPeers: store_peers.drop_peers,
-    ops.OpenMailbox: store_pages.open_mailbox,
-    ops.AppendReply: store_mail.reply,
-    ops.LoadBacklog: store_pages.load_backlog,
-    ops.MarkPushed: store_mail.mark_pushed,
-    ops.ReadPage: store_pages.read_page,
-    ops.ConfirmMail: store_pages.confirm,
-    ops.EndLease: store_pages.end_lease,
-    ops.CreateGroup: store_groups.create_group,
-    ops.AddMember: store_groups.add_member,
-    ops.RemoveMember: store_groups.remove_member,
-    ops.DropGroup: store_groups.drop_group,
-    ops.AppendGroup: store_groups.append_group,
-    ops.ReadHistory: store_groups.read_history,
-    ops.MoveCursor: store_groups.move_cursor,
-    ops.SaveOp: store_upkeep.save_op,
-    ops.FindOp: store_upkeep.find_op,
-    ops.Housekeep: store_upkeep.housekeep,
-}
-
-_APART: Final = frozenset({ops.MarkPushed, ops.EndLease, ops.NotePeer, ops.RememberPeer, ops.FindOp})
-"""Neither change nor show what an append changes: they need not wait for the appends before them."""
-_READS: Final = frozenset(
-    {
-        ops.ReadPage,
-        ops.LoadBacklog,
-        ops.OpenMailbox,
-        ops.ReadHistory,
-        ops.FindOp,
-        ops.EndLease,
-        ops.NotePeer,
-        ops.RememberPeer,
-    }
-)
-"""Can be done on a disk that takes no writes, so that what is stored stays readable: their marks
-(handed out, last seen) are then left out."""
-_REPEATABLE: Final = _READS | {ops.MarkPushed, ops.ConfirmMail, ops.MoveCursor, ops.Housekeep}
-"""Done twice, they are done once."""
-
 
 def _is_read(unit: Unit) -> bool:
-    return all(type(op) in _READS for op in unit[0])
+    return all(type(op) in READS for op in unit[0])
 
 
 def _is_bug(error: Exception) -> bool:
@@ -162,7 +112,7 @@ class Committer:
                 refusals.clear()
             except Exception as error:
                 done.append(self._again(unit, error))
-                if isinstance(error, sqlite3.Error):
+                if isinstance(error, sqlite3.Error) and not _is_bug(error):
                     refusals.append(error)
         return done
 
@@ -235,7 +185,7 @@ class Committer:
             if kind is ops.AppendMail:
                 run.append(index)
                 continue
-            if run and kind not in _APART:
+            if run and kind not in APART:
                 self._append(batch, run, done)
                 run = []
             mark, stored_mid = ledger.mark(), ledger.stored_mid
@@ -261,7 +211,7 @@ class Committer:
             if isinstance(result, RelayError):
                 raise result
             return result
-        return _DO[type(op)](self.ledger, op)
+        return DO[type(op)](self.ledger, op)
 
     def _append(self, batch: Sequence[Unit], run: Sequence[int], done: list[Any]) -> None:
         mails: Any = [batch[index][0][0] for index in run]
@@ -278,7 +228,7 @@ class Committer:
         """What will be in the database if this commits, and only then; None where it does not matter."""
         if self.ledger.stored_mid:
             return "SELECT mid FROM messages WHERE mid = ?", self.ledger.stored_mid
-        if all(type(op) in _REPEATABLE for unit in batch for op in unit[0]):
+        if all(type(op) in REPEATABLE for unit in batch for op in unit[0]):
             return None
         self._commits += 1
         self.ledger.db.execute("INSERT OR REPLACE INTO meta VALUES ('commits', ?)", (self._commits,))

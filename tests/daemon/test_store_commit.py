@@ -12,7 +12,7 @@ import pytest
 
 from ecorelay.core import ops
 from ecorelay.core.events import Stored, StoreFailed
-from ecorelay.daemon import store_commit, store_file, store_mail, store_text
+from ecorelay.daemon import store_file, store_mail, store_ops, store_text
 from ecorelay.errors import RelayError
 from tests.daemon.store_kit import Kit, texts
 
@@ -152,7 +152,7 @@ def test_a_bug_in_one_unit_is_told_to_it_alone(kit: Kit, monkeypatch: pytest.Mon
     def broken(*_: Any) -> None:
         raise ZeroDivisionError
 
-    table: dict[Any, Any] = store_commit._DO
+    table: dict[Any, Any] = store_ops.DO
     monkeypatch.setitem(table, ops.SaveOp, broken)
     save = ops.SaveOp(no=1, op_id="o" * 26, request=1, reply=b"{}", at=kit.now)
     events = kit.run((kit.mail(1, 2),), (kit.mail(1, 2), save), (kit.mail(1, 2),))

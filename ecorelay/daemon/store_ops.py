@@ -1,0 +1,58 @@
+"""Which function does which op, and what the group commit needs to know of ops."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from ecorelay.core import ops
+from ecorelay.daemon import store_groups, store_mail, store_pages, store_peers, store_upkeep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ecorelay.core.ops import Op, OpResult
+    from ecorelay.daemon.store_ledger import Ledger
+
+DO: Final[dict[type[Op], Callable[[Ledger, Any], OpResult]]] = {
+    ops.AddPeer: store_peers.add_peer,
+    ops.NotePeer: store_peers.note_peer,
+    ops.RememberPeer: store_peers.remember_peer,
+    ops.RenamePeer: store_peers.rename_peer,
+    ops.DropPeers: store_peers.drop_peers,
+    ops.OpenMailbox: store_pages.open_mailbox,
+    ops.AppendReply: store_mail.reply,
+    ops.LoadBacklog: store_pages.load_backlog,
+    ops.MarkPushed: store_mail.mark_pushed,
+    ops.ReadPage: store_pages.read_page,
+    ops.ConfirmMail: store_pages.confirm,
+    ops.EndLease: store_pages.end_lease,
+    ops.CreateGroup: store_groups.create_group,
+    ops.AddMember: store_groups.add_member,
+    ops.RemoveMember: store_groups.remove_member,
+    ops.DropGroup: store_groups.drop_group,
+    ops.AppendGroup: store_groups.append_group,
+    ops.ReadHistory: store_groups.read_history,
+    ops.MoveCursor: store_groups.move_cursor,
+    ops.SaveOp: store_upkeep.save_op,
+    ops.FindOp: store_upkeep.find_op,
+    ops.Housekeep: store_upkeep.housekeep,
+}
+
+APART: Final = frozenset({ops.MarkPushed, ops.EndLease, ops.NotePeer, ops.RememberPeer, ops.FindOp})
+"""Neither change nor show what an append changes: they need not wait for the appends before them."""
+READS: Final = frozenset(
+    {
+        ops.ReadPage,
+        ops.LoadBacklog,
+        ops.OpenMailbox,
+        ops.ReadHistory,
+        ops.FindOp,
+        ops.EndLease,
+        ops.NotePeer,
+        ops.RememberPeer,
+    }
+)
+"""Can be done on a disk that takes no writes, so that what is stored stays readable: their marks
+(handed out, last seen) are then left out."""
+REPEATABLE: Final = READS | {ops.MarkPushed, ops.ConfirmMail, ops.MoveCursor, ops.Housekeep}
+"""Done twice, they are done once."""
