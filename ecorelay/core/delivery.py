@@ -221,11 +221,12 @@ def flush_pushed(s: State, now: Now) -> None:
 
 
 def seen(peer: Peer, msg_ids: Iterable[str]) -> None:
-    """These were read: no longer merely pushed, whether or not the carrier has spoken yet."""
+    """These were read: no longer merely pushed or leased, whether or not the carrier has spoken yet."""
     session = peer.session
     for msg_id in msg_ids:
         peer.pushed.pop(msg_id, None)
         peer.stubs.discard(msg_id)
+        peer.leased.pop(msg_id, None)
         flight = session.inflight.get(msg_id) if session is not None else None
         if session is not None and flight is not None and flight.mid:
             session.inflight_mail -= 1

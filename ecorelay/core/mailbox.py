@@ -52,7 +52,7 @@ class MailConfirmed(Struct, frozen=True):
     peer_no: int
     confirm: wire.Confirm
     lease: int
-    leased: int
+    leased: tuple[str, ...]
 
 
 class LeaseFreed(Struct, frozen=True):
@@ -154,13 +154,12 @@ def page_ready(s: State, note: PageReady, page: PageRead, now: Now) -> None:
     leased = [mail for mail in page.mails if mail.text is not None]
     lease = Lease(note.lease, peer, session.sid)
     lease.notices = tuple([notice.notice_id for notice in notices])
-    lease.unread = len(notices) + sum(
-        1 for mail in leased if not mail.seen and mail.msg_id not in peer.pushed
-    )
+    lease.unread = (*lease.notices, *[mail.msg_id for mail in leased if not mail.seen])
     lease.stubs = tuple(mail.msg_id for mail in page.mails if mail.text is None)
     peer.stubs.difference_update(lease.stubs)
     lease.rooms = rooms
-    peer.leased += lease.unread
+    for each in lease.unread:
+        peer.leased[each] = peer.leased.get(each, 0) + 1
     held = bool(leased or lease.stubs or rooms or notices)
     if held:
         s.leases[note.lease] = lease
@@ -247,7 +246,8 @@ def confirm(s: State, session: Session, frame: wire.Confirm, now: Now) -> None:
     """The page went out: what it showed is seen."""
     peer = s.own(session)
     lease = _own_lease(s, peer, frame.lease)
-    number = leased = 0  # of another's lease nothing is ended
+    number = 0  # of another's lease nothing is ended
+    leased: tuple[str, ...] = ()
     if lease is not None:
         del s.leases[lease.lease]
         number, leased = lease.lease, lease.unread
@@ -261,7 +261,7 @@ def mail_confirmed(s: State, note: MailConfirmed, result: Confirmed) -> None:
     peer = s.peers[note.peer_no]
     peer.unread = result.unread
     peer.notices = result.notices
-    peer.leased -= note.leased
+    _not_out(peer, note.leased)
     delivery.seen(peer, note.confirm.msg_ids)
     s.reply(note.sid, wire.Done(req_id=note.confirm.req_id, unread=unread_of(peer)))
 
@@ -269,7 +269,7 @@ def mail_confirmed(s: State, note: MailConfirmed, result: Confirmed) -> None:
 def confirm_failed(s: State, note: MailConfirmed, now: Now) -> None:
     """The disk refused: the texts stay unread, and nobody must find them locked."""
     peer = s.peers[note.peer_no]
-    peer.leased -= note.leased
+    _not_out(peer, note.leased)
     if note.lease:
         _free(s, peer, note.lease)
         wake(s, peer, now)
@@ -297,10 +297,18 @@ def lease_ends(s: State, note: LeaseEnds, now: Now) -> None:
         _lapse(s, lease, now)
 
 
+def _not_out(peer: Peer, leased: tuple[str, ...]) -> None:
+    """A page that held these is no longer out."""
+    for each in leased:
+        pages = peer.leased.pop(each, 0)
+        if pages > 1:
+            peer.leased[each] = pages - 1
+
+
 def _lapse(s: State, lease: Lease, now: Now) -> None:
     peer = lease.peer
     del s.leases[lease.lease]
-    peer.leased -= lease.unread
+    _not_out(peer, lease.unread)
     _free(s, peer, lease.lease)
     peer.stubs.update(msg_id for msg_id in lease.stubs if msg_id in peer.pushed)
     for mail in reversed(lease.rooms):

@@ -183,8 +183,8 @@ class Lease:
         self.lease = lease
         self.peer = peer
         self.sid = sid
-        self.unread = 0
-        """How many unread rows and notices it holds."""
+        self.unread: tuple[str, ...] = ()
+        """Ids of the unread mail and the notices in it."""
         self.notices: tuple[str, ...] = ()
         self.stubs: tuple[str, ...] = ()
         self.rooms: list[wire.Mail] = []

@@ -467,7 +467,7 @@ class World:
             assert not peer.loaded
             assert not peer.waiters, peer.name
             assert peer.reads == 0
-            assert peer.leased == 0
+            assert not peer.leased
             assert not peer.pushed
             assert not peer.stubs
             assert not peer.room_mail

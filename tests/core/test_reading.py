@@ -85,8 +85,9 @@ def test_a_page_is_leased_to_its_reader_and_seen_once_confirmed():
         )
     ]
     confirm = wire.Confirm(req_id=8, lease=LEASE, msg_ids=(mid(1), mid(2)))
-    op = ConfirmMail(no=2, lease=LEASE, msg_ids=(mid(1), mid(2)), notices=(), at=WALL)
-    assert script.frame(2, confirm) == [Store((op,), MailConfirmed(2, 2, confirm, LEASE, 2))]
+    msg_ids = (mid(1), mid(2))
+    op = ConfirmMail(no=2, lease=LEASE, msg_ids=msg_ids, notices=(), at=WALL)
+    assert script.frame(2, confirm) == [Store((op,), MailConfirmed(2, 2, confirm, LEASE, msg_ids))]
     assert script.stored(Confirmed(1, 0)) == [Reply(2, wire.Done(req_id=8, unread=1))]
     assert script.state.leases == {}
 
@@ -124,6 +125,27 @@ def test_what_is_leased_is_not_unread_and_is_not_again_while_its_confirmation_is
         bob.ask(wire.Confirm, lease=page.lease, msg_ids=(page.messages[0].msg_id,))
         assert bob.call(wire.Peers).unread == 0
     assert bob.call(wire.Peers).unread == 0
+
+
+@pytest.mark.guarantee("unread-on-every-result")
+def test_mail_that_is_on_a_page_and_pushed_or_answered_as_well_is_taken_off_the_count_once():
+    world = World()
+    ann, bob = world.open("ann"), world.open("bob", pinned=True, push=True)
+    reader = world.open("bob", role="attach")
+    for text in "abc":
+        ann.ask(wire.Send, to="bob", text=text)
+    a, b, c = (push.msg_id for push in bob.pushes)
+    bob.ack(a)
+    page = reader.inbox(since_id=a)
+    again = reader.inbox(since_id=b)
+    assert [mail.text for mail in page.messages] == ["a", "b", "c"]
+    bob.say(wire.PushFailed(msg_ids=(c,)))
+    assert reader.call(wire.Peers).unread == 0  # all are on the page
+    bob.close()
+    assert reader.call(wire.Peers).unread == 0
+    assert reader.call(wire.Reply, ask_id=b, text="!").unread == 0
+    assert reader.call(wire.Release, lease=page.lease).unread == 1  # c is on the other page
+    assert reader.call(wire.Release, lease=again.lease).unread == 2
 
 
 def test_a_confirmation_by_ids_works_without_a_lease():

@@ -15,7 +15,7 @@ import trio
 
 from ecorelay import wire
 from ecorelay.errors import RelayError
-from tests.e2e.stage import Machine, Refusal, texts, until
+from tests.e2e.stage import Machine, Refusal, mode_of, texts, until
 
 BIG = "b" * wire.TEXT_MAX
 
@@ -129,10 +129,7 @@ async def test_at_the_limit_of_the_data_directory_sends_fail_until_there_is_room
 async def test_a_read_only_data_directory_is_a_clear_refusal_and_nothing_breaks(machine: Machine):
     async with machine.assistants("ann") as (ann,):
         await ann.call("send", to=ann.name, text="note to self")
-        await machine.end_hub()
-        # The adapter may have started another hub already.
-        if machine.hub_runs():
-            await machine.end_hub()
+    await machine.end_hub()
     with read_only(machine.home):
         async with machine.assistant(ann.name) as ann:
             assert "the hub cannot be reached" in ann.instructions
@@ -202,39 +199,40 @@ async def test_a_damaged_database_is_set_aside_and_the_session_goes_on(machine: 
     async with machine.assistants("ann") as (ann,):
         for number in range(50):
             await ann.call("send", to=ann.name, text=f"{number} " + "x" * 2_000)
-        good = machine.paths.database
-        await machine.cli("hub", "stop")
-        if machine.hub_runs():
-            await machine.end_hub()
-        if damage == "cut":
-            os.truncate(good, good.stat().st_size // 2)
-        else:
-            size = good.stat().st_size
-            with good.open("r+b") as file:
-                if damage == "garbage":
-                    file.write(os.urandom(size))
-                elif damage == "zeros":
-                    file.write(bytes(size))
-                elif damage == "empty":
-                    file.truncate(0)
-                else:
-                    for start in range(4096, size, 8192):
-                        file.seek(start)
-                        file.write(os.urandom(4096))
-        ruined = good.read_bytes()
-        # The session comes back under its name, to an empty mailbox.
-        assert await ann.me() == ann.name
-        sent = await ann.call("send", to=ann.name, text="a new beginning")
+    await machine.end_hub()
+    ruin(machine.paths.database, damage)
+    ruined = machine.paths.database.read_bytes()
+    # The session comes back under its name, to an empty mailbox.
+    async with machine.assistant(ann.name) as again:
+        assert await again.me() == ann.name
+        sent = await again.call("send", to=ann.name, text="a new beginning")
         assert sent["status"] == "queued"
-        assert texts(await ann.read_all()) == ["a new beginning"]
+        assert texts(await again.read_all()) == ["a new beginning"]
         [aside] = machine.home.glob("hub.db.damaged-*[0-9]")
         assert aside.read_bytes() == ruined
-        assert aside.stat().st_mode & 0o077 == 0
+        assert mode_of(aside) == 0o600
         [problem] = (await machine.status())["problems"]
         assert "damaged" in problem
         assert aside.name in problem
-        shown = (await machine.cli("hub", "status")).stdout.decode()
-        assert aside.name in shown
+
+
+def ruin(path: Path, damage: str) -> None:
+    """Spoil a database in one of the ways of disks and programs."""
+    size = path.stat().st_size
+    match damage:
+        case "garbage":
+            path.write_bytes(os.urandom(size))
+        case "zeros":
+            path.write_bytes(bytes(size))
+        case "empty":
+            os.truncate(path, 0)
+        case "cut":
+            os.truncate(path, size // 2)
+        case "holes":
+            with path.open("r+b") as file:
+                for start in range(4096, size, 8192):
+                    file.seek(start)
+                    file.write(os.urandom(4096))
 
 
 async def test_a_disk_that_fails_in_the_middle_of_a_load_loses_nothing_acknowledged(machine: Machine):
