@@ -190,12 +190,14 @@ class Machine:
         return self.paths.log.read_text().count('"event":"started"')
 
     def close(self) -> None:
-        """End the hub, if one runs."""
+        """End the hub, if one runs; none may have met a bug of ours."""
         deadline = time.monotonic() + 10
         while (endpoint := self.endpoint) is not None and is_alive(endpoint.pid, endpoint.pid_start):
             with suppress(ProcessLookupError):
                 os.kill(endpoint.pid, signal.SIGTERM if time.monotonic() < deadline else signal.SIGKILL)
             time.sleep(POLL_S)
+        for log in self.home.glob("hub.log*"):
+            assert '"event":"crash"' not in log.read_text(), log.read_text()
 
     # --- other ways in -------------------------------------------------------------------------------
 
