@@ -413,7 +413,7 @@ def history_ready(s: State, note: HistoryReady, page: HistoryRead, now: Now) -> 
     session = s.sessions.get(note.sid)
     if session is not None and session.peer is peer:
         if page.lines:
-            lease.upto, lease.sid = page.upto, note.sid
+            lease.upto, lease.sid, lease.released = page.upto, note.sid, 0
             lease.until = now.mono + s.limits.lease_s
             s.at(lease.until, HistoryLapses(peer.no, group.no, lease.until))
         lease.hidden += peer.group_unread.get(group.no, 0) - page.remaining
@@ -492,6 +492,11 @@ def confirm(s: State, session: Session, frame: wire.GroupConfirm, _now: Now) -> 
     """The page went out: the cursor moves."""
     peer = s.own(session)
     group = _member(s, peer, frame.group)
+    lease = peer.history.get(group.no)
+    if lease is not None and frame.upto <= lease.released:
+        # The cursor would pass over a page that nobody was shown. Rather both come again.
+        s.reply(session.sid, wire.Done(req_id=frame.req_id, unread=unread_of(peer)))
+        return
     op = MoveCursor(group_no=group.no, no=peer.no, upto=frame.upto)
     s.out.append(Store((op,), HistoryConfirmed(session.sid, frame.req_id, op)))
 
@@ -517,6 +522,7 @@ def release(s: State, session: Session, frame: wire.GroupRelease, _now: Now) -> 
     group = _member(s, peer, frame.group)
     lease = peer.history.get(group.no)
     if lease is not None:
+        lease.released = lease.upto
         _give_back(peer, group.no, lease)
     s.reply(session.sid, wire.Done(req_id=frame.req_id, unread=unread_of(peer)))
 

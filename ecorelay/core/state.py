@@ -193,7 +193,7 @@ class Lease:
 class HistoryLease:
     """A member's page of one group: lines up to `upto` are out, unconfirmed, until `until`."""
 
-    __slots__ = ("hidden", "queue", "reading", "sid", "until", "upto")
+    __slots__ = ("hidden", "queue", "reading", "released", "sid", "until", "upto")
 
     def __init__(self) -> None:
         self.upto = 0
@@ -201,6 +201,8 @@ class HistoryLease:
         self.until = 0.0
         self.hidden = 0
         """Lines of it taken off the group's unread count as long as the page is out."""
+        self.released = 0
+        """Lines up to here were given back: until they are read anew, no later page may be confirmed."""
         self.reading = False
         self.queue: list[tuple[int, wire.GroupHistory]] = []
         """Requests that came while a page was being read: one page at a time, so none is shown twice."""

@@ -141,6 +141,23 @@ def test_the_end_of_another_connection_leaves_a_page_out():
 
 
 @pytest.mark.guarantee("cancel-never-confirms")
+def test_a_later_page_is_not_confirmed_over_one_that_was_given_back():
+    script = script_with_bob()
+    ask(script, 7)
+    script.stored(read(4, 5, remaining=1))
+    ask(script, 8)
+    script.stored(read(6))
+    script.frame(2, wire.GroupRelease(req_id=9, group="red"))
+    assert script.frame(2, wire.GroupConfirm(req_id=10, group="red", upto=6)) == [
+        Reply(2, wire.Done(req_id=10, unread=3))
+    ]
+    assert ask(script, 11) == [asked(11)]
+    script.stored(read(4, 5, 6))
+    [store] = script.frame(2, wire.GroupConfirm(req_id=12, group="red", upto=6))
+    assert store.ops[0].upto == 6
+
+
+@pytest.mark.guarantee("cancel-never-confirms")
 def test_a_page_that_is_released_is_unread_again_at_once():
     script = script_with_bob()
     assert script.frame(2, wire.GroupRelease(req_id=6, group="red")) == [
