@@ -15,7 +15,7 @@ import os
 import secrets
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 import trio
@@ -43,6 +43,16 @@ LEAVE_S: Final = 0.5
 """How long leaving the block may take: what is queued is sent, and the hub reads it."""
 
 
+class Handlers(NamedTuple):
+    """Who takes what the hub says unasked; see :func:`open_hub_client`."""
+
+    push: Handler[wire.Push] | None
+    reconnect: Handler[wire.Welcome] | None
+    name_changed: Handler[wire.NameChanged] | None
+    bell: Handler[wire.Bell] | None
+    activity: Handler[wire.Activity] | None
+
+
 class HubClient(Asking):
     """See the module; made by :func:`open_hub_client`."""
 
@@ -50,16 +60,14 @@ class HubClient(Asking):
         self,
         connect: Connect,
         hello: wire.Hello,
-        handlers: tuple[
-            Handler[wire.Push] | None, Handler[wire.Welcome] | None, Handler[wire.NameChanged] | None
-        ],
+        handlers: Handlers,
         stay: bool,
         now_ms: Callable[[], int],
         random_bits: Callable[[int], int],
     ) -> None:
         self._now_ms = now_ms
         self._random_bits = random_bits
-        self._on_push, self._on_reconnect, self._on_name_changed = handlers
+        self._on = handlers
         self._callbacks = Callbacks()
         if not hello.instance:
             hello = msgspec.structs.replace(hello, instance=self.new_id())
@@ -153,7 +161,7 @@ class HubClient(Asking):
     def went_up(self, connection: Connection, welcome: wire.Welcome, again: bool) -> None:
         """Take up where the last connection ended."""
         if again:
-            self._callbacks.put(self._on_reconnect, welcome)
+            self._callbacks.put(self._on.reconnect, welcome)
         self._requests.resume(connection)
 
     def went_down(self) -> None:
@@ -178,10 +186,14 @@ class HubClient(Asking):
                 if isinstance(asked, wire.Rename) and isinstance(frame, wire.Renamed):
                     self._rename(frame.name)
             case wire.Push():
-                self._callbacks.put(self._on_push, frame, until_lost=True)
+                self._callbacks.put(self._on.push, frame, until_lost=True)
             case wire.NameChanged(name=name):
                 self._rename(name)
-                self._callbacks.put(self._on_name_changed, frame)
+                self._callbacks.put(self._on.name_changed, frame)
+            case wire.Bell():
+                self._callbacks.put(self._on.bell, frame)
+            case wire.Activity():
+                self._callbacks.put(self._on.activity, frame)
             case wire.Ping():
                 self.send_nowait(wire.Pong())
             case wire.Bye():
@@ -230,6 +242,8 @@ async def open_hub_client(
     on_push: Handler[wire.Push] | None = None,
     on_reconnect: Handler[wire.Welcome] | None = None,
     on_name_changed: Handler[wire.NameChanged] | None = None,
+    on_bell: Handler[wire.Bell] | None = None,
+    on_activity: Handler[wire.Activity] | None = None,
     stay: bool = True,
     now_ms: Callable[[], int] = _wall_ms,
     random_bits: Callable[[int], int] = secrets.randbits,
@@ -247,6 +261,8 @@ async def open_hub_client(
             a carrier took it; after a reconnect the same msg_id may come again.
         on_reconnect: called after each welcome but the first.
         on_name_changed: called when another connection renamed our peer.
+        on_bell: called when something waits for the hooks of our assistant; see `wire.Hello.bell`.
+        on_activity: takes what happens, on a connection that asked to `wire.Watch`.
         stay: whether a lost connection is made again; else it ends the client.
         now_ms: the wall clock, milliseconds since 1970 UTC, for ids.
         random_bits: gives that many random bits, for ids and pauses.
@@ -256,7 +272,7 @@ async def open_hub_client(
     """
     if not hello.pid:
         hello = msgspec.structs.replace(hello, pid=os.getpid(), pid_start=start_time(os.getpid()))
-    handlers = on_push, on_reconnect, on_name_changed
+    handlers = Handlers(on_push, on_reconnect, on_name_changed, on_bell, on_activity)
     client = HubClient(connect, hello, handlers, stay, now_ms, random_bits)
     try:
         async with trio.open_nursery() as nursery:

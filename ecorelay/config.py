@@ -67,6 +67,14 @@ def load(paths: Paths, environ: Mapping[str, str]) -> Config:
     Raises:
         ConfigError: at least one setting is wrong; all that are get named.
     """
+    found, mistakes = survey(paths, environ)
+    if mistakes:
+        raise ConfigError(mistakes)
+    return found
+
+
+def survey(paths: Paths, environ: Mapping[str, str]) -> tuple[Config, list[str]]:
+    """As :func:`load`, with what is wrong left out: what would hold without it, and a sentence on each."""
     kinds = _kinds()
     mistakes: list[str] = []
     found: dict[str, tuple[Any, str]] = {}
@@ -80,16 +88,15 @@ def load(paths: Paths, environ: Mapping[str, str]) -> Config:
             from ecorelay.config_words import wrong_value
 
             mistakes.append(wrong_value(key, raw, kinds[key], origin))
-    if mistakes:
-        raise ConfigError(mistakes)
-    origins = {key: found[key][1] if key in found else DEFAULT for key in kinds}
+    origins = {key: found[key][1] if key in values else DEFAULT for key in kinds}
     limits = {key.partition(".")[2]: value for key, value in values.items() if "." in key}
     own = {key: value for key, value in values.items() if "." not in key}
-    return Config(
+    whole = Config(
         **{"hub_id": _host_slug(), "me": _login_slug(environ), **own},
         limits=Limits(**limits),
         origins=origins,
     )
+    return whole, mistakes
 
 
 def variable(key: str) -> str:

@@ -42,6 +42,8 @@ class Endpoint(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A loopback address, for ``tcp``."""
     token: str = ""
     """What both sides prove to know before hello, for ``tcp``: 64 hexadecimal digits."""
+    kept: bool = False
+    """Whether it was told to stay (`hub start`, a service, ``keep_alive``): then only a person ends it."""
     started_at: int
     """Milliseconds since 1970 UTC."""
 

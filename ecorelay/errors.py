@@ -27,6 +27,7 @@ Code = Literal[
     "not_admin",
     "group_not_found",
     "limit_reached",
+    "blocked",
     "unexpected",
 ]
 """Every code a failed request can carry; the README lists each with what to do."""

@@ -1,9 +1,4 @@
-"""Where a hub keeps its things, and the rules for directories and files that are only ours.
-
-The data directory is ``ECORELAY_HOME``, else ``ecorelay`` in the user's data directory. Nothing else in
-the environment moves it: ``XDG_DATA_HOME`` differs between terminals (snaps set it, even anew for each of
-their revisions), and two assistants that look in two places would never meet.
-"""
+"""Where a hub keeps its things, and the rules for directories and files that are only ours."""
 
 from __future__ import annotations
 
@@ -15,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ecorelay.errors import RelayError
+from ecorelay.home import HOME_VARIABLE, data_directory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-HOME_VARIABLE: Final = "ECORELAY_HOME"
 SOCKET_PATH_MAX: Final = 100
 """Bytes. The kernel's own limit is 108 on Linux and 104 on macOS, its closing zero included."""
 
@@ -42,38 +37,22 @@ class Paths:
         self.config = home / "config.toml"
         self.bridge = home / "bridge.json"
         self.texts = home / "texts"
+        self.bells = home / "bells"
 
     def __repr__(self) -> str:
         return f"Paths({str(self.home)!r})"
 
 
 def find_paths(environ: Mapping[str, str]) -> Paths:
-    """The data directory this environment asks for. It may not exist yet.
+    """The data directory this environment asks for, see `ecorelay.home`. It may not exist yet.
 
     Raises:
-        RelayError: ``bad_args``, ECORELAY_HOME is not absolute: it would be another one in each project.
+        RelayError: ``bad_args``, there is none.
     """
-    given = environ.get(HOME_VARIABLE, "")
-    if not given:
-        return Paths(_default_home(environ))
-    home = Path(os.path.expanduser(given))
-    if not home.is_absolute():
-        raise RelayError("bad_args", f"{HOME_VARIABLE} is {given!r}: it must be an absolute path")
-    return Paths(Path(os.path.normpath(home)))
-
-
-def _default_home(environ: Mapping[str, str]) -> Path:
-    if sys.platform == "win32":
-        import platformdirs
-
-        return Path(platformdirs.user_data_dir("ecorelay", appauthor=False))
-    # Where platformdirs puts it, without its import (and without XDG_DATA_HOME, see above).
-    user = Path(environ.get("HOME") or os.path.expanduser("~"))
-    if not user.is_absolute():  # or "~" itself: a user the system does not know, as in a container
-        raise RelayError("bad_args", f"your home directory is not known: set HOME or {HOME_VARIABLE}")
-    if sys.platform == "darwin":
-        return user / "Library" / "Application Support" / "ecorelay"
-    return user / ".local" / "share" / "ecorelay"
+    try:
+        return Paths(Path(data_directory(environ)))
+    except ValueError as error:
+        raise RelayError("bad_args", str(error)) from None
 
 
 def make_private_dir(path: Path, *, follow: bool = True) -> None:

@@ -48,34 +48,62 @@ def is_alive(pid: int, start: int = 0) -> bool:
     return start == 0 or found in (0, start)
 
 
-def _proc_stat(pid: int) -> tuple[str, int]:
-    """State letter and start of a process, from procfs; ("", 0) where it tells nothing."""
+def parent_and_name(pid: int) -> tuple[int, str]:
+    """The id of the process that `pid` is a child of, and the name of `pid`'s program, cut at 15 bytes.
+
+    (0, "") where it does not live or cannot be found out.
+    """
+    if sys.platform == "linux":
+        text = _proc_text(pid)
+        name = text.partition(b"(")[2].rpartition(b")")[0]
+        fields = text.rpartition(b")")[2].split()
+        if len(fields) > 1 and fields[1].isdigit():
+            return int(fields[1]), name.decode("utf-8", "replace")
+    if sys.platform == "darwin" and (info := _darwin_info(pid)):
+        # pbi_ppid at 16, pbi_comm (16 bytes) at 48.
+        name = info[48:64].split(b"\0")[0]
+        return int.from_bytes(info[16:20], sys.byteorder), name.decode("utf-8", "replace")
+    return 0, ""
+
+
+def _proc_text(pid: int) -> bytes:
+    """What procfs says in one line of a process; empty where it tells nothing."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            text = file.read(4096)
+            return file.read(4096)
     except OSError:
-        return "", 0
+        return b""
+
+
+def _proc_stat(pid: int) -> tuple[str, int]:
+    """State letter and start of a process; ("", 0) where the system tells nothing."""
     # The second field is the program's name in brackets and may hold spaces and brackets.
-    fields = text.rpartition(b")")[2].split()
+    fields = _proc_text(pid).rpartition(b")")[2].split()
     try:
         return fields[0].decode("ascii", "replace"), int(fields[19])
     except (IndexError, ValueError):
         return "", 0
 
 
-def _darwin_start(pid: int) -> int:
+def _darwin_info(pid: int) -> bytes:
+    """Struct proc_bsdinfo of <sys/proc_info.h>, 136 bytes; empty where the system tells nothing."""
     import ctypes
 
-    # struct proc_bsdinfo of <sys/proc_info.h>: 136 bytes, the start's seconds at 120, microseconds at 128.
     buffer = ctypes.create_string_buffer(136)
     try:
         size = ctypes.CDLL(None).proc_pidinfo(pid, 3, ctypes.c_uint64(0), buffer, 136)
     except (AttributeError, OSError):
+        return b""
+    return buffer.raw if size == 136 else b""
+
+
+def _darwin_start(pid: int) -> int:
+    info = _darwin_info(pid)
+    if not info:
         return 0
-    if size != 136:
-        return 0
-    seconds = int.from_bytes(buffer.raw[120:128], sys.byteorder)
-    return seconds * 1_000_000 + int.from_bytes(buffer.raw[128:136], sys.byteorder)
+    # The start's seconds at 120, microseconds at 128.
+    seconds = int.from_bytes(info[120:128], sys.byteorder)
+    return seconds * 1_000_000 + int.from_bytes(info[128:136], sys.byteorder)
 
 
 if sys.platform == "win32":

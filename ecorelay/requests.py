@@ -40,6 +40,16 @@ ANSWERS: Final[dict[type[wire.Request], type[wire.Result]]] = {
     wire.GroupRelease: wire.Done,
     wire.Groups: wire.GroupList,
     wire.GroupInfo: wire.GroupDetails,
+    wire.Hook: wire.HookPage,
+    wire.Printed: wire.Done,
+    wire.Identify: wire.Renamed,
+    wire.Trace: wire.Traced,
+    wire.ForgetPeer: wire.Done,
+    wire.Purge: wire.Purged,
+    wire.Backup: wire.BackedUp,
+    wire.Block: wire.Done,
+    wire.Blocks: wire.BlockList,
+    wire.Watch: wire.Done,
     wire.HubStatus: wire.HubDetails,
     wire.HubStop: wire.Done,
 }
@@ -71,7 +81,7 @@ class Asking(ABC):
     async def request(self, frame: wire.Peers, patience: float | None = None) -> wire.PeerList: ...
     @overload
     async def request(
-        self, frame: wire.Rename | wire.AddPeer, patience: float | None = None
+        self, frame: wire.Rename | wire.AddPeer | wire.Identify, patience: float | None = None
     ) -> wire.Renamed: ...
     @overload
     async def request(self, frame: wire.Join, patience: float | None = None) -> wire.RoomMembers: ...
@@ -88,6 +98,16 @@ class Asking(ABC):
     @overload
     async def request(self, frame: wire.GroupInfo, patience: float | None = None) -> wire.GroupDetails: ...
     @overload
+    async def request(self, frame: wire.Hook, patience: float | None = None) -> wire.HookPage: ...
+    @overload
+    async def request(self, frame: wire.Trace, patience: float | None = None) -> wire.Traced: ...
+    @overload
+    async def request(self, frame: wire.Purge, patience: float | None = None) -> wire.Purged: ...
+    @overload
+    async def request(self, frame: wire.Backup, patience: float | None = None) -> wire.BackedUp: ...
+    @overload
+    async def request(self, frame: wire.Blocks, patience: float | None = None) -> wire.BlockList: ...
+    @overload
     async def request(self, frame: wire.HubStatus, patience: float | None = None) -> wire.HubDetails: ...
     @overload
     async def request(
@@ -101,6 +121,10 @@ class Asking(ABC):
         | wire.GroupDelete
         | wire.GroupConfirm
         | wire.GroupRelease
+        | wire.Printed
+        | wire.ForgetPeer
+        | wire.Block
+        | wire.Watch
         | wire.HubStop,
         patience: float | None = None,
     ) -> wire.Done: ...

@@ -13,10 +13,12 @@ import secrets
 import sys
 import time
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
 
+from ecorelay import __version__
 from ecorelay.endpoint import Endpoint, read_endpoint
 from ecorelay.errors import RelayError, WireError
 from ecorelay.framing import LineSplitter
@@ -24,6 +26,7 @@ from ecorelay.launch import start_hub
 from ecorelay.names import new_id
 from ecorelay.paths import make_private_dir
 from ecorelay.peercred import peer_cred
+from ecorelay.upgrade import Upgrade, drain
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -39,6 +42,9 @@ LOOK_AGAIN_S: Final = 0.1
 """Longest pause of those who wait for another process's start."""
 HELD: Final = "already_registered"
 """The code of a hub that refuses because another holds the lock: that one comes, or is just leaving."""
+
+_upgrade: Final = Upgrade()
+"""This process's."""
 
 
 class NoHub(Exception):
@@ -140,12 +146,14 @@ async def ensure_hub(paths: Paths, environ: Mapping[str, str]) -> trio.abc.Strea
     refusal = None
     with trio.move_on_after(ENSURE_S):
         while True:
-            try:
-                return await connect_hub(paths)
-            except NoHub:
-                make_private_dir(paths.home)
-            with _start_lock(paths.start_lock) as ours:
+            if not _replaces(paths):
+                try:
+                    return await connect_hub(paths)
+                except NoHub:
+                    make_private_dir(paths.home)
+            with start_lock(paths.start_lock) as ours:
                 if ours:
+                    await _make_room(paths)
                     try:
                         return await connect_hub(paths)  # started while we came here
                     except NoHub:
@@ -161,6 +169,21 @@ async def ensure_hub(paths: Paths, environ: Mapping[str, str]) -> trio.abc.Strea
     raise refusal or RelayError(
         "hub_unreachable", f"no hub got ready within {ENSURE_S:.0f} s: look into {paths.log}, or try again"
     )
+
+
+def _replaces(paths: Paths) -> bool:
+    """Whether the hub that runs is an older one, which has to go (see `ecorelay.upgrade`)."""
+    try:
+        return _upgrade.is_due(paths.home, read_endpoint(paths.endpoint))
+    except (OSError, RelayError):
+        return False  # whoever connects says what is wrong
+
+
+async def _make_room(paths: Paths) -> None:
+    """Let an older hub end, if one runs, so that ours can begin. The start lock is held."""
+    if _replaces(paths) and (endpoint := read_endpoint(paths.endpoint)) is not None:
+        _upgrade.note(paths.home)
+        await drain(endpoint, partial(connect_hub, paths), f"upgrade to {__version__}")
 
 
 async def _start(paths: Paths, environ: Mapping[str, str]) -> RelayError | None:
@@ -185,7 +208,7 @@ async def _start(paths: Paths, environ: Mapping[str, str]) -> RelayError | None:
 
 
 @contextmanager
-def _start_lock(path: Path) -> Iterator[bool]:
+def start_lock(path: Path) -> Iterator[bool]:
     """Hold the lock file `path` if nobody does; gives whether it is ours. It ends with this process."""
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)

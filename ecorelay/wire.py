@@ -48,6 +48,11 @@ NoticeId = Annotated[str, Meta(pattern=r"\An[0-9]{1,18}-[0-9]{1,18}\Z")]
 Kind = Literal["message", "ask", "reply", "room", "group", "system"]
 Role = Literal["session", "attach", "observer"]
 Status = Literal["delivered", "queued"]
+HookEvent = Literal["start", "bell", "prompt", "tool", "stop"]
+ReceiptState = Literal["unread", "pushed", "seen", "replied", "forwarded", "evicted", "expired", "dead"]
+ActivityKind = Literal[
+    "online", "offline", "renamed", "stored", "pushed", "seen", "evicted", "room", "group", "missed"
+]
 
 
 class Frame(
@@ -101,8 +106,13 @@ class Hello(Frame, frozen=True, kw_only=True):
 
     `peer_id` is what an earlier `welcome` gave: the same peer again, whatever its name is now.
     `instance` is random per process: a second connection of the same instance replaces the first.
-    `push` says whether this session has a carrier for pushed mail. `create` (attach only) makes the
-    peer when its name was never seen.
+    `push` says whether this session has a carrier for pushed mail; `bell` that hooks of its assistant
+    fetch mail themselves, and it only wants to hear (`bell`) when there is some. `create` (attach only)
+    makes the peer when its name was never seen.
+
+    `client_pid` and `client_start` name the assistant's own process where it is one process a session:
+    a second session beside the same one is refused as ``already_registered``, and a hook (role
+    ``attach``, no name) acts for the peer whose live session stands beside that process.
     """
 
     versions: tuple[int, int]
@@ -119,7 +129,10 @@ class Hello(Frame, frozen=True, kw_only=True):
     git_branch: Short = ""
     pid: Number = 0
     pid_start: Number = 0
+    client_pid: Number = 0
+    client_start: Number = 0
     push: bool = False
+    bell: bool = False
     app_version: Short = ""
 
 
@@ -346,12 +359,101 @@ class GroupInfo(Request, frozen=True, kw_only=True):
     group: AddressText
 
 
+class Hook(Request, frozen=True, kw_only=True):
+    """→ `hook_page`. A hook of the assistant runs, and can show the model what waits.
+
+    `event`: a session began (``start``), the bell was heard (``bell``: nothing is shown, only whether to
+    wake), a prompt is about to go to the model (``prompt``), a tool has returned (``tool``), a turn is about
+    to end (``stop``). ``tool`` and ``stop`` prove that the model was given what hooks printed before;
+    ``prompt`` shows what was not proved so once more. `budget`: characters the page may fill.
+    """
+
+    event: HookEvent
+    budget: Annotated[int, Meta(ge=1_000, le=LINE_MAX // 8)] = PAGE_BUDGET
+
+
+class Printed(Request, frozen=True, kw_only=True):
+    """→ `done`. The hook wrote the page with `lease` out: these wholly, of those in `cut` the beginning.
+
+    Nobody has seen them yet: see `Hook`.
+    """
+
+    lease: Number
+    msg_ids: Annotated[tuple[Id, ...], Meta(max_length=1000)] = ()
+    cut: Annotated[tuple[Id, ...], Meta(max_length=1000)] = ()
+    notices: Annotated[tuple[NoticeId, ...], Meta(max_length=1000)] = ()
+    carrier: Short = "hook"
+
+
+class Identify(Request, frozen=True, kw_only=True):
+    """→ `renamed`. The assistant's session has another id now (it was cleared, or another was resumed).
+
+    The answer names the peer that id leads to: the caller's own, to which it leads from now on; or
+    another, absent one, that had this id before: then greet anew, with this `identity`.
+    """
+
+    identity: Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class Trace(Request, frozen=True, kw_only=True):
+    """→ `traced`. What became of a message. Any role. ``unknown_ask`` when nothing is known of it."""
+
+    msg_id: Id
+
+
+class ForgetPeer(Request, frozen=True, kw_only=True):
+    """→ `done`. Remove a peer that is not online, with its mailbox. Any role.
+
+    Senders of its unread mail find a notice; groups it administers are deleted, others it leaves.
+    """
+
+    name: Name
+
+
+class Purge(Request, frozen=True, kw_only=True):
+    """→ `purged`. Remove mail that was seen, lines of groups, and receipts, all older than `before`.
+
+    With `unread` also mail nobody has seen; its senders find a notice. Any role.
+    """
+
+    before: Number
+    unread: bool = False
+
+
+class Backup(Request, frozen=True, kw_only=True):
+    """→ `backed_up`. Write a copy of the database to the new file `path`, absolute, mode 0600. Any role."""
+
+    path: Annotated[str, Meta(min_length=1, max_length=4096)]
+
+
+class Block(Request, frozen=True, kw_only=True):
+    """→ `done`. What the peer `name` sends is refused from now on as ``blocked``; or no longer. Any role."""
+
+    name: AddressText
+    blocked: bool = True
+
+
+class Blocks(Request, frozen=True, kw_only=True):
+    """→ `block_list`. Any role."""
+
+
+class Watch(Request, frozen=True, kw_only=True):
+    """→ `done`, then an `activity` for whatever happens, until the connection ends. For observers.
+
+    `texts`: with the beginning of each text.
+    """
+
+    texts: bool = False
+
+
 class HubStatus(Request, frozen=True, kw_only=True):
     """→ `hub_details`. Any role."""
 
 
 class HubStop(Request, frozen=True, kw_only=True):
-    """→ `done`, then the hub drains and ends."""
+    """→ `done`, then the hub drains and ends. `reason` goes into its log and its goodbyes."""
+
+    reason: Short = ""
 
 
 class Pong(Frame, frozen=True, kw_only=True):
@@ -438,8 +540,23 @@ class InboxPage(Result, frozen=True, kw_only=True):
     missed: int = 0
 
 
+class HookPage(Result, frozen=True, kw_only=True):
+    """What a hook may show: as in `inbox_page`, to be answered by `printed` once it was written out.
+
+    `wake`: something waits that was not shown, so an idle assistant is to be woken. `name`: who it is for.
+    """
+
+    name: str
+    wake: bool = False
+    lease: int = 0
+    messages: tuple[Mail, ...] = ()
+    remaining: int = 0
+    groups: tuple[GroupUnread, ...] = ()
+    missed: int = 0
+
+
 class Peer(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """One row of the peer list."""
+    """One row of the peer list. `carrier`: what mail reaches its session by, shown last at `evidence_at`."""
 
     name: str
     online: bool = False
@@ -448,6 +565,8 @@ class Peer(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     client: str = ""
     last_seen: int = 0
     push: bool = False
+    carrier: str = ""
+    evidence_at: int = 0
     unreachable_since: int = 0
 
 
@@ -543,11 +662,73 @@ class GroupDetails(Result, frozen=True, kw_only=True):
     unread_count: int = 0
 
 
+class Receipt(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What is known of one message and one recipient; a time of 0: that has not happened.
+
+    `state` is the last of them; `reason` says why it ended unseen (``evicted``, ``dead``, ...).
+    """
+
+    recipient: str
+    state: ReceiptState
+    stored_at: int
+    forwarded_at: int = 0
+    pushed_at: int = 0
+    carrier: str = ""
+    seen_at: int = 0
+    replied_at: int = 0
+    ended_at: int = 0
+    reason: str = ""
+
+
+class Traced(Result, frozen=True, kw_only=True):
+    """A message without its text, and its receipts. `group`: it is a line of that group, and has none."""
+
+    msg_id: str
+    kind: Kind
+    sender: str
+    ts: int
+    size: int
+    reply_to: str | None = None
+    broadcast_id: str | None = None
+    group: str | None = None
+    receipts: tuple[Receipt, ...] = ()
+
+
+class Purged(Result, frozen=True, kw_only=True):
+    """What was removed: messages out of mailboxes, lines out of groups."""
+
+    messages: int = 0
+    lines: int = 0
+
+
+class BackedUp(Result, frozen=True, kw_only=True):
+    """The copy is complete and on disk."""
+
+    path: str
+    size: int
+
+
+class BlockList(Result, frozen=True, kw_only=True):
+    """The blocked peers."""
+
+    names: tuple[str, ...] = ()
+
+
+class MailboxSize(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What lies in one mailbox."""
+
+    name: str
+    messages: int = 0
+    unread: int = 0
+    bytes: int = 0
+
+
 class HubDetails(Result, frozen=True, kw_only=True):
     """`ecorelay hub status`.
 
     `sessions` of peers; `connections` are all that said hello, the asker's included; `counters`: drops,
-    evictions and closes by reason since the start.
+    evictions and closes by reason since the start. `mailboxes` counts those with something in them,
+    `mail_*` is over all of them, `largest` names the largest by bytes.
     """
 
     pid: int = 0
@@ -562,6 +743,11 @@ class HubDetails(Result, frozen=True, kw_only=True):
     durability: str = ""
     data_dir: str = ""
     db_bytes: int = 0
+    mailboxes: int = 0
+    mail_messages: int = 0
+    mail_unread: int = 0
+    mail_bytes: int = 0
+    largest: tuple[MailboxSize, ...] = ()
     problems: tuple[str, ...] = ()
     counters: dict[str, int] = {}
 
@@ -590,6 +776,29 @@ class NameChanged(Frame, frozen=True, kw_only=True):
     """Hub → session: the peer this session belongs to was renamed by another of its connections."""
 
     name: str
+
+
+class Bell(Frame, frozen=True, kw_only=True):
+    """Hub → session with `bell`: something waits that no hook has shown yet. May come again."""
+
+
+class Activity(Frame, frozen=True, kw_only=True):
+    """Hub → observer that asked to `watch`: one thing that happened.
+
+    `peer` did it or it happened to it, `to` is the other side; `text` is the beginning of a text of `size`
+    bytes. `missed`: so many (`count`) were not told, because the observer did not read.
+    """
+
+    what: ActivityKind
+    ts: int
+    peer: str = ""
+    to: str = ""
+    msg_id: str = ""
+    kind: str = ""
+    text: str = ""
+    size: int = 0
+    carrier: str = ""
+    count: int = 0
 
 
 class Ping(Frame, frozen=True, kw_only=True):
@@ -625,6 +834,16 @@ FromSession = (
     | GroupRelease
     | Groups
     | GroupInfo
+    | Hook
+    | Printed
+    | Identify
+    | Trace
+    | ForgetPeer
+    | Purge
+    | Backup
+    | Block
+    | Blocks
+    | Watch
     | HubStatus
     | HubStop
     | Pong
@@ -648,9 +867,16 @@ ToSession = (
     | GroupPage
     | GroupList
     | GroupDetails
+    | HookPage
+    | Traced
+    | Purged
+    | BackedUp
+    | BlockList
     | HubDetails
     | Push
     | NameChanged
+    | Bell
+    | Activity
     | Ping
     | Bye
 )
@@ -664,7 +890,7 @@ _encoder = msgspec.json.Encoder()
 _QUOTED_VALUE = re.compile(r" value '.*'", re.DOTALL)
 # A string (to the end of the bytes where it is not closed) or a bracket. Possessive: linear time.
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[][{}]', re.DOTALL)
-_TOKENS_SEARCHED = 10_000
+_TOKENS_SEARCHED = 1_000
 _REQ_ID_VALUE = re.compile(rb"\s*:\s*([0-9]{1,16})(?=\s*[,}])")
 
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 REST: Final = "read the rest with relay_inbox"
 """What a cut message says instead of its end."""
-_MARK: Final = "[ecorelay]"
+MARK: Final = "[ecorelay]"
+"""Begins every line of ours that stands before a model."""
 _FIELD_MAX: Final = 160
 
 _TS_MAX: Final = 253_402_300_799_000  # the year 9999
@@ -47,6 +48,8 @@ class Incoming(NamedTuple):
     room: str | None = None
     group: str | None = None
     urgent: bool = False
+    redelivered: bool = False
+    """It was handed out before, and nobody confirmed that it was seen."""
 
 
 def whole(mail: Incoming, *, now_ms: int, word: Callable[[], str]) -> str:
@@ -76,7 +79,7 @@ def beginning(mail: Incoming, *, now_ms: int, word: Callable[[], str], budget: i
     frame = len(_framed(mail, "", now_ms, boundary)) + len(_cut_line(size, size))
     shown = budget - frame
     if shown < 1:
-        return f"{_MARK} {_plain(mail.kind)} from {_plain(mail.sender)}: {REST}\n"[:budget]
+        return f"{MARK} {_plain(mail.kind)} from {_plain(mail.sender)}: {REST}\n"[:budget]
     return _framed(mail, mail.text[:shown], now_ms, boundary) + _cut_line(shown, size)
 
 
@@ -140,12 +143,14 @@ def _head(mail: Incoming, now_ms: int) -> str:
         place = f" in room {_plain(mail.room)}"
     elif mail.group:
         place = f" in group {_plain(mail.group)}"
-    facts = [f"{_MARK} {_plain(mail.kind)} from {_plain(mail.sender)}{place}", f"id {_plain(mail.msg_id)}"]
+    facts = [f"{MARK} {_plain(mail.kind)} from {_plain(mail.sender)}{place}", f"id {_plain(mail.msg_id)}"]
     if mail.reply_to:
         facts.append(f"answers {_plain(mail.reply_to)}")
     if mail.broadcast_id:
         facts.append(f"broadcast {_plain(mail.broadcast_id)}")
     facts.append(age(now_ms - mail.ts))
+    if mail.redelivered:
+        facts.append("AGAIN (you may have seen it)")
     if mail.urgent:
         facts.append("URGENT")
     return ", ".join(facts)

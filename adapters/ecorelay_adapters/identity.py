@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from ecorelay.names import is_name, slug
+from ecorelay_adapters.claude_session import ClaudeProcess, find_process, read_session
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+CLAUDE = "claude-code"
 _SESSION_VARIABLES = {
-    "CLAUDE_CODE_SESSION_ID": "claude-code",
+    "CLAUDE_CODE_SESSION_ID": CLAUDE,
     "COPILOT_AGENT_SESSION_ID": "copilot-cli",
 }
 """Variables that hold the assistant's own session id, and which assistant sets them."""
@@ -28,8 +30,9 @@ _BRANCH_MAX = 256
 class Identity(Struct, frozen=True, kw_only=True):
     """What hello says of this session.
 
-    `name` is pinned when a person chose it (``RELAY_PEER_ID``), else the directory's base name.
-    `session` is the assistant's session id, empty where it gives none.
+    `name` is pinned when a person chose it (``RELAY_PEER_ID``, or the name they gave the assistant's
+    session), else the directory's base name. `session` is the assistant's session id, empty where it gives
+    none. `beside` is the assistant's process, where that is one process a session.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Identity(Struct, frozen=True, kw_only=True):
     session: str
     cwd: str
     git_branch: str
+    beside: ClaudeProcess | None = None
     problem: str = ""
     """What is wrong with what we were given, to be told to the model."""
 
@@ -55,11 +59,17 @@ def find(environ: Mapping[str, str], cwd: Path, client_name: str) -> Identity:
         if environ.get(variable):
             client, session = assistant, environ[variable][:256]
             break
+    beside, given = None, ""
+    if client == CLAUDE:
+        beside = find_process(environ)
+        found = read_session(beside.file)
+        session, given = found.id or session, found.name
     wanted = environ.get("RELAY_PEER_ID", "").strip()
     problem = ""
     if wanted and not is_name(wanted):
         problem = f"RELAY_PEER_ID={wanted[:64]!r} is no valid name, so it was spelled {slug(wanted)!r}"
-    name = slug(wanted) if wanted else slug(cwd.name or client)
+    wanted = wanted or given
+    name = slug(wanted or cwd.name or client)
     return Identity(
         name=name,
         pinned=bool(wanted),
@@ -67,6 +77,7 @@ def find(environ: Mapping[str, str], cwd: Path, client_name: str) -> Identity:
         session=session,
         cwd=str(cwd)[:4096],
         git_branch=git_branch(cwd),
+        beside=beside,
         problem=problem,
     )
 

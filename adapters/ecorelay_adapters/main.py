@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from ecorelay_adapters.carriers import Carrier
     from ecorelay_adapters.mcp_stdio import Server
 
+_HOOK = "hook"
 _CARRIERS: dict[str, Callable[[Server], Carrier] | None] = {
     "none": None,
+    _HOOK: None,
     "channel": lambda server: ChannelCarrier(server.notify, server.initialized),
 }
 
@@ -35,7 +37,8 @@ def main(argv: Sequence[str]) -> int:
         the exit code.
     """
     given = _parser().parse_args(argv)
-    trio.run(_serve, Session(environment(), _CARRIERS[given.carrier]))
+    session = Session(environment(), _CARRIERS[given.carrier], hooks=given.carrier == _HOOK)
+    trio.run(_serve, session)
     return 0
 
 
@@ -70,7 +73,8 @@ def _parser() -> argparse.ArgumentParser:
         "--carrier",
         choices=sorted(_CARRIERS),
         default="none",
-        help="how mail is pushed into the session: 'channel' needs an assistant started with channels "
-        "allowed; 'none' (the default) leaves it to relay_inbox",
+        help="how mail gets into the session: 'hook' rings for the hooks of the Claude Code plugin, which "
+        "fetch it; 'channel' needs an assistant started with channels allowed; 'none' (the default) leaves "
+        "it to relay_inbox",
     )
     return parser

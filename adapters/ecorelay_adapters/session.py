@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -17,18 +18,23 @@ import trio
 from ecorelay import __version__, config, wire
 from ecorelay.client import HubClient, open_hub_client
 from ecorelay.errors import RelayError
+from ecorelay.names import slug
 from ecorelay.paths import find_paths
 from ecorelay.requests import RequestError
 from ecorelay.spawn import hub_connector
 from ecorelay_adapters import identity, tools
+from ecorelay_adapters.bell import Bell
 from ecorelay_adapters.calls import Outcome, Tools
+from ecorelay_adapters.claude_session import read_session
 from ecorelay_adapters.envelope import Incoming
 from ecorelay_adapters.handover import ToolResult
+from ecorelay_adapters.identity import CLAUDE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ecorelay_adapters.carriers import Carrier
+    from ecorelay_adapters.claude_session import ClaudeProcess
     from ecorelay_adapters.mcp_stdio import ClientInfo, Server, ToolCall
     from ecorelay_adapters.tool_calls import Progress
 
@@ -40,9 +46,12 @@ PROGRESS_S: Final = 10.0
 """How often a waiting call says that it is alive."""
 PUSHED_KEPT: Final = 2_000
 """Ids of pushed messages kept; the hub's push window and a mailbox's ring hold 500 each."""
+UNDECIDED: Final = frozenset({"timeout", "hub_unreachable", "mailbox_error"})
+"""What was asked may still come to be: it is asked again. Anything else is the hub's last word."""
 RELEASE_S: Final = 1.0
 """How long giving a page back may hold up a call that was cancelled."""
-CLAUDE: Final = "claude-code"
+FOLLOW_S: Final = 2.0
+"""How often it is looked whether the assistant renamed, cleared or changed its session."""
 
 
 class Session:
@@ -50,12 +59,21 @@ class Session:
 
     Args:
         environ: of this process.
-        make_carrier: gives the carrier to push with, once the server is there; None: mail is pulled.
+        make_carrier: gives the carrier to push with, once the server is there; None: mail is not pushed.
+        hooks: whether the assistant runs our hooks, which fetch mail when the bell is rung.
     """
 
-    def __init__(self, environ: Mapping[str, str], make_carrier: Callable[[Server], Carrier] | None) -> None:
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        make_carrier: Callable[[Server], Carrier] | None,
+        *,
+        hooks: bool = False,
+    ) -> None:
         self._environ = environ
         self._make_carrier = make_carrier
+        self._hooks = hooks
+        self._bell: Bell | None = None
         self._carrier: Carrier | None = None
         self._client: HubClient | None = None
         self._tools: Tools | None = None
@@ -67,6 +85,8 @@ class Session:
         self._wanted = trio.Event()
         """Somebody calls: worth another try for a hub that could not be had."""
         self._introduced = trio.Event()
+        self._other = trio.Event()
+        """The session goes on as another peer."""
         self._pushed: dict[str, None] = {}
         """The last messages that were pushed: the assistant's session outlives connections to the hub."""
         self._who = identity.find(environ, identity.working_directory(), "")
@@ -80,9 +100,24 @@ class Session:
         if self._make_carrier is not None:
             carrier = self._make_carrier(server)
             self._carrier = carrier if await carrier.probe() else None
+        async with trio.open_nursery() as nursery:
+            if (beside := self._who.beside) is not None:
+                nursery.start_soon(self._follow, beside)
+                if self._hooks:
+                    self._bell = Bell(Path(beside.bell(str(find_paths(self._environ).home))))
+            try:
+                await self._be_clients()
+            finally:
+                if self._bell is not None:
+                    self._bell.take_down()
+
+    async def _be_clients(self) -> None:
         while True:
             try:
                 await self._be_client()
+            except _Another:
+                self._client = None
+                continue
             except RelayError as error:
                 self._client = None
                 # Another session of this identity took over: the name is not ours to fight for.
@@ -98,6 +133,8 @@ class Session:
         settings = config.load(paths, self._environ)
         connect = hub_connector(paths, self._environ, spawn=settings.spawn)
         who = self._who
+        if self._bell is not None:
+            self._bell.hang()
         hello = wire.Hello(
             versions=(wire.OLDEST_PROTOCOL_VERSION, wire.PROTOCOL_VERSION),
             name=who.name,
@@ -107,14 +144,63 @@ class Session:
             client=who.client,
             cwd=who.cwd,
             git_branch=who.git_branch,
+            client_pid=who.beside.pid if who.beside is not None else 0,
+            client_start=who.beside.start if who.beside is not None else 0,
             push=self._carrier is not None,
+            bell=self._bell is not None,
             app_version=__version__,
         )
-        async with open_hub_client(hello, connect=connect, on_push=self._on_push) as client:
+        async with open_hub_client(
+            hello, connect=connect, on_push=self._on_push, on_bell=self._on_bell
+        ) as client:
             self._client = client
             self._tools = Tools(client, paths.texts)
             self._tell(None)
-            raise await client.wait_over()
+            raise await self._until_over(client)
+
+    async def _until_over(self, client: HubClient) -> Exception:
+        """Why there must be another client, or none any more."""
+        self._other = trio.Event()
+        reason: Exception = _Another()
+        async with trio.open_nursery() as nursery:
+
+            async def wait_over() -> None:
+                nonlocal reason
+                reason = await client.wait_over()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(wait_over)
+            await self._other.wait()
+            nursery.cancel_scope.cancel()
+        return reason
+
+    # --- the assistant's own session -----------------------------------------------------------------
+
+    async def _follow(self, beside: ClaudeProcess) -> None:
+        """Take over what its user does to the session: renaming, clearing, resuming another one."""
+        known = read_session(beside.file)
+        while True:
+            await trio.sleep(FOLLOW_S)
+            now = read_session(beside.file)
+            if self._client is None or (now.name, now.id) == (known.name, known.id) or not now.id:
+                continue
+            try:
+                if now.id != known.id:
+                    await self._identify(self._client, now.id)
+                if now.name and now.name != known.name and not self._environ.get("RELAY_PEER_ID"):
+                    await self._client.request(wire.Rename(req_id=0, op_id="", new_name=slug(now.name)))
+            except RelayError as error:
+                print(f"ecorelay: could not follow the session: {error.message}", file=sys.stderr)
+                if error.code in UNDECIDED:
+                    continue
+            known = now
+
+    async def _identify(self, client: HubClient, session: str) -> None:
+        """The session has another id: we are the same peer, or the one that had that id before."""
+        self._who = msgspec.structs.replace(self._who, session=session)
+        leads_to = await client.request(wire.Identify(req_id=0, identity=session))
+        if leads_to.name != client.welcome.name:
+            self._other.set()
 
     def _tell(self, trouble: RelayError | None) -> None:
         self._trouble = trouble
@@ -143,22 +229,22 @@ class Session:
     async def instructions(self, client: ClientInfo) -> str:
         """Who the session is and how it talks; without the name if the hub is not there in time."""
         warnings = []
-        pinned = self._environ.get("RELAY_PEER_ID", "")
         try:
             hub, _ = await self._hub(INITIALIZE_PATIENCE_S)
             name = hub.welcome.name
-            if hub.welcome.wanted_taken and pinned:
+            if hub.welcome.wanted_taken and self._who.pinned:
                 warnings.append(f"the name {self._who.name} was taken by a living session")
         except RelayError as error:
             name = self._who.name
-            warnings.append(f"the hub cannot be reached now: {error.message}")
+            second = error.code == "already_registered"
+            warnings.append(error.message if second else f"the hub cannot be reached now: {error.message}")
         if self._who.problem:
             warnings.append(self._who.problem)
         return tools.instructions(
             name,
             warning="; ".join(warnings),
-            pushes=self._carrier is not None,
-            beside_claude=client.name == CLAUDE or self._who.client == CLAUDE,
+            pushes=self._carrier is not None or self._bell is not None,
+            beside_claude=CLAUDE in (client.name, self._who.client),
         )
 
     async def handle(self, call: ToolCall) -> ToolResult:
@@ -215,6 +301,10 @@ class Session:
 
     # --- pushed mail -----------------------------------------------------------------------------
 
+    def _on_bell(self, _: wire.Bell) -> None:
+        if self._bell is not None:
+            self._bell.ring()
+
     async def _on_push(self, push: wire.Push) -> None:
         carrier, client = self._carrier, self._client
         assert carrier is not None, "hello said that we take no pushes"
@@ -241,6 +331,10 @@ class Session:
             client.send_nowait(wire.Pushed(msg_ids=(push.msg_id,), carrier=carrier.name))
         else:
             client.send_nowait(wire.PushFailed(msg_ids=(push.msg_id,)))
+
+
+class _Another(Exception):
+    """The session goes on as another peer."""
 
 
 async def _say(hub: HubClient, request: wire.Request) -> None:

@@ -1,4 +1,4 @@
-"""All commands, put together with typer. What each of them does is in the module of its noun."""
+"""The table of all commands. What each of them does is in the module of its noun."""
 
 from __future__ import annotations
 
@@ -7,19 +7,44 @@ from typing import Annotated
 import typer
 
 from ecorelay import __version__
-from ecorelay.cli import demo_command, hub_commands, mail_commands, peer_commands, screen
+from ecorelay.cli import screen
+from ecorelay.cli.lazy import LazyGroup
 from ecorelay.cli.words import TYPER, with_example
+
+LazyGroup.table = {
+    # Command: the module it is in, imported when somebody asks for it. The help has this order.
+    "demo": "demo_command",
+    "peers": "peer_commands",
+    "send": "mail_commands",
+    "inbox": "mail_commands",
+    "reply": "mail_commands",
+    "broadcast": "broadcast_command",
+    "rooms": "room_commands",
+    "groups": "group_commands",
+    "watch": "watch_command",
+    "trace": "trace_command",
+    "hub": "hub_commands",
+    "install": "install_commands",
+    "uninstall": "install_commands",
+    "doctor": "doctor_command",
+    "logs": "log_command",
+    "config": "config_commands",
+    "block": "block_command",
+    "purge": "data_commands",
+    "backup": "data_commands",
+}
 
 app = typer.Typer(
     name="ecorelay",
+    cls=LazyGroup,
     no_args_is_help=True,
-    add_completion=False,
     **TYPER,
     **with_example(
         "ecorelay demo",
         "ecorelay peers",
         'ecorelay send api "Is the schema of orders final?"',
         "ecorelay inbox --wait 60",
+        "ecorelay --install-completion",
     ),
 )
 
@@ -39,22 +64,7 @@ def ecorelay(
     """Durable messaging between the AI coding assistants of one machine."""
 
 
+@app.command("mcp", **with_example("claude mcp add ecorelay -- ecorelay mcp"))
 def _mcp() -> None:
     """Serve MCP on stdin and stdout, for an assistant."""
     raise AssertionError("served by ecorelay.cli.main")  # pragma: no cover
-
-
-app.command("demo", **with_example("ecorelay demo", "ecorelay demo --keep"))(demo_command.demo)
-app.command("mcp", **with_example("claude mcp add ecorelay -- ecorelay mcp"))(_mcp)
-app.add_typer(hub_commands.app, name="hub")
-app.add_typer(peer_commands.app, name="peers")
-app.command(
-    "send",
-    **with_example(
-        'ecorelay send api "Is the schema of orders final?"', "git diff | ecorelay send reviewer - --urgent"
-    ),
-)(mail_commands.send)
-app.command(
-    "inbox",
-    **with_example("ecorelay inbox", "ecorelay inbox --wait 60 --json", "ecorelay inbox --as reviewer"),
-)(mail_commands.inbox)

@@ -10,12 +10,15 @@ from typing import Annotated
 import trio
 import typer
 
-from ecorelay.cli import exits, screen, session
+from ecorelay.cli import exits, screen, session, words
 from ecorelay.cli.demo_mcp import AssistantError, ToolFailed
 from ecorelay.cli.demo_stage import CheckFailed, Narrator, open_stage
 from ecorelay.cli.demo_story import farewell, play
 
+commands = typer.Typer(**words.TYPER)
 
+
+@commands.command("demo", **words.with_example("ecorelay demo", "ecorelay demo --keep"))
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Keep its directory with database and logs.")] = False,
 ) -> None:

@@ -40,6 +40,7 @@ _BY_CODE: Final[dict[str, int]] = {
     "not_admin": REFUSED,
     "group_not_found": NOT_FOUND,
     "limit_reached": LIMIT,
+    "blocked": REFUSED,
     "unexpected": BROKEN,
 }
 

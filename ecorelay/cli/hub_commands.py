@@ -5,13 +5,16 @@ from __future__ import annotations
 import trio
 import typer
 
-from ecorelay import wire
-from ecorelay.cli import screen, session, words
+from ecorelay import __version__, wire
+from ecorelay.cli import screen, service_commands, session, words
+from ecorelay.cli.counters import in_words
 from ecorelay.endpoint import read_endpoint
 from ecorelay.errors import RelayError
 from ecorelay.process import is_alive
+from ecorelay.upgrade import is_older
 
 app = typer.Typer(**words.TYPER, **words.with_example("ecorelay hub status"), no_args_is_help=True)
+app.add_typer(service_commands.app, name="service")
 
 STOPPED_WITHIN_S = 15.0
 _DURABILITY = {"power": "a power failure", "process": "the end of any process"}
@@ -52,7 +55,7 @@ def stop() -> None:
     Live sessions start a hub again as soon as they need one.
 
     """
-    session.run(_stop)
+    session.run(stop_hub)
 
 
 @app.command("restart", **words.with_example("ecorelay hub restart"))
@@ -76,12 +79,16 @@ async def _start() -> None:
     screen.say(f"started: {_known(found)}")
 
 
-async def _stop() -> None:
+async def stop_hub(reason: str = "ecorelay hub stop") -> None:
+    """Stop the hub that runs, and wait until it is gone. Raises RelayError: none runs, or it does not end.
+
+    `reason` goes into its log and its goodbyes.
+    """
     # The beginning of a process tells it apart from a later one with the same number.
     endpoint = read_endpoint(session.paths().endpoint)
     async with session.at_running_hub() as hub:
         found = await hub.request(wire.HubStatus(req_id=0))
-        await hub.request(wire.HubStop(req_id=0))
+        await hub.request(wire.HubStop(req_id=0, reason=reason))
         began = endpoint.pid_start if endpoint is not None and endpoint.pid == found.pid else 0
         with trio.move_on_after(STOPPED_WITHIN_S):
             await hub.wait_over()
@@ -93,7 +100,7 @@ async def _stop() -> None:
 
 async def _restart() -> None:
     try:
-        await _stop()
+        await stop_hub("ecorelay hub restart")
     except RelayError as error:
         if error.code != "hub_unreachable":
             raise
@@ -130,10 +137,21 @@ async def _status(as_json: bool) -> None:
             durability=found.durability,
             data_dir=found.data_dir,
             db_bytes=found.db_bytes,
+            mailboxes=found.mailboxes,
+            mail_messages=found.mail_messages,
+            mail_unread=found.mail_unread,
+            mail_bytes=found.mail_bytes,
+            largest=[_mailbox_fields(each) for each in found.largest],
             problems=found.problems,
             counters=found.counters,
         )
         return
+    screen.out(screen.table(_rows(found)))
+    if found.problems:
+        screen.say("what to do about a problem stands in it; the hub's log has more: ecorelay logs")
+
+
+def _rows(found: wire.HubDetails) -> list[tuple[str, str]]:
     survives = _DURABILITY.get(found.durability, found.durability)
     directory = screen.line(screen.home_relative(found.data_dir))
     rows = [
@@ -144,6 +162,26 @@ async def _status(as_json: bool) -> None:
         ("data", f"{directory}, hub.db {screen.size(found.db_bytes)}"),
         ("mail", f"acknowledged mail survives {screen.line(survives)}"),
     ]
+    if is_older(found.version):
+        rows.append(("older", f"than this ecorelay ({__version__}): ecorelay hub restart"))
+    if found.mailboxes or not is_older(found.version):
+        kept = f"{found.mail_messages} messages, {found.mail_unread} unread, in {found.mailboxes} mailboxes"
+        rows.append(("", f"{kept} ({screen.size(found.mail_bytes)})"))
+    rows += [
+        (
+            "largest" if number == 0 else "",
+            f"{screen.line(each.name)}: {each.messages} messages, {each.unread} unread "
+            f"({screen.size(each.bytes)})",
+        )
+        for number, each in enumerate(found.largest)
+    ]
     rows += [("problem", screen.line(problem)) for problem in found.problems]
-    rows += [("count", f"{screen.line(key)} {number}") for key, number in sorted(found.counters.items())]
-    screen.out(screen.table(rows))
+    rows += [
+        ("since then" if number == 0 else "", f"{count} {screen.line(what)}")
+        for number, (what, count) in enumerate(in_words(found.counters))
+    ]
+    return rows
+
+
+def _mailbox_fields(each: wire.MailboxSize) -> dict[str, str | int]:
+    return {"name": each.name, "messages": each.messages, "unread": each.unread, "bytes": each.bytes}

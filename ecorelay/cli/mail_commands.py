@@ -1,8 +1,7 @@
-"""``ecorelay send`` and ``ecorelay inbox``: a person is a peer like any other."""
+"""``ecorelay send``, ``inbox`` and ``reply``: a person is a peer like any other."""
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -11,11 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from ecorelay import wire
-from ecorelay.cli import exits, screen, session, words
+from ecorelay.cli import exits, screen, session, texts, words
 from ecorelay.errors import RelayError
 from ecorelay.names import is_id
 
-STDIN = "-"
+commands = typer.Typer(**words.TYPER)
+
 BUDGET = wire.LINE_MAX // 8
 """Characters of one page: a terminal takes more than a model."""
 LIMIT = 20
@@ -24,11 +24,15 @@ LIMIT = 20
 # --- send -----------------------------------------------------------------------------------------------
 
 
+@commands.command(
+    "send",
+    **words.with_example(
+        'ecorelay send api "Is the schema of orders final?"', "git diff | ecorelay send reviewer - --urgent"
+    ),
+)
 def send(
-    to: Annotated[str, typer.Argument(metavar="TO", help="A peer's name.", show_default=False)],
-    text: Annotated[
-        str, typer.Argument(metavar="TEXT", help="What to say; - reads it from stdin.", show_default=False)
-    ],
+    to: words.To,
+    text: words.Text,
     urgent: Annotated[bool, typer.Option("--urgent", help="Mark it as urgent.")] = False,
     reply_to: Annotated[
         str | None,
@@ -46,8 +50,7 @@ def send(
     words.address(to, "TO")
     words.message_id(reply_to, "--reply-to")
     me = session.person(as_name)
-    body = _checked(_from_stdin() if text == STDIN else _from_argument(text))
-    frame = wire.Send(req_id=0, op_id="", to=to, text=body, urgent=urgent, reply_to=reply_to)
+    frame = wire.Send(req_id=0, op_id="", to=to, text=texts.said(text), urgent=urgent, reply_to=reply_to)
     session.run(lambda: _send(me, frame, as_json))
 
 
@@ -59,46 +62,65 @@ async def _send(me: str, frame: wire.Send, as_json: bool) -> None:
         more = {"unverified": True} if sent.unverified else {}
         screen.out_json(msg_id=sent.msg_id, status=sent.status, **more, **{"from": name, "to": frame.to})
     else:
-        screen.out(f"{sent.msg_id} {sent.status}\n")
+        screen.out(f"{screen.line(sent.msg_id)} {sent.status}\n")
         if screen.is_terminal(sys.stderr):
             where = "in the live session of" if sent.status == "delivered" else "stored, in the mailbox of"
             screen.say(f"{where} {frame.to}; answers come to {name}: ecorelay inbox --as {name}")
-    if sent.unread:
-        screen.say(f"{name} has {sent.unread} unread: ecorelay inbox --as {name}")
+    say_unread(sent.unread, name)
 
 
-def _from_stdin() -> str:
-    if screen.is_terminal(sys.stdin):
-        screen.say("type the message, then Ctrl-D (Ctrl-Z and Enter on Windows):")
-    data = sys.stdin.buffer.read(wire.TEXT_MAX + 1)
-    if len(data) > wire.TEXT_MAX:
-        raise RelayError("too_large", f"stdin holds more than {wire.TEXT_MAX:,} bytes: send it in parts")
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise RelayError("bad_args", f"stdin is not UTF-8 at byte {error.start}: send text") from None
+@commands.command(
+    "reply",
+    **words.with_example(
+        'ecorelay reply 01j5zk3m8v9w2x4y6z7abcdefg "Yes, since Monday."', "ecorelay reply ID - < answer.txt"
+    ),
+)
+def reply(
+    ask_id: Annotated[
+        str,
+        typer.Argument(metavar="ID", help="The msg_id `ecorelay inbox` showed.", show_default=False),
+    ],
+    text: words.Text,
+    as_name: words.As = None,
+    as_json: words.Json = False,
+) -> None:
+    """Answer a question, or any message you were sent, by its id.
+
+    It goes to whoever sent that, marked as the answer to it, and what you answered counts as seen.
+
+    """
+    words.message_id(ask_id, "ID")
+    me = session.person(as_name)
+    frame = wire.Reply(req_id=0, op_id="", ask_id=ask_id, text=texts.said(text))
+    session.run(lambda: _reply(me, frame, as_json))
 
 
-def _from_argument(text: str) -> str:
-    try:
-        # The bytes as they were typed: a locale may have made something else of them.
-        return os.fsencode(text).decode()
-    except UnicodeError:
-        raise RelayError("bad_args", "TEXT is not UTF-8: send text, or pass it by stdin with -") from None
+async def _reply(me: str, frame: wire.Reply, as_json: bool) -> None:
+    async with session.as_peer(me) as hub:
+        sent = await hub.request(frame)
+        name = hub.welcome.name
+    if as_json:
+        screen.out_json(msg_id=sent.msg_id, status=sent.status, ask_id=frame.ask_id, **{"from": name})
+    else:
+        screen.out(f"{screen.line(sent.msg_id)} {sent.status}\n")
+        if screen.is_terminal(sys.stderr):
+            screen.say(f"whether it was read: ecorelay trace {sent.msg_id}")
+    say_unread(sent.unread, name)
 
 
-def _checked(text: str) -> str:
-    size = len(text.encode())
-    if size > wire.TEXT_MAX:
-        raise RelayError("too_large", f"TEXT has {size:,} bytes, the limit is {wire.TEXT_MAX:,}")
-    if not text:
-        raise RelayError("bad_args", "TEXT is empty: say something")
-    return text
+def say_unread(unread: int, name: str) -> None:
+    """Tell the person `name` that mail waits, if some does."""
+    if unread:
+        screen.say(f"{name} has {unread} unread: ecorelay inbox --as {name}")
 
 
 # --- inbox ----------------------------------------------------------------------------------------------
 
 
+@commands.command(
+    "inbox",
+    **words.with_example("ecorelay inbox", "ecorelay inbox --wait 60 --json", "ecorelay inbox --as reviewer"),
+)
 def inbox(
     wait: Annotated[
         float, typer.Option("--wait", "-w", min=0, max=600, metavar="S", help="Seconds to wait for news.")
@@ -140,6 +162,9 @@ async def _inbox(me: str, frame: wire.Inbox, as_json: bool) -> int:
             raise
         if page.lease:
             await hub.request(_confirmation(page))
+    asks = [mail.msg_id for mail in page.messages if mail.kind == "ask"]
+    if asks and screen.is_terminal(sys.stderr):
+        screen.say(f"to answer an ask: ecorelay reply {asks[0]} TEXT")
     if page.remaining:
         screen.say(f"{page.remaining} more unread: ecorelay inbox again")
     if page.messages or page.groups or page.missed:
@@ -164,14 +189,14 @@ def _print(page: wire.InboxPage, name: str, as_json: bool) -> None:
         groups = [{"name": group.name, "unread_count": group.unread_count} for group in page.groups]
         screen.out_json(
             me=name,
-            messages=[_fields(mail) for mail in page.messages],
+            messages=[fields(mail) for mail in page.messages],
             remaining=page.remaining,
             groups=groups,
             missed=page.missed,
         )
         return
     now = int(time.time() * 1000)
-    text = "\n".join([_shown(mail, now) for mail in page.messages])
+    text = "\n".join([shown(mail, now) for mail in page.messages])
     for group in page.groups:
         text += f"group {screen.line(group.name)}: {group.unread_count} unread\n"
     if page.missed:
@@ -180,7 +205,8 @@ def _print(page: wire.InboxPage, name: str, as_json: bool) -> None:
         screen.out(text)
 
 
-def _shown(mail: wire.Mail, now: int) -> str:
+def shown(mail: wire.Mail, now: int) -> str:
+    """One message for a person, at the time `now`."""
     facts: Sequence[str] = (
         "urgent" if mail.urgent else "",
         mail.kind if mail.room is None else f"in room {screen.line(mail.room)}",
@@ -191,24 +217,24 @@ def _shown(mail: wire.Mail, now: int) -> str:
     head = f"{screen.styled(screen.line(mail.sender), 'bold', 'cyan')}  {', '.join(filter(None, facts))}"
     head += f"  {screen.styled(screen.line(mail.msg_id), 'dim')}\n"
     if mail.text is None:
-        return head + f"    (was put into the live session; its text: --since {mail.msg_id})\n"
+        return head + f"    (was put into the live session; its text: --since {screen.line(mail.msg_id)})\n"
     return head + screen.lines(mail.text) + "\n"
 
 
-def _fields(mail: wire.Mail) -> dict[str, Any]:
-    """The names are those of the tool relay_inbox."""
-    fields: dict[str, Any] = {"msg_id": mail.msg_id, "kind": mail.kind, "from": mail.sender}
+def fields(mail: wire.Mail) -> dict[str, Any]:
+    """One message for a script, under the names of the tool relay_inbox."""
+    found: dict[str, Any] = {"msg_id": mail.msg_id, "kind": mail.kind, "from": mail.sender}
     if mail.kind == "ask":
-        fields["ask_id"] = mail.msg_id
+        found["ask_id"] = mail.msg_id
     for optional in ("broadcast_id", "reply_to", "room"):
         if (value := getattr(mail, optional)) is not None:
-            fields[optional] = value
-    fields["ts"] = screen.timestamp(mail.ts)
+            found[optional] = value
+    found["ts"] = screen.timestamp(mail.ts)
     for mark in ("urgent", "redelivered", "seen"):
         if getattr(mail, mark):
-            fields[mark] = True
+            found[mark] = True
     if mail.pushed_at:
-        fields["pushed"] = screen.timestamp(mail.pushed_at)
+        found["pushed"] = screen.timestamp(mail.pushed_at)
     if mail.text is not None:
-        fields["text"] = mail.text
-    return fields
+        found["text"] = mail.text
+    return found

@@ -47,6 +47,10 @@ def _run(arguments: list[str]) -> int:
             from ecorelay_adapters.main import main as mcp
 
             return mcp(rest)
+        case ["hook", *rest]:
+            from ecorelay_adapters.hook import main as hook
+
+            return hook(rest)
         case ["hub", "run", *rest] if not asks_for_help:
             from ecorelay.daemon.main import main as hub
 

@@ -1,4 +1,4 @@
-"""``ecorelay peers``: who can be reached, and addresses for those who have not come yet."""
+"""``ecorelay peers``: who can be reached, addresses for those who have not come yet, and forgetting."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from ecorelay import wire
-from ecorelay.cli import screen, session, words
+from ecorelay.cli import complete, screen, session, words
 
 app = typer.Typer(
     **words.TYPER,
     **words.with_example(
-        "ecorelay peers", "ecorelay peers --match shop --json", "ecorelay peers add reviewer"
+        "ecorelay peers",
+        "ecorelay peers --match shop --json",
+        "ecorelay peers add reviewer",
+        "ecorelay peers forget reviewer",
     ),
     invoke_without_command=True,
 )
@@ -33,10 +36,11 @@ def peers(
 ) -> None:
     """List the peers of this hub, online ones first.
 
-    Without --match only those seen within the last 7 days.
+    Without --match only those seen within the last 7 days. MAIL BY is how a message gets before the
+    assistant, and when that was last seen to work; pull: it has to look by itself.
 
     """
-    if context.invoked_subcommand is None:
+    if words.only_alone(context, match=match, json=as_json):
         session.run(lambda: _peers(match, as_json))
 
 
@@ -50,11 +54,11 @@ async def _peers(match: str, as_json: bool) -> None:
         return
     if not found.peers:
         nobody = f"no peer matches {match!r}" if match else "nobody yet"
-        screen.say(f"{screen.line(nobody)} (an assistant becomes a peer by starting `ecorelay mcp`)")
+        screen.say(f"{nobody} (an assistant becomes a peer by starting `ecorelay mcp`)")
         return
     rows = [_row(peer) for peer in found.peers]
     if screen.is_terminal(sys.stdout):
-        rows.insert(0, ("NAME", "SEEN", "CLIENT", "BRANCH", "DIRECTORY"))
+        rows.insert(0, ("NAME", "SEEN", "MAIL BY", "CLIENT", "BRANCH", "DIRECTORY"))
     screen.out(screen.table(rows))
     if found.more:
         screen.say(f"and {found.more} more: narrow it with --match")
@@ -63,8 +67,15 @@ async def _peers(match: str, as_json: bool) -> None:
 def _row(peer: wire.Peer) -> tuple[str, ...]:
     now = int(time.time() * 1000)
     seen = "online" if peer.online else screen.age(peer.last_seen, now)
-    known = (peer.client, peer.git_branch, screen.home_relative(peer.cwd))
+    known = (_carrier(peer, now), peer.client, peer.git_branch, screen.home_relative(peer.cwd))
     return (screen.line(peer.name), seen, *[screen.line(text) or "-" for text in known])
+
+
+def _carrier(peer: wire.Peer, now: int) -> str:
+    if not peer.online:
+        return ""
+    carrier = peer.carrier or ("push" if peer.push else "pull")
+    return f"{carrier}, {screen.age(peer.evidence_at, now)}" if peer.evidence_at else carrier
 
 
 def _fields(peer: wire.Peer) -> dict[str, Any]:
@@ -76,6 +87,8 @@ def _fields(peer: wire.Peer) -> dict[str, Any]:
         "client": peer.client,
         "last_seen": screen.timestamp(peer.last_seen),
         "push": peer.push,
+        "carrier": peer.carrier,
+        "evidence_at": screen.timestamp(peer.evidence_at),
     }
     if peer.unreachable_since:
         fields["unreachable_since"] = screen.timestamp(peer.unreachable_since)
@@ -103,5 +116,36 @@ async def _add(name: str, as_json: bool) -> None:
     if as_json:
         screen.out_json(name=added.name)
     else:
-        screen.out(f"{added.name}\n")
+        screen.out(f"{screen.line(added.name)}\n")
         screen.say(f"mail for {added.name} is kept until a session of that name reads it")
+
+
+@app.command("forget", **words.with_example("ecorelay peers forget reviewer"))
+def forget(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="The peer to forget; it must be offline.",
+            show_default=False,
+            autocompletion=complete.peers,
+        ),
+    ],
+    as_json: words.Json = False,
+) -> None:
+    """Remove a peer that is offline, with its mailbox and everything in it. Cannot be undone.
+
+    Whoever sent it mail it has not read finds a notice. Groups it administers are deleted, others it leaves.
+
+    """
+    wanted = words.name(name, "NAME")
+    session.run(lambda: _forget(wanted, as_json))
+
+
+async def _forget(name: str, as_json: bool) -> None:
+    async with session.looking_on() as hub:
+        await hub.request(wire.ForgetPeer(req_id=0, name=name))
+    if as_json:
+        screen.out_json(name=name)
+    else:
+        screen.say(f"forgotten: {name}, and what was in its mailbox")

@@ -18,6 +18,7 @@ from typing import Any, Final, TextIO
 import msgspec
 
 from ecorelay.cli import exits
+from ecorelay.errors import RelayError
 
 JSON_VERSION: Final = 1
 """The ``v`` of every object `--json` prints; objects only grow under one version."""
@@ -29,6 +30,8 @@ _UNSAFE_TEXT: Final = re.compile(
 )
 _UNSAFE_LINE: Final = re.compile(f"[\t\n]|{_UNSAFE_TEXT.pattern}")
 
+_NO_CALENDAR_MS: Final = 253_402_300_800_000
+"""The year 10000."""
 _STYLES: Final = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
 
@@ -75,7 +78,11 @@ def out(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """Talk to the person: one line on stderr. Nobody listening there is no error."""
+    """Talk to the person: one line on stderr, made harmless. Nobody listening there is no error."""
+    _talk(line(text))
+
+
+def _talk(text: str) -> None:
     try:
         _write(sys.stderr, text + "\n")
     except (OSError, ValueError):
@@ -85,9 +92,35 @@ def say(text: str) -> None:
 def fail(message: str) -> None:
     """Say what went wrong. `message` is made harmless: it may quote a peer's words."""
     first, *rest = message.splitlines() or [""]
-    say(styled("error:", "red", stream=sys.stderr) + " " + line(first))
+    _talk(styled("error:", "red", stream=sys.stderr) + " " + line(first))
     for each in rest:
-        say("       " + line(each))
+        _talk("       " + line(each))
+
+
+def refuse_unasked(what: str, yes: str) -> None:
+    """Raise where there is nobody to be asked.
+
+    Args:
+        what: cannot be undone.
+        yes: the option that says yes beforehand.
+
+    Raises:
+        RelayError: ``bad_args``, stdin is no terminal.
+    """
+    if not is_terminal(sys.stdin):
+        raise RelayError(
+            "bad_args",
+            f"{what} cannot be undone, and stdin is no terminal to ask at: say {yes} if you mean it",
+        )
+
+
+def agreed(question: str) -> bool:
+    """Ask at the terminal; whether the answer is yes."""
+    try:
+        _write(sys.stderr, line(question) + " [y/N] ")
+    except (OSError, ValueError):
+        return False
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def out_json(**fields: Any) -> None:
@@ -194,9 +227,25 @@ def size(count: int) -> str:
     raise AssertionError(count)
 
 
+def clock(ms: int) -> str:
+    """The local time of the day, ``14:05:09.123``; of another day with its date before it."""
+    if not 0 < ms < _NO_CALENDAR_MS:
+        return "-"
+    then = time.localtime(ms // 1000)
+    day = "" if then[:3] == time.localtime()[:3] else time.strftime("%Y-%m-%d ", then)
+    return f"{day}{time.strftime('%H:%M:%S', then)}.{ms % 1000:03d}"
+
+
+def between(ms: int) -> str:
+    """A span for a person: ``+8 ms``, ``+1.4 s``, ``+12 min``; from 1 min on as :func:`duration`."""
+    if ms < 1000:
+        return f"+{max(ms, 0)} ms"
+    return f"+{ms / 1000:.1f} s" if ms < 60_000 else f"+{duration(ms / 1000)}"
+
+
 def timestamp(ms: int) -> str:
     """RFC 3339 UTC with milliseconds; empty for 0 and for what no calendar holds."""
-    if not 0 < ms < 253_402_300_800_000:
+    if not 0 < ms < _NO_CALENDAR_MS:
         return ""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(ms // 1000))
     return f"{stamp}.{ms % 1000:03d}Z"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import trio
 
 from ecorelay import __version__, wire
+from ecorelay.callbacks import Handler
 from ecorelay.cli import exits, screen, words
 from ecorelay.client import HubClient, open_hub_client
 from ecorelay.config import Config, load
@@ -16,7 +18,12 @@ from ecorelay.endpoint import read_endpoint
 from ecorelay.errors import RelayError
 from ecorelay.paths import Paths, find_paths
 from ecorelay.process import is_alive
+from ecorelay.requests import RequestError
 from ecorelay.spawn import hub_connector
+from ecorelay.upgrade import is_older
+
+if TYPE_CHECKING:
+    from ecorelay.keeper import Connect
 
 CLIENT = "ecorelay-cli"
 KEEP_ALIVE = "ECORELAY_KEEP_ALIVE"
@@ -72,12 +79,14 @@ def person(as_name: str | None) -> str:
     return config().me if as_name is None else words.name(as_name, "--as")
 
 
+# --- connections ----------------------------------------------------------------------------------------
+
+
 @asynccontextmanager
 async def as_peer(name: str) -> AsyncIterator[HubClient]:
     """Act for the peer `name`, which is made if it never was. Starts a hub where none runs."""
-    hello = _hello("attach", name=name, create=True)
     connect = hub_connector(paths(), os.environ, spawn=config().spawn)
-    async with open_hub_client(hello, connect=connect) as client:
+    async with _opened(_hello("attach", name=name, create=True), connect) as client:
         yield client
 
 
@@ -85,13 +94,19 @@ async def as_peer(name: str) -> AsyncIterator[HubClient]:
 async def looking_on() -> AsyncIterator[HubClient]:
     """Observe, without being a peer. Starts a hub where none runs."""
     connect = hub_connector(paths(), os.environ, spawn=config().spawn)
-    async with open_hub_client(_hello("observer"), connect=connect) as client:
+    async with _opened(_hello("observer"), connect) as client:
         yield client
 
 
 @asynccontextmanager
-async def at_running_hub() -> AsyncIterator[HubClient]:
-    """Observe the hub that runs.
+async def at_running_hub(
+    name: str | None = None, on_activity: Handler[wire.Activity] | None = None
+) -> AsyncIterator[HubClient]:
+    """Observe the hub that runs, or act there for the peer `name` if there is one. Ends with the hub.
+
+    Args:
+        name: None: look on.
+        on_activity: see `open_hub_client`.
 
     Raises:
         RelayError: ``hub_unreachable``, none does.
@@ -104,7 +119,8 @@ async def at_running_hub() -> AsyncIterator[HubClient]:
             "or with `ecorelay hub start`)",
         )
     connect = hub_connector(found, os.environ, spawn=False)
-    async with open_hub_client(_hello("observer"), connect=connect, stay=False) as client:
+    hello = _hello("observer") if name is None else _hello("attach", name=name)
+    async with _opened(hello, connect, stay=False, on_activity=on_activity) as client:
         yield client
 
 
@@ -112,8 +128,42 @@ async def at_running_hub() -> AsyncIterator[HubClient]:
 async def at_lasting_hub() -> AsyncIterator[HubClient]:
     """Observe the hub; one that is started here stays, also when nobody needs it."""
     connect = hub_connector(paths(), {**os.environ, KEEP_ALIVE: "true"})
-    async with open_hub_client(_hello("observer"), connect=connect, stay=False) as client:
+    async with _opened(_hello("observer"), connect, stay=False) as client:
         yield client
+
+
+@asynccontextmanager
+async def _opened(
+    hello: wire.Hello,
+    connect: Connect,
+    *,
+    stay: bool = True,
+    on_activity: Handler[wire.Activity] | None = None,
+) -> AsyncIterator[HubClient]:
+    async with open_hub_client(hello, connect=connect, stay=stay, on_activity=on_activity) as client:
+        try:
+            yield client
+        except RequestError as error:
+            raise _of_another_version(error, client.welcome.app_version) from None
+
+
+def _of_another_version(error: RequestError, hub: str) -> RelayError:
+    """What to say where a hub refused a frame because it is of another version than this command."""
+    if error.code != "bad_msg":
+        return error
+    if is_older(__version__, hub):
+        advice = f"is newer than this command ({__version__}): upgrade ecorelay here"
+    elif is_older(hub):
+        advice = f"is older than this command ({__version__}): `ecorelay hub restart`"
+    elif _UNKNOWN_TYPE in error.message:
+        advice = "does not know this command; it was started before an upgrade: `ecorelay hub restart`"
+    else:
+        return error
+    return RelayError("protocol_mismatch", f"the running hub, ecorelay {hub or 'of some version'}, {advice}")
+
+
+_UNKNOWN_TYPE = "`$.type`"
+"""Where the hub's words point when it does not know a frame."""
 
 
 def _hello(role: wire.Role, *, name: str | None = None, create: bool = False) -> wire.Hello:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
 from typing import Annotated, Any, Final
 
 import typer
 
+from ecorelay.cli import complete
 from ecorelay.errors import RelayError
 from ecorelay.names import NAME_RULE, is_id, is_name, split_address
 
@@ -23,8 +26,21 @@ As = Annotated[
         metavar="NAME",
         help="Act as this peer. Default: the setting `me`, else your login name.",
         show_default=False,
+        autocompletion=complete.peers,
     ),
 ]
+To = Annotated[
+    str,
+    typer.Argument(metavar="TO", help="A peer's name.", show_default=False, autocompletion=complete.peers),
+]
+Text = Annotated[
+    str, typer.Argument(metavar="TEXT", help="What to say; - reads it from stdin.", show_default=False)
+]
+
+SHORT_MAX: Final = 256
+_UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_PERIOD: Final = re.compile(r"\A([0-9]{1,9})([smhdw])\Z")
+PERIOD_RULE: Final = "a whole number and a unit (s, m, h, d or w), as in 12h or 30d"
 
 
 def with_example(*lines: str) -> dict[str, Any]:
@@ -58,4 +74,41 @@ def message_id(text: str | None, what: str) -> str | None:
     """`text`, if it has the form of a message's id. Raises as :func:`name`."""
     if text is not None and not is_id(text):
         raise RelayError("bad_args", f"{what} is {text!r}: it must be a msg_id as `ecorelay inbox` shows it")
+    return text
+
+
+def period(text: str, what: str) -> int:
+    """The seconds of ``45s``, ``30m``, ``12h``, ``30d`` or ``2w``. Raises as :func:`name`."""
+    match = _PERIOD.match(text.strip())
+    if match is None:
+        raise RelayError("bad_args", f"{what} is {text!r}: it must be {PERIOD_RULE}")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def only_alone(context: typer.Context, **given: object) -> bool:
+    """Whether a group of commands was called without one of them.
+
+    Raises:
+        RelayError: ``bad_args``, an option was given before the command, where it would mean nothing.
+    """
+    if context.invoked_subcommand is None:
+        return True
+    for option, value in given.items():
+        if value:
+            name = "--" + option.strip("_").replace("_", "-")
+            raise RelayError(
+                "bad_args",
+                f"{name} stands before {context.invoked_subcommand}: put what belongs to it after it",
+            )
+    return False
+
+
+def short(text: str, what: str) -> str:
+    """`text`, if it is UTF-8 and has at most 256 characters. Raises as :func:`name`."""
+    try:
+        text = os.fsencode(text).decode()
+    except UnicodeError:
+        raise RelayError("bad_args", f"{what} is not UTF-8") from None
+    if len(text) > SHORT_MAX:
+        raise RelayError("bad_args", f"{what} has {len(text)} characters: at most {SHORT_MAX}")
     return text

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from ecorelay import wire
-from ecorelay.core import mailbox
+from ecorelay.core import hooks, mailbox, watch
 from ecorelay.core.actions import Push, Reply, Store
 from ecorelay.core.ops import Appended, AppendMail, Backlog, Eviction, LoadBacklog, MarkPushed
 from ecorelay.core.state import InFlight, Peer, Session, State, unread_of
@@ -79,6 +79,8 @@ def deliver(s: State, op: AppendMail, stored: Appended, now: Now) -> InFlight | 
     Returns:
         The push to the last recipient that got one, for a sender that waits for `delivered`.
     """
+    if s.watchers:
+        watch.stored(s, op, now)
     flight = None
     sids: list[int] = []
     for no, unread in zip(op.recipients, stored.unread, strict=True):
@@ -116,6 +118,8 @@ def deliver(s: State, op: AppendMail, stored: Appended, now: Now) -> InFlight | 
 
 def note_evictions(s: State, evictions: tuple[Eviction, ...], now: Now) -> None:
     """Unread mail left a full ring: its senders find a notice, and those who wait are woken."""
+    if s.watchers:
+        watch.evicted(s, evictions, now)
     for eviction in evictions:
         s.count("evicted_unread", eviction.count)
         sender = s.peers.get(eviction.sender_no)
@@ -123,11 +127,20 @@ def note_evictions(s: State, evictions: tuple[Eviction, ...], now: Now) -> None:
         if recipient is not None and recipient.loaded and len(recipient.pushed) > recipient.unread:
             # Pushed mail may have been among them; the marks must not outgrow the ring.
             for msg_id in list(recipient.pushed)[: len(recipient.pushed) - recipient.unread]:
-                del recipient.pushed[msg_id]
-                recipient.stubs.discard(msg_id)
+                unmark(recipient, msg_id)
+        if recipient is not None:
+            hooks.evicted(recipient, eviction.count)
         if sender is not None and sender.loaded and eviction.first:
             sender.notices += 1
             mailbox.wake(s, sender, now)
+
+
+def unmark(peer: Peer, msg_id: str) -> None:
+    """It is no longer known to have been pushed, or shown in part."""
+    peer.pushed.pop(msg_id, None)
+    peer.stubs.discard(msg_id)
+    peer.printed.pop(msg_id, None)
+    peer.cut.pop(msg_id, None)
 
 
 def await_delivered(s: State, flight: InFlight, sid: int, req_id: int, now: Now) -> None:
@@ -163,13 +176,20 @@ def expire_waits(s: State, now: Now) -> None:
         settle(s, waits.popleft()[1], "queued")
 
 
+def sender_forgotten(s: State, peer: Peer) -> None:
+    """Connections of the peer act for nobody from now on: what they sent is answered as it is known now."""
+    for _, flight in s.delivery_waits:
+        if flight.sender_sid in peer.attached:
+            settle(s, flight, "queued")
+
+
 def pushed(s: State, session: Session, frame: wire.Pushed, now: Now) -> None:
     """The session's carrier accepted pushes."""
     peer = session.peer
     if peer is None:
         return
     inflight = session.inflight
-    marked: list[tuple[int, int]] = []
+    marked: list[tuple[int, int, int]] = []
     for msg_id in frame.msg_ids:
         flight = inflight.pop(msg_id, None)
         if flight is None:
@@ -178,16 +198,19 @@ def pushed(s: State, session: Session, frame: wire.Pushed, now: Now) -> None:
         if flight.mid:
             peer.pushed[msg_id] = flight.mid
             peer.stubs.add(msg_id)
-            marked.append((peer.no, flight.mid))
+            marked.append((peer.no, flight.mid, now.wall))
+            if s.watchers:
+                watch.pushed(s, peer, msg_id, frame.carrier, now)
         if flight.req_id >= 0:
             settle(s, flight, "delivered")
+    session.carrier = frame.carrier
     if marked:
         rows = s.pushed_rows.setdefault(frame.carrier, [])
         rows += marked
         if not s.pushed_due:
             s.pushed_due = now.mono + PUSHED_FLUSH_S
         if len(rows) >= PUSHED_FLUSH_ROWS:
-            flush_pushed(s, now)
+            flush_pushed(s)
     waits = s.delivery_waits
     while waits and waits[0][1].req_id < 0:
         waits.popleft()
@@ -212,11 +235,11 @@ def push_failed(s: State, session: Session, frame: wire.PushFailed, now: Now) ->
     continue_backlog(s, session)
 
 
-def flush_pushed(s: State, now: Now) -> None:
+def flush_pushed(s: State) -> None:
     """Write the receipts that have gathered."""
     s.pushed_due = 0.0
     for carrier, rows in s.pushed_rows.items():
-        s.out.append(Store((MarkPushed(rows=tuple(rows), carrier=carrier, at=now.wall),)))
+        s.out.append(Store((MarkPushed(rows=tuple(rows), carrier=carrier),)))
     s.pushed_rows = {}
 
 
@@ -224,8 +247,7 @@ def seen(peer: Peer, msg_ids: Iterable[str]) -> None:
     """These were read: no longer merely pushed or leased, whether or not the carrier has spoken yet."""
     session = peer.session
     for msg_id in msg_ids:
-        peer.pushed.pop(msg_id, None)
-        peer.stubs.discard(msg_id)
+        unmark(peer, msg_id)
         peer.leased.pop(msg_id, None)
         flight = session.inflight.get(msg_id) if session is not None else None
         if session is not None and flight is not None and flight.mid:
@@ -312,7 +334,9 @@ def backlog_due(s: State, note: BacklogDue) -> None:
 
 
 def session_ended(s: State, session: Session, peer: Peer) -> None:
-    """Without its session, what was pushed and not seen is unread again."""
+    """Without its session, what was pushed and not seen is unread again, and its next reader is told."""
+    if s.pushed_rows:
+        flush_pushed(s)
     for flight in session.inflight.values():
         settle(s, flight, "queued")
     session.inflight.clear()

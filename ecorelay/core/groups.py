@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from ecorelay import names, wire
-from ecorelay.core import delivery, mailbox, messages, replay
+from ecorelay.core import delivery, mailbox, messages, replay, watch
 from ecorelay.core.actions import Push, Store
 from ecorelay.core.ops import (
     AddMember,
@@ -164,7 +164,7 @@ def _notice(s: State, author: Peer, recipients: tuple[int, ...], text: str, now:
 
 def create(s: State, session: Session, frame: wire.GroupCreate, now: Now) -> None:
     """A new group; its creator is admin and member."""
-    peer = s.own(session)
+    peer = s.speaker(session)
     key = names.key(frame.name)
     if key in s.groups_by_name or "/" + key in s.reserved:
         raise RelayError("name_taken", f"there is a group called {frame.name}: choose another name")
@@ -209,7 +209,7 @@ def create_failed(s: State, note: GroupCreated) -> None:
 
 def invite(s: State, session: Session, frame: wire.GroupInvite, now: Now) -> None:
     """A new member sees what is said from its invitation on. Inviting twice is fine."""
-    peer = s.own(session)
+    peer = s.speaker(session)
     group = _administered(s, peer, frame.group)
     invited = s.resolve(frame.peer, now)
     members = group.members.keys() | group.coming
@@ -245,7 +245,7 @@ def add_failed(s: State, note: MemberAdded) -> None:
 
 def remove(s: State, session: Session, frame: wire.GroupRemove, now: Now) -> None:
     """The admin removes a member; history and the removed keep the reason."""
-    peer = s.own(session)
+    peer = s.speaker(session)
     group = _administered(s, peer, frame.group)
     gone = s.resolve(frame.peer, now)
     if gone.no == peer.no:
@@ -286,12 +286,17 @@ def _take_out(
 
 def member_removed(s: State, note: MemberRemoved, result: LineAdded, told: Appended | None, now: Now) -> None:
     """The member is out."""
-    group = s.groups[note.op.group_no]
-    _forget_member(s, group, note.op.no)
-    _announce(s, group, note.op.line, result.seq, now)
+    taken_out(s, note.op, result, now)
     if note.mail is not None and told is not None:
         delivery.deliver(s, note.mail, told, now)
     replay.answer(s, note.sid, note.answer)
+
+
+def taken_out(s: State, op: RemoveMember, result: LineAdded, now: Now) -> None:
+    """The member is out: the others hear of it."""
+    group = s.groups[op.group_no]
+    _forget_member(s, group, op.no)
+    _announce(s, group, op.line, result.seq, now)
 
 
 def _forget_member(s: State, group: Group, no: int) -> None:
@@ -310,21 +315,51 @@ def delete(s: State, session: Session, frame: wire.GroupDelete, now: Now) -> Non
     group = _administered(s, peer, frame.group)
     answer = wire.Done(req_id=frame.req_id)
     op = DropGroup(group_no=group.no)
-    others = tuple(no for no in group.members if no != peer.no)
-    mail = _notice(s, peer, others, f"{peer.name} deleted the group {group.name}", now) if others else None
+    mail = _farewell(s, peer, group, f"{peer.name} deleted the group {group.name}", now)
     ops: tuple[Op, ...] = (op, replay.save(peer, frame, answer, now), *([mail] if mail else []))
     s.out.append(Store(ops, GroupDropped(session.sid, op, answer, mail)))
 
 
 def dropped(s: State, note: GroupDropped, told: Appended | None, now: Now) -> None:
     """The group is gone."""
-    group = s.groups.pop(note.op.group_no)
-    del s.groups_by_name[names.key(group.name)]
-    for no in list(group.members):
-        _forget_member(s, group, no)
+    ended(s, note.op.group_no)
     if note.mail is not None and told is not None:
         delivery.deliver(s, note.mail, told, now)
     replay.answer(s, note.sid, note.answer)
+
+
+def ended(s: State, group_no: int) -> None:
+    """The group is gone."""
+    group = s.groups.pop(group_no)
+    del s.groups_by_name[names.key(group.name)]
+    for no in list(group.members):
+        _forget_member(s, group, no)
+
+
+def _farewell(s: State, author: Peer, group: Group, text: str, now: Now) -> AppendMail | None:
+    # Not to a member that is about to be removed: the store would refuse the whole.
+    others = tuple([no for no in group.members if no != author.no and not s.peers[no].going])
+    return _notice(s, author, others, text, now) if others else None
+
+
+def leave_all(
+    s: State, peer: Peer, now: Now
+) -> tuple[tuple[RemoveMember, ...], tuple[DropGroup, ...], tuple[AppendMail, ...]]:
+    """What comes before a peer can be removed: it leaves its groups, and those it administers end."""
+    leaves: list[RemoveMember] = []
+    drops: list[DropGroup] = []
+    mails: list[AppendMail] = []
+    for group in [s.groups[no] for no in sorted(peer.groups)]:
+        if group.admin_no != peer.no:
+            line = _system_line(s, peer, f"{peer.name} left: a person removed it from this hub", now)
+            leaves.append(RemoveMember(group_no=group.no, no=peer.no, line=line))
+            continue
+        drops.append(DropGroup(group_no=group.no))
+        text = f"the group {group.name} ended: a person removed its admin {peer.name} from this hub"
+        mail = _farewell(s, peer, group, text, now)
+        if mail is not None:
+            mails.append(mail)
+    return tuple(leaves), tuple(drops), tuple(mails)
 
 
 # --- talking -----------------------------------------------------------------------------------------
@@ -332,7 +367,7 @@ def dropped(s: State, note: GroupDropped, told: Appended | None, now: Now) -> No
 
 def group_send(s: State, session: Session, frame: wire.GroupSend, now: Now) -> None:
     """Say something to the group: one line, numbered by the store."""
-    peer = s.own(session)
+    peer = s.speaker(session)
     s.check_text(frame.text)
     group = _member(s, peer, frame.group)
     messages.guard(
@@ -359,6 +394,8 @@ def line_stored(s: State, note: LineStored, result: LineAdded, now: Now) -> None
 
 def _announce(s: State, group: Group, line: Line, seq: int, now: Now) -> None:
     """Count the line for every other member, push it where there is room."""
+    if s.watchers:
+        watch.group_line(s, group, line, now)
     sids: list[int] = []
     for no in group.members:
         peer = s.peers[no]
@@ -445,6 +482,8 @@ def _entry(line: StoredLine) -> wire.GroupEntry:
 
 
 def _set_unread(peer: Peer, group_no: int, count: int) -> None:
+    if peer.told.get(group_no, 0) > count:
+        peer.told[group_no] = count  # what comes after it is news again
     if count > 0:
         peer.group_unread[group_no] = count
     else:
@@ -525,6 +564,26 @@ def release(s: State, session: Session, frame: wire.GroupRelease, _now: Now) -> 
         lease.released = lease.upto
         _give_back(peer, group.no, lease)
     s.reply(session.sid, wire.Done(req_id=frame.req_id, unread=unread_of(peer)))
+
+
+def being_read(s: State) -> tuple[int, ...]:
+    """Groups of which somebody has a page out: their lines are left alone meanwhile."""
+    return tuple(
+        {
+            no: None
+            for peer in s.peers.values()
+            if peer.history
+            for no, lease in peer.history.items()
+            if lease.reading or lease.until or lease.hidden
+        }
+    )
+
+
+def recount(s: State, group_no: int, member_no: int, unread: int) -> None:
+    """Lines left a group of which no page was out: so many are unread now."""
+    peer = s.peers.get(member_no)
+    if peer is not None and peer.loaded and group_no in peer.groups:
+        _set_unread(peer, group_no, unread)
 
 
 def session_ended(session: Session, peer: Peer) -> None:

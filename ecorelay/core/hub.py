@@ -12,8 +12,21 @@ from typing import TYPE_CHECKING, Any, assert_never
 from msgspec import Struct
 
 from ecorelay import wire
-from ecorelay.core import delivery, groups, mailbox, messages, peers, replay, rooms, sessions
-from ecorelay.core.actions import Action, Describe, Stop, Store
+from ecorelay.core import (
+    admin,
+    delivery,
+    groups,
+    hooks,
+    mailbox,
+    messages,
+    moderation,
+    peers,
+    replay,
+    rooms,
+    sessions,
+    watch,
+)
+from ecorelay.core.actions import Action, Store
 from ecorelay.core.events import (
     ClockJumped,
     Event,
@@ -27,7 +40,7 @@ from ecorelay.core.events import (
     Tick,
 )
 from ecorelay.core.ops import FindOp, FoundOp, Housekeep, HousekeepingDone
-from ecorelay.core.state import Session, State, unread_of
+from ecorelay.core.state import Session, State
 from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
@@ -170,18 +183,34 @@ class Hub:
             case mailbox.PageReady():
                 mailbox.page_ready(s, then, first, now)
             case mailbox.MailConfirmed():
-                mailbox.mail_confirmed(s, then, first)
+                mailbox.mail_confirmed(s, then, first, now)
+            case hooks.HookProved():
+                hooks.proved(s, then, first, now)
+            case sessions.Identified():
+                s.reply(then.sid, then.answer)
             case sessions.PeerAdded():
                 sessions.peer_added(s, then, first, now)
             case sessions.SessionBound():
                 opened: Any = results[-1]
                 sessions.bound(s, then, opened, now)
             case peers.PeerRenamed():
-                peers.renamed(s, then)
+                peers.renamed(s, then, now)
             case peers.AddressAdded():
                 peers.address_added(s, then, first)
             case peers.PeersDropped():
                 peers.peers_dropped(s, then, first)
+            case moderation.PeerForgotten():
+                moderation.forgotten(s, then, results, now)
+            case moderation.BlockSet():
+                moderation.block_set(s, then)
+            case admin.MessageFound():
+                admin.traced(s, then, first)
+            case admin.MailSized():
+                admin.sized(s, then, first)
+            case admin.BackupMade():
+                admin.backed_up(s, then, first)
+            case admin.Purging():
+                admin.purged(s, then, first, now)
             case groups.GroupCreated():
                 groups.created(s, then, first, now)
             case groups.MemberAdded():
@@ -223,6 +252,8 @@ class Hub:
                 sessions.peer_add_failed(s, then, event.code, event.message)
             case sessions.SessionBound():
                 sessions.bind_failed(s, then, event.code, event.message, now)
+            case hooks.HookProved():
+                hooks.prove_failed(s, then)
             case delivery.BacklogLoaded():
                 delivery.backlog_failed(s, then, now)
             case mailbox.PageReady():
@@ -238,13 +269,22 @@ class Hub:
                 groups.history_failed(s, then, now)
             case peers.PeersDropped():
                 peers.peers_dropped(s, then, None)
+            case moderation.PeerForgotten():
+                moderation.forget_failed(s, then, event, now)
             case (
                 messages.MailStored()
                 | messages.ReplyStored()
                 | groups.LineStored()
                 | groups.HistoryConfirmed()
+                | moderation.BlockSet()
+                | admin.MessageFound()
+                | admin.BackupMade()
             ):
                 s.fail(then.sid, then.req_id, event.code, event.message)
+            case admin.MailSized():
+                admin.not_sized(s, then, event.message)
+            case admin.Purging():
+                admin.purge_failed(s, then, event.code, event.message)
             case replay.Resume():
                 s.fail(then.sid, then.frame.req_id, event.code, event.message)
             case messages.BroadcastStored():
@@ -266,7 +306,7 @@ class Hub:
                 peers.add_failed(s, then)
             case groups.MemberAdded():
                 groups.add_failed(s, then)
-            case groups.MemberRemoved() | groups.GroupDropped():
+            case groups.MemberRemoved() | groups.GroupDropped() | sessions.Identified():
                 pass
             case _:
                 raise AssertionError(f"no way to go on after {type(then).__name__}")
@@ -280,9 +320,11 @@ class Hub:
             s.at(now.mono + FIRST_HOUSEKEEPING_S, HousekeepingDue())
         delivery.expire_waits(s, now)
         if s.pushed_due and s.pushed_due <= now.mono:
-            delivery.flush_pushed(s, now)
+            delivery.flush_pushed(s)
         while (note := s.due(now.mono)) is not None:
             match note:
+                case hooks.RingDue():
+                    hooks.ring_due(s, note, now)
                 case delivery.BacklogDue():
                     delivery.backlog_due(s, note)
                 case mailbox.LeaseEnds():
@@ -308,32 +350,7 @@ class Hub:
         s.at(now.mono + (HOUSEKEEPING_SOON_S if result.more else HOUSEKEEPING_S), HousekeepingDue())
 
 
-# --- about the hub itself ------------------------------------------------------------------------------
-
-
-def _status(s: State, session: Session, frame: wire.HubStatus, _now: Now) -> None:
-    s.out.append(
-        Describe(
-            session.sid,
-            wire.HubDetails(
-                req_id=frame.req_id,
-                hub_id=s.hub_id,
-                version=s.version,
-                sessions=sum(1 for each in s.sessions.values() if each.hello.role == "session"),
-                connections=len(s.sessions),
-                peers=len(s.peers),
-                groups=len(s.groups),
-                rooms=len(s.rooms),
-                counters=dict(s.counters),
-                unread=unread_of(session.peer) if session.peer else 0,
-            ),
-        )
-    )
-
-
-def _stop(s: State, session: Session, frame: wire.HubStop, _now: Now) -> None:
-    s.reply(session.sid, wire.Done(req_id=frame.req_id))
-    s.out.append(Stop("asked to by a client"))
+# --- frames that lead to nothing ------------------------------------------------------------------------
 
 
 def _second_hello(s: State, session: Session, _frame: wire.Hello, _now: Now) -> None:
@@ -373,8 +390,18 @@ _ON_FRAME: dict[type[wire.Frame], Callable[[State, Session, Any, Now], None]] = 
     wire.GroupRelease: groups.release,
     wire.Groups: groups.groups,
     wire.GroupInfo: groups.info,
-    wire.HubStatus: _status,
-    wire.HubStop: _stop,
+    wire.Hook: hooks.hook,
+    wire.Printed: hooks.printed,
+    wire.Identify: sessions.identify,
+    wire.ForgetPeer: moderation.forget,
+    wire.Block: moderation.block,
+    wire.Blocks: moderation.blocks,
+    wire.Watch: watch.watch,
+    wire.Trace: admin.trace,
+    wire.Purge: admin.purge,
+    wire.Backup: admin.backup,
+    wire.HubStatus: admin.status,
+    wire.HubStop: admin.stop,
     wire.Pong: _nothing,
     wire.Bye: _nothing,
 }

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from ecorelay import wire
-from ecorelay.core import delivery
+from ecorelay.core import delivery, hooks, watch
 from ecorelay.core.actions import Store
 from ecorelay.core.ops import (
     ENTRY_ROOM,
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 NOTICE_SPACE = 500
 """Characters of a page that a notice may fill."""
+HOOK_LIMIT = 100
+"""Messages of one page for a hook; its budget holds fewer."""
 RETRY_S = 1.0
 """After a failure to end a lease: the mail is locked until it is done."""
 
@@ -43,6 +45,7 @@ class PageReady(Struct, frozen=True):
     lease: int
     request: wire.Inbox
     until: float
+    hook: bool = False
 
 
 class MailConfirmed(Struct, frozen=True):
@@ -90,13 +93,30 @@ def inbox(s: State, session: Session, frame: wire.Inbox, now: Now) -> None:
     _read(s, session, peer, frame, now, now.mono + frame.wait)
 
 
-def _read(s: State, session: Session, peer: Peer, frame: wire.Inbox, now: Now, until: float) -> None:
+def read_for_hook(s: State, session: Session, peer: Peer, frame: wire.Hook, now: Now) -> None:
+    """A hook asks for a page: of what was neither pushed nor shown by a hook before."""
+    request = wire.Inbox(req_id=frame.req_id, limit=HOOK_LIMIT, budget=frame.budget)
+    _read(s, session, peer, request, now, now.mono, hook=True)
+
+
+def _read(
+    s: State,
+    session: Session,
+    peer: Peer,
+    frame: wire.Inbox,
+    now: Now,
+    until: float,
+    *,
+    hook: bool = False,
+) -> None:
     # Never a number of an earlier hub: a late confirmation would end somebody else's lease.
     lease = max(s.next_lease, now.wall)
     s.next_lease = lease + 1
     peer.reads += 1
     live = peer.session
-    hidden = {mid for msg_id, mid in peer.pushed.items() if msg_id not in peer.stubs}
+    hidden = {mid for msg_id, mid in peer.pushed.items() if hook or msg_id not in peer.stubs}
+    if hook:
+        hidden.update(peer.cut.values())
     if live is not None:
         # On their way to the model this moment. An adapter that never says so loses the privilege.
         oldest = now.mono - s.limits.lease_s
@@ -107,10 +127,14 @@ def _read(s: State, session: Session, peer: Peer, frame: wire.Inbox, now: Now, u
         limit=frame.limit,
         budget=frame.budget,
         since_id=frame.since_id,
-        pushed=frozenset([peer.pushed[msg_id] for msg_id in peer.stubs if msg_id in peer.pushed]),
+        pushed=frozenset() if hook else _stubs(peer),
         hidden=frozenset(hidden),
     )
-    s.out.append(Store((op,), PageReady(session.sid, peer.no, lease, frame, until)))
+    s.out.append(Store((op,), PageReady(session.sid, peer.no, lease, frame, until, hook)))
+
+
+def _stubs(peer: Peer) -> frozenset[int]:
+    return frozenset([peer.pushed[msg_id] for msg_id in peer.stubs if msg_id in peer.pushed])
 
 
 def page_ready(s: State, note: PageReady, page: PageRead, now: Now) -> None:
@@ -132,6 +156,8 @@ def page_ready(s: State, note: PageReady, page: PageRead, now: Now) -> None:
         _resume(s, peer)
         return
     held_back = {notice for lease in s.leases.values() if lease.peer is peer for notice in lease.notices}
+    if note.hook:
+        held_back |= peer.printed_notices
     told = [notice for notice in page.notices if notice.notice_id not in held_back]
     rooms, missed = _take_room_mail(peer, request, page) if request.since_id is None else ([], 0)
     used = [mail.text for mail in page.mails] + [mail.text for mail in rooms]
@@ -140,9 +166,9 @@ def page_ready(s: State, note: PageReady, page: PageRead, now: Now) -> None:
     groups = tuple(
         wire.GroupUnread(name=s.groups[no].name, unread_count=count)
         for no, count in peer.group_unread.items()
-        if no in s.groups
+        if no in s.groups and not (note.hook and count <= peer.told.get(no, 0))
     )
-    if not (page.mails or notices or rooms or groups or missed) and now.mono < note.until:
+    if not (page.mails or notices or rooms or groups or missed or peer.going) and now.mono < note.until:
         if note.lease < peer.news:
             _read(s, session, peer, request, now, note.until)
             return
@@ -158,26 +184,43 @@ def page_ready(s: State, note: PageReady, page: PageRead, now: Now) -> None:
     lease.stubs = tuple(mail.msg_id for mail in page.mails if mail.text is None)
     peer.stubs.difference_update(lease.stubs)
     lease.rooms = rooms
+    if note.hook:
+        lease.mids = {mail.msg_id: mail.mid for mail in page.mails}
+        lease.groups = dict(peer.group_unread)
     for each in lease.unread:
         peer.leased[each] = peer.leased.get(each, 0) + 1
-    held = bool(leased or lease.stubs or rooms or notices)
+    held = bool(leased or lease.stubs or rooms or notices or (note.hook and groups))
     if held:
         s.leases[note.lease] = lease
         s.at(now.mono + s.limits.lease_s, LeaseEnds(note.lease))
     mails = [_entry(mail, now) for mail in page.mails]
     messages = (*mails, *rooms, *[_notice(s, notice) for notice in notices])
-    s.reply(
-        session.sid,
-        wire.InboxPage(
+    number = note.lease if held else 0
+    remaining = page.remaining + len(peer.room_mail) + len(told) - len(notices)
+    unread = unread_of(peer)
+    answer: wire.Result
+    if note.hook:
+        answer = wire.HookPage(
             req_id=request.req_id,
-            lease=note.lease if held else 0,
+            name=peer.name,
+            lease=number,
             messages=messages,
-            remaining=page.remaining + len(peer.room_mail) + len(told) - len(notices),
+            remaining=remaining,
             groups=groups,
             missed=missed,
-            unread=unread_of(peer),
-        ),
-    )
+            unread=unread,
+        )
+    else:
+        answer = wire.InboxPage(
+            req_id=request.req_id,
+            lease=number,
+            messages=messages,
+            remaining=remaining,
+            groups=groups,
+            missed=missed,
+            unread=unread,
+        )
+    s.reply(session.sid, answer)
     _resume(s, peer)
 
 
@@ -223,6 +266,10 @@ def _entry(mail: StoredMail, now: Now) -> wire.Mail:
 
 _REASONS = {
     "evicted": "left the full mailbox of {about} unread: tell it again when {about} reads its mail",
+    "forgotten": "lay unread in the mailbox of {about} when a person removed {about} from this hub: that "
+    "address is nobody's now",
+    "purged": "lay unread in the mailbox of {about} when a person had old mail removed: send it again if it "
+    "still matters",
     "damaged": "could not be read back from the disk of {about}'s hub and was not seen: send it again",
 }
 
@@ -245,7 +292,9 @@ def _notice(s: State, notice: Notice) -> wire.Mail:
 def confirm(s: State, session: Session, frame: wire.Confirm, now: Now) -> None:
     """The page went out: what it showed is seen."""
     peer = s.own(session)
-    lease = _own_lease(s, peer, frame.lease)
+    if peer.session is not None:
+        peer.session.evidence_at = now.wall
+    lease = own_lease(s, peer, frame.lease)
     number = 0  # of another's lease nothing is ended
     leased: tuple[str, ...] = ()
     if lease is not None:
@@ -256,13 +305,15 @@ def confirm(s: State, session: Session, frame: wire.Confirm, now: Now) -> None:
     s.out.append(Store((op,), MailConfirmed(session.sid, peer.no, frame, number, leased)))
 
 
-def mail_confirmed(s: State, note: MailConfirmed, result: Confirmed) -> None:
+def mail_confirmed(s: State, note: MailConfirmed, result: Confirmed, now: Now) -> None:
     """Seen, on disk."""
     peer = s.peers[note.peer_no]
     peer.unread = result.unread
     peer.notices = result.notices
     _not_out(peer, note.leased)
     delivery.seen(peer, note.confirm.msg_ids)
+    if s.watchers:
+        watch.seen(s, peer.no, note.confirm.msg_ids, now)
     s.reply(note.sid, wire.Done(req_id=note.confirm.req_id, unread=unread_of(peer)))
 
 
@@ -278,15 +329,24 @@ def confirm_failed(s: State, note: MailConfirmed, now: Now) -> None:
 def release(s: State, session: Session, frame: wire.Release, now: Now) -> None:
     """The page was not shown: free at once."""
     peer = s.own(session)
-    lease = _own_lease(s, peer, frame.lease)
+    lease = own_lease(s, peer, frame.lease)
     if lease is not None:
         _lapse(s, lease, now)
     s.reply(session.sid, wire.Done(req_id=frame.req_id, unread=unread_of(peer)))
 
 
-def _own_lease(s: State, peer: Peer, lease_no: int) -> Lease | None:
+def own_lease(s: State, peer: Peer, lease_no: int) -> Lease | None:
+    """The page that is out to this peer under that number."""
     lease = s.leases.get(lease_no)
     return lease if lease is not None and lease.peer is peer else None
+
+
+def close_lease(s: State, lease: Lease) -> None:
+    """The page is no longer out, and what becomes of its mail is said elsewhere."""
+    del s.leases[lease.lease]
+    _not_out(lease.peer, lease.unread)
+    _free_rooms(s, lease.peer, lease.rooms)
+    _free(s, lease.peer, lease.lease)
 
 
 def lease_ends(s: State, note: LeaseEnds, now: Now) -> None:
@@ -349,12 +409,14 @@ def _redelivered(mail: wire.Mail) -> wire.Mail:
 
 
 def wake(s: State, peer: Peer, now: Now) -> None:
-    """Something is there for this peer: let one who waits read it."""
+    """Something is there for this peer: let one who waits read it, or ring where hooks do."""
     if peer.waiters:
         waiter = peer.waiters.pop(0)
         _read(s, waiter.session, peer, waiter.request, now, waiter.until)
-    elif peer.reads:
+        return
+    if peer.reads:
         peer.news = s.next_lease
+    hooks.news(s, peer, now)
 
 
 def wait_ends(s: State, note: WaitEnds) -> None:
@@ -386,6 +448,23 @@ def cancel(s: State, session: Session, frame: wire.Cancel, _now: Now) -> None:
         s.fail(session.sid, frame.req_id, "timeout", "cancelled by the caller")
     else:
         session.cancelled.add(frame.req_id)
+
+
+def end_waits(s: State, peer: Peer) -> None:
+    """The peer is about to be removed: nothing will come for it."""
+    for waiter in peer.waiters:
+        _end_read(waiter.session, waiter.request.req_id)
+        message = f"a person removes {peer.name} from this hub: nothing more comes for it"
+        s.fail(waiter.session.sid, waiter.request.req_id, "not_registered", message)
+    peer.waiters.clear()
+
+
+def end_leases(s: State, peer: Peer) -> None:
+    """The peer is removed, and its mailbox with it: no page of it is out any more."""
+    for lease in [lease for lease in s.leases.values() if lease.peer is peer]:
+        del s.leases[lease.lease]
+        _free_rooms(s, peer, lease.rooms)
+    _free_rooms(s, peer, peer.room_mail)
 
 
 # --- room messages of sessions without push ------------------------------------------------------------

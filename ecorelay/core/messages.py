@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from ecorelay import wire
-from ecorelay.core import delivery, replay
+from ecorelay.core import delivery, replay, watch
 from ecorelay.core.actions import Store
 from ecorelay.core.ops import Appended, AppendMail, AppendReply, Replied
 from ecorelay.core.state import InFlight, Session, State, unread_of
@@ -21,8 +21,10 @@ BROADCAST_GUARD_S = 3600.0
 GUARDS_KEPT = 20_000
 BROADCAST = -1
 REPLIES = -2
+ROOMS = -3
 GROUPS = -10
-"""Stand for the recipient in a guard: broadcasts, replies, and (GROUPS - group no) a group."""
+"""Stand for the recipient in a guard: broadcasts, replies, rooms, and (GROUPS - group no) a group."""
+_GUARDED = {BROADCAST: "broadcasts", REPLIES: "replies", ROOMS: "room messages"}
 
 
 class MailStored(Struct, frozen=True):
@@ -54,7 +56,7 @@ class BroadcastStored(Struct, frozen=True):
 
 def send(s: State, session: Session, frame: wire.Send, now: Now) -> None:
     """Mail to one peer: stored, then pushed, then answered."""
-    peer = s.own(session)
+    peer = s.speaker(session)
     s.check_text(frame.text)
     to = s.resolve(frame.to, now)
     guard(s, peer.no, to.no, s.limits.sends_per_minute, GUARD_S, now)
@@ -101,7 +103,7 @@ def _answer(s: State, sid: int, req_id: int, msg_id: str, status: wire.Status) -
 
 def reply(s: State, session: Session, frame: wire.Reply, now: Now) -> None:
     """Answer an ask or a message by its id; the store knows who sent it."""
-    peer = s.own(session)
+    peer = s.speaker(session)
     s.check_text(frame.text)
     guard(s, peer.no, REPLIES, s.limits.sends_per_minute, GUARD_S, now)
     op = AppendReply(
@@ -122,6 +124,8 @@ def reply_stored(s: State, note: ReplyStored, result: Replied, now: Now) -> None
     if peer is not None and peer.loaded:
         peer.unread = result.own_unread
         delivery.seen(peer, (op.target_id,))
+    if s.watchers:
+        watch.seen(s, op.sender_no, (op.target_id,), now, to=result.recipient_no)
     if result.appended.duplicate:
         status: wire.Status = "delivered" if result.appended.delivered else "queued"
         _answer(s, note.sid, note.req_id, op.msg_id, status)
@@ -146,7 +150,7 @@ def reply_stored(s: State, note: ReplyStored, result: Replied, now: Now) -> None
 
 def broadcast(s: State, session: Session, frame: wire.Broadcast, now: Now) -> None:
     """One ask to every online peer: one text, a row for each."""
-    peer = s.own(session)
+    peer = s.speaker(session)
     s.check_text(frame.question, "question")
     guard(s, peer.no, BROADCAST, s.limits.broadcasts_per_hour, BROADCAST_GUARD_S, now)
     online = [
@@ -201,7 +205,7 @@ def guard(s: State, sender: int, recipient: int, limit: int, window: float, now:
     if count >= limit:
         s.count("guard_refused")
         wait = int(window - (now.mono - start)) + 1
-        what = {BROADCAST: "broadcasts", REPLIES: "replies"}.get(recipient, "messages to one address")
+        what = _GUARDED.get(recipient, "messages to one address")
         raise RelayError(
             "limit_reached",
             f"{limit} {what} in {int(window)} s is the guard against loops: wait {wait} s, "

@@ -16,9 +16,14 @@ the ring. The text is stored once per message and goes when the last ring lets g
 
 from __future__ import annotations
 
+from typing import Literal
+
 from msgspec import Struct
 
 from ecorelay.wire import Kind
+
+Ending = Literal["", "evicted", "dead", "expired"]
+"""How mail ended that left its mailbox unseen."""
 
 ENTRY_ROOM = 300
 """Characters a page counts for each entry beside its text: ids, names, times."""
@@ -80,6 +85,30 @@ class DropPeers(Op, frozen=True, kw_only=True):
     nos: tuple[int, ...]
 
 
+class ForgetPeer(Op, frozen=True, kw_only=True):
+    """→ `Forgotten`. Remove a peer with its mailbox, names, and all that leads to it or is kept for it.
+
+    What it was sent and had not seen ends as dead (`forgotten`), with a notice to each sender; its receipts
+    and those of what it sent stay their time. `bad_args` while it is in a group; `peer_gone`. The last op of
+    its unit.
+    """
+
+    no: int
+    at: int
+
+
+class SetBlock(Op, frozen=True, kw_only=True):
+    """→ None. A peer of ours (`no`), or of another hub (`address`, `no` 0), may not send; or may again.
+
+    That of our own stays with the peer whatever its name becomes, and goes with it. `peer_gone`.
+    """
+
+    no: int = 0
+    address: str = ""
+    blocked: bool
+    at: int
+
+
 class OpenMailbox(Op, frozen=True, kw_only=True):
     """→ `MailboxState`."""
 
@@ -138,11 +167,13 @@ class LoadBacklog(Op, frozen=True, kw_only=True):
 
 
 class MarkPushed(Op, frozen=True, kw_only=True):
-    """→ None. A carrier accepted these: (peer no, mid) pairs. Only the receipt changes."""
+    """→ None. A carrier accepted these, (peer no, mid, wall ms); of one twice, the last time counts.
 
-    rows: tuple[tuple[int, int], ...]
+    Only the receipt changes.
+    """
+
+    rows: tuple[tuple[int, int, int], ...]
     carrier: str
-    at: int
 
 
 class ReadPage(Op, frozen=True, kw_only=True):
@@ -292,6 +323,50 @@ class Housekeep(Op, frozen=True, kw_only=True):
     now: int
 
 
+# --- what a person asks of the hub -----------------------------------------------------------------------
+
+
+class TraceMessage(Op, frozen=True, kw_only=True):
+    """→ `MessageTraced`. What is known of a message; ``unknown_ask`` when nothing is."""
+
+    msg_id: str
+
+
+class MeasureMail(Op, frozen=True, kw_only=True):
+    """→ `MailMeasured`. What lies in all mailboxes; the `largest` by bytes of text one by one."""
+
+    largest: int
+
+
+class PurgeMail(Op, frozen=True, kw_only=True):
+    """→ `MailPurged`. One step, of bounded work, of removing what is older than `before`.
+
+    Seen mail and, with `unread`, unread mail: its receipt ends as expired, by reason ``purged``, and its
+    senders find a notice. Lines of groups, but for the groups in `spared` (numbers). Receipts, op ids. What
+    is leased stays; ids of the last hour stay as well, so that what is sent again is not stored twice. After
+    the last step no file holds any of it, nor of what left earlier.
+
+    `place` is where the step before ended; empty for the first one.
+    """
+
+    before: int
+    unread: bool
+    now: int
+    spared: tuple[int, ...] = ()
+    place: tuple[int, ...] = ()
+
+
+class WriteBackup(Op, frozen=True, kw_only=True):
+    """→ `BackupWritten`. A copy of everything committed, as a new file; the only op of its unit.
+
+    Other units are done meanwhile, so that it may be answered after units that were submitted later.
+    ``bad_args`` when the file cannot be there, ``mailbox_error`` when it could not be written,
+    ``limit_reached`` while another copy is being made.
+    """
+
+    path: str
+
+
 # --- results ------------------------------------------------------------------------------------------
 
 
@@ -307,6 +382,12 @@ class Dropped(Struct, frozen=True, gc=False):
     nos: tuple[int, ...]
 
 
+class Forgotten(Struct, frozen=True, gc=False):
+    """Of whose mail how much was in the removed mailbox unseen."""
+
+    lost: tuple[Eviction, ...]
+
+
 class MailboxState(Struct, frozen=True, gc=False):
     """Unread rows, notices waiting, and (group no, unread) of every group with unread lines."""
 
@@ -316,7 +397,7 @@ class MailboxState(Struct, frozen=True, gc=False):
 
 
 class Eviction(Struct, frozen=True, gc=False):
-    """Mail that left a full ring unread. `first`: this opened a new notice for its sender.
+    """Mail that left a ring unread. `first`: this opened a new notice for its sender.
 
     `sender_no` 0: system mail, of which nobody is told.
     """
@@ -467,9 +548,78 @@ class HousekeepingDone(Struct, frozen=True, gc=False):
     more: bool
 
 
+class MailReceipt(Struct, frozen=True, kw_only=True, gc=False):
+    """What is known of a message and a recipient. A time of 0: that has not happened.
+
+    `recipient` is its name, or ``(removed)``. `ended`, at `ended_at`, for `reason`: it left its mailbox
+    unseen.
+    """
+
+    recipient: str
+    stored_at: int
+    forwarded_at: int = 0
+    pushed_at: int = 0
+    carrier: str = ""
+    seen_at: int = 0
+    replied_at: int = 0
+    ended_at: int = 0
+    ended: Ending = ""
+    reason: str = ""
+
+
+class MessageTraced(Struct, frozen=True, kw_only=True, gc=False):
+    """A message without its text. `group` names the group of which it is a line: then there are no receipts.
+
+    Recipients of whom nothing is known any more are left out.
+    """
+
+    msg_id: str
+    kind: Kind
+    sender: str
+    at: int
+    size: int
+    reply_to: str | None = None
+    broadcast_id: str | None = None
+    group: str | None = None
+    receipts: tuple[MailReceipt, ...] = ()
+
+
+class MailMeasured(Struct, frozen=True, gc=False):
+    """`mailboxes` counts those that are not empty. `largest`: (peer no, messages, unread, bytes)."""
+
+    mailboxes: int
+    messages: int
+    unread: int
+    bytes: int
+    largest: tuple[tuple[int, int, int, int], ...]
+
+
+class MailPurged(Struct, frozen=True, kw_only=True, gc=False):
+    """What one step removed: messages out of mailboxes, lines out of groups.
+
+    `unread`: of each mailbox that lost unread mail its number, what is unread in it now, and the ids it lost.
+    `evictions`: who is told of that. `groups`: (group no, member no, unread lines now) of every group that
+    lost lines. `place`: where to go on; empty: that was the last step.
+    """
+
+    messages: int = 0
+    lines: int = 0
+    unread: tuple[tuple[int, int, tuple[str, ...]], ...] = ()
+    evictions: tuple[Eviction, ...] = ()
+    groups: tuple[tuple[int, int, int], ...] = ()
+    place: tuple[int, ...] = ()
+
+
+class BackupWritten(Struct, frozen=True, gc=False):
+    """The copy is complete and on disk."""
+
+    size: int
+
+
 OpResult = (
     Numbered
     | Dropped
+    | Forgotten
     | MailboxState
     | Appended
     | Replied
@@ -482,6 +632,10 @@ OpResult = (
     | CursorMoved
     | FoundOp
     | HousekeepingDone
+    | MessageTraced
+    | MailMeasured
+    | MailPurged
+    | BackupWritten
     | None
 )
 
@@ -524,3 +678,5 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     places: tuple[tuple[str, str, int], ...] = ()
     """(client, cwd, peer no), the earliest peer of a place first."""
     groups: tuple[GroupRow, ...] = ()
+    blocks: tuple[tuple[str, int], ...] = ()
+    """(address, number of the peer of ours or 0), by address in lower case."""

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from ecorelay import names, wire
-from ecorelay.core import replay, sessions
+from ecorelay.core import hooks, replay, sessions, watch
 from ecorelay.core.actions import Reply, Store
 from ecorelay.core.ops import AddPeer, Dropped, DropPeers, Numbered, RenamePeer
 from ecorelay.core.state import Peer, Session, State, unread_of
 from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
+    from collections.abc import Set
+
     from ecorelay.core.events import Now
 
 DAY_MS = 86_400_000
@@ -76,6 +78,8 @@ def peers(s: State, session: Session, frame: wire.Peers, now: Now) -> None:
 
 def _row(peer: Peer, now: Now) -> wire.Peer:
     online = peer.online
+    live = peer.session if online else None
+    hello = live.hello if live is not None else None
     return wire.Peer(
         name=peer.name,
         online=online,
@@ -83,8 +87,17 @@ def _row(peer: Peer, now: Now) -> wire.Peer:
         git_branch=peer.git_branch,
         client=peer.client,
         last_seen=now.wall if online else peer.last_seen,
-        push=online and peer.session is not None and peer.session.hello.push,
+        push=hello is not None and (hello.push or hello.bell),
+        carrier=_carrier(live),
+        evidence_at=live.evidence_at if live is not None else 0,
     )
+
+
+def _carrier(live: Session | None) -> str:
+    """What last put mail in front of the session's model, or is expected to; empty: it pulls."""
+    if live is None:
+        return ""
+    return hooks.CARRIER if live.hello.bell else live.carrier
 
 
 # --- names -------------------------------------------------------------------------------------------
@@ -112,17 +125,22 @@ def rename(s: State, session: Session, frame: wire.Rename, now: Now) -> None:
     s.out.append(Store(ops, PeerRenamed(session.sid, peer.no, frame.new_name, until, answer)))
 
 
-def renamed(s: State, note: PeerRenamed) -> None:
+def renamed(s: State, note: PeerRenamed, now: Now) -> None:
     """On disk: mail, groups and rooms need no change, they know the peer by number."""
     peer = s.peers[note.peer_no]
     old, new = names.key(peer.name), names.key(note.name)
-    s.reserved.discard(new)
+    if s.watchers:
+        watch.renamed(s, peer, note.name, now)
     if old != new:
-        del s.names[old]
         s.forwards[old] = (peer, note.forward_until)
         s.forwards.pop(new, None)
-    s.names[new] = peer
     peer.name = note.name
+    if peer.going:  # offered for removal meanwhile: it stays out of reach
+        s.reserved.discard(old)
+    else:
+        s.reserved.discard(new)
+        s.names.pop(old, None)
+        s.names[new] = peer
     peer.auto = False
     replay.answer(s, note.sid, note.answer)
     sids = {*peer.attached, *([peer.session.sid] if peer.session else [])}
@@ -175,6 +193,7 @@ def forget_unused(s: State, now: Now) -> None:
         for peer in s.peers.values()
         if peer.auto
         and not peer.groups
+        and peer.no not in s.blocked  # or it would come back unblocked
         and peer.session is None
         and not peer.attached
         and peer.last_seen < before
@@ -184,35 +203,45 @@ def forget_unused(s: State, now: Now) -> None:
     del unused[DROPPED_AT_ONCE:]
     if unused:
         s.offered_no = unused[-1].no
-        # Out of reach until the store has decided: no mail may be sent to a row about to go.
         for peer in unused:
-            peer.going = True
-            _unlist(s, peer)
-            s.reserved.add(names.key(peer.name))
+            hold_back(s, peer)
         nos = tuple([peer.no for peer in unused])
         s.out.append(Store((DropPeers(nos=nos),), PeersDropped(nos)))
 
 
-def _unlist(s: State, peer: Peer) -> None:
+def hold_back(s: State, peer: Peer) -> None:
+    """Out of reach until the store has decided: no mail may be sent to a row about to go."""
+    peer.going = True
     s.names.pop(names.key(peer.name), None)
     s.by_peer_id.pop(peer.peer_id, None)
+    s.reserved.add(names.key(peer.name))
+
+
+def put_back(s: State, peer: Peer) -> None:
+    """It stays, as if nothing had been."""
+    peer.going = False
+    s.reserved.discard(names.key(peer.name))
+    s.names[names.key(peer.name)] = peer
+    s.by_peer_id[peer.peer_id] = peer
 
 
 def peers_dropped(s: State, note: PeersDropped, result: Dropped | None) -> None:
     """Those without mail are gone; the others (or, after a failure, all) are back."""
     gone = set(result.nos) if result else set()
     for no in note.nos:
-        peer = s.peers[no]
-        peer.going = False
-        s.reserved.discard(names.key(peer.name))
-        if no in gone:
-            del s.peers[no]
-        else:
-            s.names[names.key(peer.name)] = peer
-            s.by_peer_id[peer.peer_id] = peer
+        if no not in gone:
+            put_back(s, s.peers[no])
     if gone:
-        s.forwards = {key: kept for key, kept in s.forwards.items() if kept[0].no not in gone}
-        s.identities = {key: peer for key, peer in s.identities.items() if peer.no not in gone}
-        for place in s.places.values():
-            place[:] = [peer for peer in place if peer.no not in gone]
-        s.places = {key: place for key, place in s.places.items() if place}
+        erase(s, gone)
+
+
+def erase(s: State, gone: Set[int]) -> None:
+    """The store has removed these, which were held back: nothing leads to them, and their names are free."""
+    for no in gone:
+        s.reserved.discard(names.key(s.peers.pop(no).name))
+    s.blocked -= gone
+    s.forwards = {key: kept for key, kept in s.forwards.items() if kept[0].no not in gone}
+    s.identities = {key: peer for key, peer in s.identities.items() if peer.no not in gone}
+    for place in s.places.values():
+        place[:] = [peer for peer in place if peer.no not in gone]
+    s.places = {key: place for key, place in s.places.items() if place}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ecorelay import names, wire
-from ecorelay.core import delivery, mailbox, replay
+from ecorelay.core import delivery, mailbox, messages, replay, watch
 from ecorelay.core.actions import Push
 from ecorelay.core.state import Peer, Room, Session, State, unread_of
 from ecorelay.errors import RelayError
@@ -78,6 +78,7 @@ def _drop(s: State, peer: Peer, key: str) -> None:
 
 def room_send(s: State, session: Session, frame: wire.RoomSend, now: Now) -> None:
     """Say something to the other members: pushed where there is room, else kept in memory."""
+    s.speaker(session)
     peer = _live(s, session)
     size = s.check_text(frame.text)
     checksum = replay.checksum(frame)
@@ -90,6 +91,7 @@ def room_send(s: State, session: Session, frame: wire.RoomSend, now: Now) -> Non
     room = s.rooms.get(names.key(_split(s, frame.room)))
     if room is None or peer.no not in room.members:
         raise RelayError("not_member", f"you are not in the room {frame.room}: relay_join it first")
+    messages.guard(s, peer.no, messages.ROOMS, s.limits.sends_per_minute, messages.GUARD_S, now)
     mail = wire.Mail(
         msg_id=frame.op_id, kind="room", sender=peer.name, ts=now.wall, text=frame.text, room=room.name
     )
@@ -107,6 +109,8 @@ def room_send(s: State, session: Session, frame: wire.RoomSend, now: Now) -> Non
         else:
             mailbox.keep_room_mail(s, other, mail)
             mailbox.wake(s, other, now)
+    if s.watchers:
+        watch.room_message(s, mail, others, now)
     if sids:
         push = wire.Push(
             msg_id=frame.op_id,

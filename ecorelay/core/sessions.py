@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec import Struct
 
 from ecorelay import names, wire
-from ecorelay.core import delivery, groups, mailbox, rooms
+from ecorelay.core import delivery, groups, hooks, mailbox, rooms, watch
 from ecorelay.core.actions import CheckProcess, CloseSession, Reply, Store
 from ecorelay.core.ops import AddPeer, MailboxState, NotePeer, Numbered, Op, OpenMailbox, RememberPeer
 from ecorelay.core.state import Peer, Session, State, unread_of
@@ -56,6 +57,13 @@ class Claim(Struct, frozen=True):
     pings: int = 0
 
 
+class Identified(Struct, frozen=True):
+    """Note: the assistant's session id leads to the peer now."""
+
+    sid: int
+    answer: wire.Renamed
+
+
 class PingDue(Struct, frozen=True):
     """Timer note."""
 
@@ -74,10 +82,16 @@ def opened(s: State, sid: int, hello: wire.Hello, pid: int, now: Now) -> None:
         session.ready = True
         s.reply(sid, wire.Welcome(version=_version(hello), hub_id=s.hub_id, app_version=s.version))
         return
+    if hello.role == "session" and not hooks.check_alone(s, session):
+        return
+    _retry(s, session, now)
+
+
+def _retry(s: State, session: Session, now: Now) -> None:
     try:
         _choose(s, session, now)
     except RelayError as error:
-        refuse(s, sid, error.code, error.message)
+        refuse(s, session.sid, error.code, error.message)
 
 
 def refuse(s: State, sid: int, code: Code, message: str) -> None:
@@ -100,7 +114,9 @@ def _choose(s: State, session: Session, now: Now) -> None:
             s.at(now.mono + UNDECIDED_S, Claim(session.sid, 0, 0))
             return
     if hello.role == "attach":
-        if peer is None and hello.name:
+        if hello.client_pid and not hello.name and not hello.peer_id:
+            peer = hooks.peer_beside(s, hello)
+        elif peer is None and hello.name:
             peer = s.find(hello.name, now)
         if peer is not None:
             _bind(s, session, peer, now)
@@ -200,6 +216,11 @@ def _bind(s: State, session: Session, peer: Peer, now: Now) -> None:
     session.peer = peer
     if hello.role == "attach":
         peer.attached.add(session.sid)
+        if peer.loaded and hello.client_pid:
+            # A hook: it holds up a person's turn, and all it may want to know is here.
+            session.ready = True
+            _welcome(s, session, peer)
+            return
         ops: tuple[Op, ...] = (OpenMailbox(no=peer.no),)
         if now.wall - peer.last_seen > ATTACH_NOTED_MS:
             # Hooks attach at every prompt: not each of them is worth a write.
@@ -237,8 +258,8 @@ def _bind(s: State, session: Session, peer: Peer, now: Now) -> None:
     s.out.append(Store(ops, SessionBound(session.sid)))
 
 
-def bound(s: State, note: SessionBound, state: MailboxState, _now: Now) -> None:
-    """Welcome; what waits is pushed."""
+def bound(s: State, note: SessionBound, state: MailboxState, now: Now) -> None:
+    """Welcome; what waits is pushed, or rung for."""
     session = s.sessions.get(note.sid)
     if session is None or session.peer is None:
         return
@@ -249,6 +270,14 @@ def bound(s: State, note: SessionBound, state: MailboxState, _now: Now) -> None:
     out = {no: lease.hidden for no, lease in peer.history.items()}
     peer.group_unread = {no: left for no, count in state.groups if (left := count - out.get(no, 0)) > 0}
     session.ready = True
+    if s.watchers and peer.session is session:
+        watch.online(s, peer, now)
+    _welcome(s, session, peer)
+    delivery.continue_backlog(s, session)
+    hooks.news(s, peer, now)
+
+
+def _welcome(s: State, session: Session, peer: Peer) -> None:
     hello = session.hello
     s.reply(
         session.sid,
@@ -262,7 +291,6 @@ def bound(s: State, note: SessionBound, state: MailboxState, _now: Now) -> None:
             unread=unread_of(peer),
         ),
     )
-    delivery.continue_backlog(s, session)
 
 
 def bind_failed(s: State, note: SessionBound, code: Code, message: str, now: Now) -> None:
@@ -297,7 +325,9 @@ def _claim(s: State, session: Session, peer: Peer, now: Now) -> None:
 def process_checked(s: State, event: ProcessChecked, now: Now) -> None:
     """Whether the process behind the holder of a claimed peer lives."""
     claim = event.then
-    if isinstance(claim, Claim):
+    if isinstance(claim, hooks.Beside):
+        _beside_checked(s, claim, event.alive, now)
+    elif isinstance(claim, Claim):
         session, holder, peer = _parties(s, claim)
         if session is None:
             return
@@ -309,19 +339,27 @@ def process_checked(s: State, event: ProcessChecked, now: Now) -> None:
             _contest(s, claim, session, holder, now)
 
 
+def _beside_checked(s: State, note: hooks.Beside, alive: bool, now: Now) -> None:
+    session, holder = s.sessions.get(note.sid), s.sessions.get(note.holder)
+    if session is None:
+        return
+    if holder is not None and alive:
+        error = hooks.second_adapter(s, holder)
+        refuse(s, session.sid, error.code, error.message)
+        return
+    if holder is not None:
+        s.out.append(CloseSession(holder.sid, "its process is gone"))
+        _leave(s, holder, now)
+    hooks.stands_beside(s, session)
+    _retry(s, session, now)
+
+
 def _parties(s: State, claim: Claim) -> tuple[Session | None, Session | None, Peer | None]:
     holder = s.sessions.get(claim.holder)
     peer = s.peers.get(claim.peer_no)
     if holder is not None and (peer is None or peer.session is not holder):
         holder = None
     return s.sessions.get(claim.sid), holder, peer
-
-
-def _retry(s: State, session: Session, now: Now) -> None:
-    try:
-        _choose(s, session, now)
-    except RelayError as error:
-        refuse(s, session.sid, error.code, error.message)
 
 
 def _contest(s: State, claim: Claim, session: Session, holder: Session, now: Now) -> None:
@@ -387,6 +425,28 @@ def _replace(s: State, session: Session, holder: Session, peer: Peer, now: Now, 
     _bind(s, session, peer, now)
 
 
+# --- another id of the same assistant session ----------------------------------------------------------
+
+
+def identify(s: State, session: Session, frame: wire.Identify, now: Now) -> None:
+    """The assistant's session was cleared (a new id of the same peer), or went on as another one."""
+    peer = s.own(session)
+    if session.hello.role != "session":
+        raise RelayError("not_registered", "only an assistant's own session has an id: connect as one")
+    key = session.hello.client, frame.identity
+    known = s.identities.get(key, peer)
+    if known is not peer:
+        # Another's that is live or on its way out is not to be had: the caller stays who it is.
+        to_be_had = known.session is None and not known.going
+        s.reply(session.sid, wire.Renamed(req_id=frame.req_id, name=known.name if to_be_had else peer.name))
+        return
+    s.identities[key] = peer
+    session.hello = msgspec.structs.replace(session.hello, identity=frame.identity)
+    op = RememberPeer(no=peer.no, client=key[0], identity=key[1], cwd=session.hello.cwd, at=now.wall)
+    answer = wire.Renamed(req_id=frame.req_id, name=peer.name)
+    s.out.append(Store((op,), Identified(session.sid, answer)))
+
+
 # --- keepalive and the end ---------------------------------------------------------------------------
 
 
@@ -418,7 +478,9 @@ def jumped(s: State, now: Now) -> None:
 def closed(s: State, sid: int, now: Now) -> None:
     """The connection is gone."""
     session = s.sessions.pop(sid, None)
+    watch.closed(s, sid)
     if session is not None:
+        hooks.leaves(s, session)
         _leave(s, session, now)
 
 
@@ -431,9 +493,12 @@ def _leave(s: State, session: Session, now: Now) -> None:
     peer.attached.discard(session.sid)
     if peer.session is session:
         delivery.session_ended(s, session, peer)
+        hooks.session_ended(peer)
         rooms.leave_all(s, peer)
         peer.session = None
         peer.last_seen = now.wall
+        if s.watchers and session.ready:
+            watch.offline(s, peer, now)
         s.out.append(Store((NotePeer(no=peer.no, last_seen=now.wall),)))
     mailbox.session_ended(s, session, peer, now)
     if peer.session is None and not peer.attached:

@@ -33,6 +33,7 @@ class Peer:
         "attached",
         "auto",
         "client",
+        "cut",
         "cwd",
         "git_branch",
         "going",
@@ -48,6 +49,8 @@ class Peer:
         "no",
         "notices",
         "peer_id",
+        "printed",
+        "printed_notices",
         "pushed",
         "reads",
         "recent_ops",
@@ -56,6 +59,7 @@ class Peer:
         "rooms",
         "session",
         "stubs",
+        "told",
         "unread",
         "waiters",
     )
@@ -92,6 +96,14 @@ class Peer:
         self.pushed: dict[str, int] = {}
         self.stubs: set[str] = set()
         """Those of `pushed` that no page has listed yet, or none that was shown."""
+        # owned by hooks.py; of the live session
+        self.printed: dict[str, None] = {}
+        """Those of `pushed` that a hook printed, and nothing proves yet that the model was given them."""
+        self.printed_notices: set[str] = set()
+        self.cut: dict[str, int] = {}
+        """Unread mail of which a hook printed the beginning: no hook shows it again; msg_id → mid."""
+        self.told: dict[int, int] = {}
+        """Group → unread lines of it that a hook spoke of."""
         # owned by groups.py
         self.group_unread: dict[int, int] = {}
         self.history: dict[int, HistoryLease] = {}
@@ -130,11 +142,15 @@ class Session:
     """One connection that said hello. `peer` is None for observers, and until it is chosen."""
 
     __slots__ = (
+        "bell_turn",
         "cancelled",
+        "carrier",
         "caught_up",
         "cursor",
+        "evidence_at",
         "heard",
         "hello",
+        "hooked_at",
         "inflight",
         "inflight_bytes",
         "inflight_mail",
@@ -144,8 +160,10 @@ class Session:
         "pid",
         "pings",
         "ready",
+        "rings",
         "sid",
         "wanted_taken",
+        "woken_at",
     )
 
     def __init__(self, sid: int, hello: wire.Hello, pid: int, now: float) -> None:
@@ -168,6 +186,18 @@ class Session:
         self.inflight_bytes = 0
         self.inflight_mail = 0
         """Those of `inflight` that are mail."""
+        self.carrier = ""
+        """Which carrier took a push last."""
+        self.evidence_at = 0
+        """Wall ms of the last proof that its model was given mail, or read it."""
+        # the bell, owned by hooks.py
+        self.rings = 0
+        """Rings since a hook ran."""
+        self.bell_turn = 0
+        """Counts rings and hooks: a timer of an earlier turn is void."""
+        self.woken_at = -1e9
+        self.hooked_at = 0
+        """Wall ms of the last hook of its assistant."""
         # reading, owned by mailbox.py
         self.open_reads: set[int] = set()
         """req_ids of pages being read or waited for."""
@@ -177,7 +207,7 @@ class Session:
 class Lease:
     """A page handed to a reader and not yet confirmed."""
 
-    __slots__ = ("lease", "notices", "peer", "rooms", "sid", "stubs", "unread")
+    __slots__ = ("groups", "lease", "mids", "notices", "peer", "rooms", "sid", "stubs", "unread")
 
     def __init__(self, lease: int, peer: Peer, sid: int) -> None:
         self.lease = lease
@@ -188,6 +218,11 @@ class Lease:
         self.notices: tuple[str, ...] = ()
         self.stubs: tuple[str, ...] = ()
         self.rooms: list[wire.Mail] = []
+        # for hooks.py
+        self.mids: dict[str, int] = {}
+        """msg_id → mid of the mail in it."""
+        self.groups: dict[int, int] = {}
+        """Group → unread lines the page speaks of."""
 
 
 class HistoryLease:
@@ -274,8 +309,16 @@ class State:
         self.places: dict[tuple[str, str], list[Peer]] = {}
         self.groups: dict[int, Group] = {}
         self.groups_by_name: dict[str, Group] = {}
+        self.blocked: set[int] = set()
+        """Numbers of our own peers that a person stopped from sending."""
+        self.blocked_far: dict[str, str] = {}
+        """The same of other hubs: address in lower case → address."""
         # of this process
         self.sessions: dict[int, Session] = {}
+        self.beside: dict[tuple[int, int], int] = {}
+        """An assistant's process (id, start) → sid of the session beside it."""
+        self.watchers: dict[int, bool] = {}
+        """Observers that are told what happens → whether with the beginning of texts. Owned by watch.py."""
         self.reserved: set[str] = set()
         """Keys of names whose creation is in the store; those of groups begin with a slash."""
         self.adding = 0
@@ -287,7 +330,7 @@ class State:
         self.leases: dict[int, Lease] = {}
         self.next_lease = 1
         self.delivery_waits: deque[tuple[float, InFlight]] = deque()
-        self.pushed_rows: dict[str, list[tuple[int, int]]] = {}
+        self.pushed_rows: dict[str, list[tuple[int, int, int]]] = {}
         self.pushed_due = 0.0
         self.guards: dict[tuple[int, int], tuple[float, int]] = {}
         self.jumped_at = -1e9
@@ -317,6 +360,11 @@ class State:
                     self.peers[no].groups.add(made.no)
             self.groups[group.no] = group
             self.groups_by_name[names.key(group.name)] = group
+        for address, no in snapshot.blocks:
+            if not no:
+                self.blocked_far[address.lower()] = address
+            elif no in self.peers:
+                self.blocked.add(no)
 
     def add_peer(self, peer: Peer) -> None:
         """Enter a peer that the store knows."""
@@ -351,12 +399,30 @@ class State:
         Raises:
             RelayError: ``not_registered`` for an observer, or before welcome.
         """
-        if session.peer is None or not session.ready:
+        peer = session.peer
+        if peer is None or not session.ready or peer.going:
             raise RelayError(
                 "not_registered",
                 "this connection acts for no peer: say hello with a name (ecorelay … --as NAME) first",
             )
-        return session.peer
+        return peer
+
+    def speaker(self, session: Session) -> Peer:
+        """The peer a session acts for, to have words of it put before others.
+
+        Raises:
+            RelayError: ``not_registered`` as from `own`; ``blocked``, a person stopped it.
+        """
+        peer = self.own(session)
+        if peer.no in self.blocked:
+            self.count("blocked_refused")
+            raise RelayError(
+                "blocked",
+                f"a person blocked {peer.name}: nothing it sends goes out. Reading still works (relay_inbox, "
+                "relay_peers, relay_group_history); trying again does not help: only a person ends it, "
+                f"with `ecorelay block {peer.name} --off`",
+            )
+        return peer
 
     def find(self, name: str, now: Now) -> Peer | None:
         """The peer of a name on this hub, through the forwarding of old names."""

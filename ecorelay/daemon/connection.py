@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
+from contextlib import nullcontext
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,19 +23,69 @@ from ecorelay.errors import WireError
 from ecorelay.process import start_time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterator
 
     from ecorelay.daemon.sessions import Sessions
     from ecorelay.errors import Code
 
 BAD_LINES_MAX = 100
-"""Lines in a row that are no frames, after which nothing sensible is to be expected."""
+"""Lines that are no frames, less the frames between them, after which nothing sensible is to be expected."""
+BAD_LINE_S = 0.001
+"""Seconds for which nobody who sent such a line is read, for each of them."""
+SLICE_S = 0.0005
+"""Seconds for which one connection keeps the loop to itself, then others get their turn."""
+SLICE_FRAMES = 64
+"""Frames handed to the core at once, at most; fewer while they take it longer than that."""
+SLICE_BYTES = 64 * 1024
+"""Bytes of frames handed over at once; one may overshoot it."""
+IN_STORE_UNITS = 512
+"""Units of one connection in the store, beyond which it is not read: others wait behind them."""
+IN_STORE_BYTES = 1024 * 1024
+"""The same for the bytes of its lines that led to them."""
+COMMITS_AHEAD = 3
+"""Commits after which a unit is done: one may be delivered, one be under way, and it is in the next."""
 DRAIN_S = 2.0
 """Seconds for what is queued to leave when a connection ends."""
 LAST_WORDS_S = 2.0
 """Seconds to read what the other side wrote before it stopped to read."""
+READS = frozenset({wire.Inbox, wire.GroupHistory})
+"""Requests for pages: a short line that may bring much."""
+_ENDS = READS | {wire.Bye}
+"""What ends a slice."""
 LINGER_S = 0.5
 """Seconds a TCP connection stays half open at its end: closed at once, it may lose what was sent last."""
+
+
+class InStore:
+    """How much of what somebody said is in the store, as far as can be told without following every unit.
+
+    With more than fits in one commit waiting, this forgets some of it too early; the next commits catch up.
+
+    Args:
+        commits: how many there were so far.
+        empty: whether nothing at all is in the store.
+    """
+
+    def __init__(self, commits: Callable[[], int], empty: Callable[[], bool]) -> None:
+        self._commits = commits
+        self._empty = empty
+        self._parts: deque[tuple[int, int, int]] = deque()
+        self.units = 0
+        self.bytes = 0
+
+    def add(self, units: int, size: int) -> None:
+        """So many units were submitted just now."""
+        self._parts.append((self._commits() + COMMITS_AHEAD, units, size))
+        self.units += units
+        self.bytes += size
+
+    def settle(self) -> None:
+        """Forget what is done by now."""
+        parts = self._parts
+        while parts and (self._empty() or parts[0][0] <= self._commits()):
+            _, units, size = parts.popleft()
+            self.units -= units
+            self.bytes -= size
 
 
 class Connection:
@@ -48,6 +101,16 @@ class Connection:
         self._reading = trio.CancelScope()
         self._reason = ""
         self._bad_lines = 0
+        self._penance = 0
+        """Bad lines it has not waited for yet."""
+        self._in_store = sessions.new_in_store()
+        self._frames_at_once = SLICE_FRAMES
+        self._ahead = b""
+        """A line that was taken from its read and is the next slice's."""
+        self._said = 0
+        """Bytes of the frames of the last slice."""
+        self._busy = False
+        """Its last read was more than one slice."""
 
     def end(self, reason: str) -> None:
         """End the connection: nothing more is read, what is queued is flushed. The first reason counts."""
@@ -87,8 +150,10 @@ class Connection:
             raise
         batch = lines.rest()
         while True:
-            self._take(batch, out)
-            await self._pace(out)
+            more = await self._take(batch, out)
+            self._busy = more
+            while more:
+                more = await self._take(batch, out)
             batch = await lines.read()
 
     async def _greet(self, lines: Lines) -> wire.Hello:
@@ -116,39 +181,97 @@ class Connection:
 
     # --- what it says ------------------------------------------------------------------------------------
 
-    def _take(self, batch: Iterable[bytes], out: OutQueue) -> None:
-        """Handle all lines of one read together.
+    async def _take(self, batch: Iterator[bytes], out: OutQueue) -> bool:
+        """Handle a slice of the lines of one read together, then wait while more would be too much.
+
+        Returns:
+            Whether more of them are left.
 
         Raises:
             Ended: the connection is to end; what came before that was handled.
         """
-        if self._sessions.closing:
-            return
+        # Who says much takes turns with all others that do: together they keep the loop for one slice.
+        async with self._sessions.busy if self._busy else nullcontext():
+            events, more, ended = self._decode(batch, out)
+            asks = bool(events) and type(events[-1].frame) in READS
+            if not asks:
+                self._feed(events)
+        if asks:
+            await self._sessions.wait_reads()
+            self._feed(events)
+        if ended is not None:
+            raise ended
+        if self._penance:
+            seconds, self._penance = self._penance * BAD_LINE_S, 0
+            await trio.sleep(seconds)
+        await self._pace(out)
+        return more
+
+    def _decode(self, batch: Iterator[bytes], out: OutQueue) -> tuple[list[SessionFrame], bool, Ended | None]:
+        """A slice of frames, whether more lines are left, and why the connection ends behind these."""
         events: list[SessionFrame] = []
-        ended = None
+        if self._sessions.closing:
+            return events, False, None
+        if self._ahead:
+            batch = chain((self._ahead,), batch)
+            self._ahead = b""
+        began = trio.current_time()
+        at_once = self._frames_at_once
+        said = 0
+        full = False
         try:
             for line in batch:
+                if full:
+                    self._ahead = line
+                    return events, True, None
                 try:
                     frame = wire.decode_from_session(line)
                 except WireError as error:
                     self._complain(out, error)
-                else:
-                    self._bad_lines = 0
-                    events.append(SessionFrame(self.sid, frame))
+                    full = trio.current_time() - began > SLICE_S
+                    continue
+                if self._bad_lines:
+                    self._bad_lines -= 1
+                events.append(SessionFrame(self.sid, frame))
+                said += len(line)
+                full = len(events) >= at_once or said > SLICE_BYTES
+                if (kind := type(frame)) in _ENDS:
+                    if kind is wire.Bye:
+                        return events, False, Ended(Reason.BYE)
+                    full = True
         except WireError as error:
             # From the iteration: the line is too long, and where the next one begins is unknown.
-            ended = Ended(Reason.LINE_TOO_LONG)
             self._say(out, error.req_id, "too_large", error.message, last=True)
+            return events, False, Ended(Reason.LINE_TOO_LONG)
         except Ended as error:
-            ended = error
-        self._shell.feed(events)
-        if ended is not None:
-            raise ended
-        if events and type(events[-1].frame) is wire.Bye:
-            raise Ended(Reason.BYE)
+            return events, False, error
+        finally:
+            self._said = said
+        return events, False, None
+
+    def _feed(self, events: list[SessionFrame]) -> None:
+        """Hand them to the core, and learn what they cost."""
+        shell = self._shell
+        if self._sessions.closing:
+            return
+        before = shell.outstanding
+        if len(events) == 1 and self._frames_at_once == SLICE_FRAMES:
+            shell.feed(events)
+        else:
+            began = trio.current_time()
+            shell.feed(events)
+            if trio.current_time() - began > SLICE_S:
+                self._frames_at_once = max(1, len(events) // 2)
+            elif self._frames_at_once < SLICE_FRAMES:
+                self._frames_at_once += 1
+        if events and (units := shell.outstanding - before):
+            self._in_store.add(units, self._said)
+            if type(events[-1].frame) in READS:
+                self._sessions.reads.add(1, 0)
 
     def _complain(self, out: OutQueue, error: WireError) -> None:
         self._bad_lines += 1
+        self._penance += 1
         self._shell.tally.count("bad_msg")
         last = self._bad_lines >= BAD_LINES_MAX
         self._say(out, error.req_id, "bad_msg", error.message, last=last)
@@ -167,6 +290,12 @@ class Connection:
             await trio.sleep_forever()
         if out.size > OUT_PAUSE:
             await out.wait_below(OUT_PAUSE)
+        in_store = self._in_store
+        if in_store.units:
+            in_store.settle()
+        while in_store.units > IN_STORE_UNITS or in_store.bytes > IN_STORE_BYTES:
+            await self._sessions.wait_commit()
+            in_store.settle()
         if self._shell.full:
             await self._sessions.wait_room()
 

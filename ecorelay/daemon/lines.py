@@ -18,8 +18,9 @@ LONG_LINE = LINE_MAX_BEFORE_HELLO
 """Bytes of an unfinished line beyond which its connection needs one of the few places for long ones."""
 LONG_LINES = 4
 """Such places: with `LINE_MAX` each they bound what unfinished lines cost."""
-LONG_LINE_S = 30.0
-"""Seconds a connection may keep such a place without sending any more of its line."""
+LINE_S = 10.0
+"""Seconds for which a connection may be waited for in the middle of one line, all in all: who sends a byte
+now and then keeps no place for ever. Before hello `HELLO_S` is shorter."""
 
 
 def long_line_places() -> trio.CapacityLimiter:
@@ -43,6 +44,8 @@ class Lines:
         self._splitter = LineSplitter()
         self._whole: Iterator[bytes] = iter(())
         self._placed = False
+        self._patience = LINE_S
+        """Seconds left for the line that is not whole."""
 
     def allow(self, limit: int) -> None:
         """Set the longest line allowed, in bytes."""
@@ -68,23 +71,29 @@ class Lines:
 
     async def read(self) -> Iterator[bytes]:
         """Wait for bytes; give the lines they complete, perhaps none. Raises as :meth:`next`."""
-        if self._splitter.pending > LONG_LINE:
-            data = await self._read_more()
+        pending = self._splitter.pending
+        if pending:
+            data = await self._read_more(pending)
         else:
             data = await self._stream.receive_some(READ_SIZE)
         if not data:
             raise Ended(Reason.EOF)
         lines = self._splitter.feed(data)
+        if self._splitter.pending < pending + len(data):
+            self._patience = LINE_S
         if self._placed and self._splitter.pending <= LONG_LINE:
             self.close()
         return lines
 
-    async def _read_more(self) -> bytes | bytearray:
-        if not self._placed:
+    async def _read_more(self, pending: int) -> bytes | bytearray:
+        if pending > LONG_LINE and not self._placed:
             await self._places.acquire_on_behalf_of(self)
             self._placed = True
-        with trio.move_on_after(LONG_LINE_S):
-            return await self._stream.receive_some(READ_SIZE)
+        began = trio.current_time()
+        with trio.move_on_after(self._patience):
+            data = await self._stream.receive_some(READ_SIZE)
+            self._patience -= trio.current_time() - began
+            return data
         raise Ended(Reason.STALLED)
 
     def close(self) -> None:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 BACKLOG = 1024
 """Connections the kernel keeps until they are taken: all sessions of a machine may return in one moment."""
-ACCEPT_BATCH = 64
 FULL_SLEEP_S = 0.1
 """Pause when the system has no room for another connection, as in `trio.serve_listeners`."""
 WARN_EVERY_S = 60.0
@@ -114,9 +113,10 @@ class Door:
         """Take connections until closed; each is served by a task in `nursery`."""
         while self._socket.fileno() >= 0:
             try:
+                # One for each turn of the loop: to serve it, and to see it go, costs others far more than
+                # to take it.
                 await trio.lowlevel.wait_readable(self._socket)
-                for _ in range(ACCEPT_BATCH):
-                    self._take_one(nursery)
+                self._take_one(nursery)
             except (BlockingIOError, trio.ClosedResourceError):
                 pass
             except ConnectionAbortedError:

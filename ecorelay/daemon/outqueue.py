@@ -17,6 +17,11 @@ OUT_MAX = 8 * 1024 * 1024
 """Bytes that may wait for one session; beyond it the session is closed as `SLOW_READER`."""
 OUT_PAUSE = 1024 * 1024
 """Bytes waiting beyond which nothing more is read from the session that causes them."""
+SPARE_MAX = 512 * 1024
+"""Bytes waiting beyond which what can be spared is not queued. Below `OUT_PAUSE`: whoever is slow is still
+heard, its answers to pings above all."""
+SPARE_AGAIN = 64 * 1024
+"""Bytes waiting at which it is queued again."""
 SEND_SIZE = 256 * 1024
 """Bytes joined for one send."""
 
@@ -37,6 +42,8 @@ class OutQueue:
 
     __slots__ = (
         "_end",
+        "_excuse",
+        "_missed",
         "_moved",
         "_nursery",
         "_parts",
@@ -55,6 +62,9 @@ class OutQueue:
         self._send_now = stream.send_now if isinstance(stream, SendsNow) else None
         self._parts: deque[bytes | memoryview] = deque()
         self._writing = False
+        self._missed = 0
+        """How much that could be spared was not queued, and is not told of yet."""
+        self._excuse: Callable[[int], bytes] | None = None
         self._moved = trio.lowlevel.ParkingLot()
         self.size = 0
         """Bytes that wait, what the kernel took not included."""
@@ -73,6 +83,29 @@ class OutQueue:
             self.close()
             self._end(Reason.SLOW_READER)
 
+    def offer(self, data: bytes, excuse: Callable[[int], bytes]) -> bool:
+        """Queue what can be spared: not if too much waits, nor before it was told how much was left out.
+
+        Args:
+            data: whole lines.
+            excuse: makes the line, given a number, that says so in the place of what was left out.
+
+        Returns:
+            Whether it is queued.
+        """
+        if not self._missed and self.size <= SPARE_MAX:
+            self.put(data)
+            return True
+        self._missed += 1
+        self._excuse = excuse
+        return False
+
+    def _apologize(self) -> None:
+        if self._excuse is not None and self.size <= SPARE_AGAIN:
+            line = self._excuse(self._missed)
+            self._missed, self._excuse = 0, None
+            self.put(line)
+
     def flush(self) -> None:
         """Send what is queued, now as far as that needs no waiting."""
         parts = self._parts
@@ -88,6 +121,9 @@ class OutQueue:
             parts.clear()
             if sent == len(data):
                 self.size = 0
+                if self._missed:
+                    self._apologize()
+                    self.flush()
                 return
             self.size -= sent
             parts.append(memoryview(data)[sent:])
@@ -103,6 +139,7 @@ class OutQueue:
         self.broken = True
         self._parts.clear()
         self.size = 0
+        self._missed, self._excuse = 0, None
         self._moved.unpark_all()
 
     async def wait_below(self, size: int) -> None:
@@ -118,6 +155,7 @@ class OutQueue:
                 if self.broken:
                     return
                 self.size -= len(data)
+                self._apologize()
                 self._moved.unpark_all()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._break()

@@ -191,9 +191,24 @@ class Shell:
     def _push(self, action: Push) -> None:
         line = wire.encode(action.frame)
         sessions = self.sessions
+        spare = isinstance(action.frame, wire.Activity)
         for sid in action.sids:
             if (out := sessions.get(sid)) is not None:
-                self.send(out, line)
+                if spare:
+                    self._offer(out, line)
+                else:
+                    self.send(out, line)
+
+    def _offer(self, out: Outward, line: bytes) -> None:
+        """What an observer watches: it may miss some, and is told how much."""
+        if not out.offer(line, self._missed):
+            self.tally.count("activity_missed")
+        elif not out.dirty:
+            out.dirty = True
+            self._dirty.append(out)
+
+    def _missed(self, count: int) -> bytes:
+        return wire.encode(wire.Activity(what="missed", ts=self.clock.now().wall, count=count))
 
     def _described(self, details: wire.HubDetails) -> wire.HubDetails:
         facts = self._facts

@@ -33,7 +33,7 @@ class Place:
 
     Args:
         paths: of the data directory.
-        config: `transport` and `hub_id` count.
+        config: `transport`, `hub_id` and `keep_alive` count.
         environ: may move the socket, see `ecorelay.paths.choose_socket_path`.
         lock: held. Without it nothing is ever removed here.
 
@@ -67,6 +67,7 @@ class Place:
             host=LOOPBACK if token else "",
             port=port,
             token=token,
+            kept=config.keep_alive,
             started_at=time.time_ns() // 1_000_000,
         )
 

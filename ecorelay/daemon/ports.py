@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ecorelay.core.actions import Action
     from ecorelay.core.events import Event, Now
 
@@ -34,6 +36,10 @@ class Outward(Protocol):
 
     def put(self, data: bytes) -> None:
         """Queue whole lines."""
+        ...
+
+    def offer(self, data: bytes, excuse: Callable[[int], bytes]) -> bool:
+        """Queue whole lines if there is room to spare, else tell of it later by `excuse`; whether queued."""
         ...
 
     def flush(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-VERSION: Final = 1
+VERSION: Final = 2
 """`PRAGMA user_version` of a file this program writes."""
 APPLICATION_ID: Final = 0x45434F52
 """``ECOR``: tells `file` and us whose database it is."""
@@ -20,14 +20,27 @@ UNREAD: Final = 1
 
 EVICTED: Final = 1
 DEAD: Final = 2
-"""`receipts.outcome`; 0: it was seen, nothing more to say. `reason` tells why it is dead."""
+EXPIRED: Final = 3
+"""`receipts.outcome`; 0: it was seen, nothing more to say. `reason` tells why it is dead or expired."""
 
 KINDS: Final = ("message", "ask", "reply", "room", "group", "system")
 """`messages.kind` is the place in this list, which therefore only grows."""
 KIND_NUMBERS: Final = {name: number for number, name in enumerate(KINDS)}
 SYSTEM: Final = KIND_NUMBERS["system"]
 
-TABLES: Final = """
+_BLOCKS: Final = """
+-- Who may not send: our own by number, under their name of now; those of other hubs by address. key is
+-- address in lower case.
+CREATE TABLE blocks (
+    key TEXT PRIMARY KEY,
+    address TEXT NOT NULL,
+    no INTEGER,
+    since INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX blocks_no ON blocks (no);
+"""
+
+TABLES: Final = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID;
 
 -- Peers. hub is empty for our own; rows of mail know local and remote ones alike by number.
@@ -148,7 +161,8 @@ CREATE TABLE pushes (
     PRIMARY KEY (mid, box)
 ) STRICT, WITHOUT ROWID;
 
--- To a sender: total of its messages to about_no ended so; it confirmed that it was told of told.
+-- To a sender: total of its messages to about_no ended so; it confirmed that it was told of told. about: the
+-- last name of a peer that was removed.
 CREATE TABLE notices (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     sender_no INTEGER NOT NULL,
@@ -157,6 +171,7 @@ CREATE TABLE notices (
     total INTEGER NOT NULL,
     told INTEGER NOT NULL DEFAULT 0,
     at INTEGER NOT NULL,
+    about TEXT,
     UNIQUE (sender_no, about_no, reason)
 ) STRICT;
 
@@ -249,7 +264,7 @@ CREATE TABLE streams (
     at INTEGER NOT NULL,
     PRIMARY KEY (hub_no, direction, stream)
 ) STRICT, WITHOUT ROWID;
-"""
+{_BLOCKS}"""
 
-UPGRADES: Final[dict[int, str]] = {}
+UPGRADES: Final[dict[int, str]] = {1: f"ALTER TABLE notices ADD COLUMN about TEXT;{_BLOCKS}"}
 """From each older version to the next: the statements that make it so."""

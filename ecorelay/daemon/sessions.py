@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from ecorelay import wire
-from ecorelay.daemon.connection import Connection
+from ecorelay.daemon.connection import Connection, InStore
 from ecorelay.daemon.greet import Turned
 from ecorelay.daemon.guard import guard
 from ecorelay.daemon.lines import long_line_places
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 SILENT_MAX = 1024
 """Connections that said no hello yet; one more ends the longest silent of them. So many, because after
 a restart of the hub all sessions of a machine come back in one moment, and some of them slowly."""
+
+READS_MAX = 4
+"""Pages that the store makes at once, for all connections: each may be a few megabytes."""
 
 
 class Sessions:
@@ -50,11 +53,18 @@ class Sessions:
         self.places = long_line_places()
         self.closing = False
         """No more input is handled: the hub stops."""
+        self.busy = trio.Lock()
+        """Held for one slice by a connection that says much."""
+        self.commits = 0
+        """Of the store, so far."""
+        self.reads = self.new_in_store()
+        """Requests for pages."""
         self._random_bits = random_bits
         self._last_sid = 0
         self._open: set[Connection] = set()
         self._silent: dict[Connection, None] = {}
         self._room = trio.lowlevel.ParkingLot()
+        self._commit = trio.lowlevel.ParkingLot()
         self._all_gone = trio.lowlevel.ParkingLot()
         shell.on_room = self._on_room
 
@@ -120,12 +130,29 @@ class Sessions:
         """A fresh nonce for a proof."""
         return new_id(self.shell.clock.now().wall, self._random_bits)
 
+    def new_in_store(self) -> InStore:
+        """For one connection."""
+        return InStore(lambda: self.commits, lambda: not self.shell.outstanding)
+
     async def wait_room(self) -> None:
         """Wait while too much waits for the store."""
         while self.shell.full:
             await self._room.park()
 
+    async def wait_commit(self) -> None:
+        """Wait for the store's next commit; call it while something is in there."""
+        await self._commit.park()
+
+    async def wait_reads(self) -> None:
+        """Wait while as many pages are being made as may be."""
+        self.reads.settle()
+        while self.reads.units >= READS_MAX:
+            await self.wait_commit()
+            self.reads.settle()
+
     def _on_room(self) -> None:
+        self.commits += 1
+        self._commit.unpark_all()
         if self._room and not self.shell.full:
             self._room.unpark_all()
 

@@ -13,8 +13,10 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ecorelay.core.events import Stored, StoreFailed
+from ecorelay.core.ops import WriteBackup
 from ecorelay.daemon import store_file, store_peers
 from ecorelay.daemon.guard import log_crash
+from ecorelay.daemon.store_backup import LEAVE_S, Copy
 from ecorelay.daemon.store_commit import Committer, Unit
 from ecorelay.daemon.store_failure import StoreUnusable
 
@@ -34,6 +36,8 @@ __all__ = ["InlineStore", "Storage", "Store", "StoreUnusable"]
 UNITS_MAX: Final = 4_096
 BYTES_MAX: Final = 16 * 1024 * 1024
 """One transaction takes no more than this, so that its first unit does not wait long for its last."""
+COPY_LOOK_S: Final = 0.002
+"""How often it is looked whether a copy has been synced, so that it can go on."""
 IDLE_S: Final = 0.25
 """Without work for so long, the log is moved into the file."""
 UNIT_BYTES: Final = 200
@@ -41,6 +45,10 @@ UNIT_BYTES: Final = 200
 SWITCH_S: Final = 0.0001
 """`sys.setswitchinterval` while the thread runs: a commit takes the interpreter's lock some ten times,
 and each time waits this long at most for a loop in the middle of long work."""
+ONE_COPY: Final = "a backup is being made: wait until it is done, then ask again"
+NO_COPY: Final = (
+    "no backup could be begun, for want of memory or of threads: end some programs, then try again"
+)
 CLOSED: Final = "the hub is stopping: send again once it is back"
 
 
@@ -145,9 +153,54 @@ class _Base:
     def _commit(self, batch: Sequence[Unit]) -> None:
         events = self._committer.commit(batch)
         self._handed_on += sum([unit[2] for unit in batch])
-        self._hand_over(events)
+        if self._committer.ledger.backups:
+            events = self._begin_copy(batch, events)
+        if events:
+            self._hand_over(events)
         if self._committer.log_is_long():
             self._committer.checkpoint()
+
+    # --- copies --------------------------------------------------------------------------------------
+
+    def _begin_copy(
+        self, batch: Sequence[Unit], events: list[Stored | StoreFailed]
+    ) -> list[Stored | StoreFailed]:
+        """Begin the copy that is wanted. Its unit is answered when it has ended, all others now."""
+        committer = self._committer
+        committer.ledger.backups.clear()
+        now: list[Stored | StoreFailed] = []
+        for (unit, then, _), event in zip(batch, events, strict=True):
+            op = unit[0]
+            if type(op) is not WriteBackup or isinstance(event, StoreFailed):
+                now.append(event)
+            elif committer.copy is not None:
+                now.append(StoreFailed(then, "limit_reached", ONE_COPY))
+            else:
+                try:
+                    committer.copy = Copy(committer.ledger.db, self._path.parent, op.path, then)
+                except RuntimeError as error:  # no thread can be started; nothing else needs one
+                    log_crash("backup", error)
+                    now.append(StoreFailed(then, "unexpected", NO_COPY))
+        return now
+
+    def _copy_on(self) -> None:
+        """Go on with the copy under way, if there is one, for as long as a commit may have to wait for it."""
+        copy = self._committer.copy
+        if copy is None:
+            return
+        if not copy.busy:
+            copy.step()
+        if copy.ended:
+            self._committer.copy = None
+            self._hand_over([copy.outcome()])
+
+    def _end_copy(self) -> None:
+        """No more of it: the store is closed."""
+        copy, self._committer.copy = self._committer.copy, None
+        if copy is not None:
+            copy.abort("the hub is stopping: ask again once it is back")
+            copy.join(LEAVE_S)
+            self._hand_over([copy.outcome()])
 
     def _refuse(self, batch: Sequence[Unit], code: Any, message: str) -> None:
         self._handed_on += sum([unit[2] for unit in batch])
@@ -208,8 +261,10 @@ class Store(_Base):
         batch: list[Unit] = []
         try:
             while self._collect(batch):
-                self._commit(batch)
-                batch = []
+                if batch:
+                    self._commit(batch)
+                    batch = []
+                self._copy_on()
         except BaseException as error:
             # A bug: the hub goes on without a store, and everybody who asks it for something hears why.
             log_crash("store thread", error)
@@ -219,14 +274,24 @@ class Store(_Base):
             self._committer.lasting = (*self._committer.lasting, message)
             self._refuse([*batch, *self._drain()], "unexpected", message)
         finally:
+            self._end_copy()
             self._committer.close()
 
     def _collect(self, batch: list[Unit]) -> bool:
-        """Wait for work and take what there is; False when there will be no more."""
+        """Wait for work and take what there is; False when there will be no more.
+
+        While a copy is being made nobody is waited for: then there may be nothing.
+        """
         queue = self._queue
+        copy = self._committer.copy
         try:
-            unit = queue.get(timeout=IDLE_S if self._committer.dirty else None)
+            if copy is not None:
+                unit = queue.get(timeout=COPY_LOOK_S) if copy.busy else queue.get_nowait()
+            else:
+                unit = queue.get(timeout=IDLE_S if self._committer.dirty else None)
         except Empty:
+            if copy is not None:
+                return True
             self._committer.checkpoint()
             unit = queue.get()
         size = 0
@@ -282,11 +347,15 @@ class InlineStore(_Base):
     def run_pending(self) -> bool:
         """Do and deliver what is pending, and what that leads to; whether there was anything."""
         worked = False
-        while self._pending:
+        while self._pending or self._committer.copy is not None:
             worked = True
             batch = self._pending[:UNITS_MAX]
             del self._pending[:UNITS_MAX]
-            self._commit(batch)
+            if batch:
+                self._commit(batch)
+            if (copy := self._committer.copy) is not None and copy.busy:
+                copy.join(COPY_LOOK_S)
+            self._copy_on()
         return worked
 
     def close(self) -> None:
@@ -301,4 +370,5 @@ class InlineStore(_Base):
         if not self._closed:
             self._closed = True
             self._pending.clear()
+            self._end_copy()
             self._committer.abandon()

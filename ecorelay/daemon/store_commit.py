@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ecorelay.core.ops import Op, OpResult
+    from ecorelay.daemon.store_backup import Copy
     from ecorelay.limits import Limits
 
 Unit = tuple[tuple["Op", ...], Any, int]
@@ -34,6 +35,12 @@ Unit = tuple[tuple["Op", ...], Any, int]
 HOPELESS_AFTER: Final = 16
 """Units refused by the disk one after the other; the other writes of that batch are not even tried, since
 each try may take the disk some time."""
+
+
+SCRUB_FAILED: Final = (
+    "what was removed may still stand in the log of hub.db, which the disk did not let us empty: "
+    "see `ecorelay hub status`, then purge again"
+)
 
 
 def _is_read(unit: Unit) -> bool:
@@ -79,6 +86,8 @@ class Committer:
         """Why the last write failed; empty once one went through."""
         self.dirty = False
         """Whether anything was written since the last checkpoint."""
+        self.copy: Copy | None = None
+        """The copy under way. Owned by the store."""
         self._log = path.with_name(path.name + "-wal")
         self._open = True
         self._damaged = False
@@ -174,6 +183,13 @@ class Committer:
             self.trouble = ""
         if ledger.give_back:
             self._give_back(ledger.give_back)
+        if ledger.scrub_before >= 0 and not self._scrub(ledger.scrub_before):
+            return [
+                StoreFailed(event.then, "mailbox_error", SCRUB_FAILED)
+                if type(unit[0][0]) is ops.PurgeMail
+                else event
+                for unit, event in zip(batch, done, strict=True)
+            ]
         return done
 
     def _do(self, batch: Sequence[Unit]) -> list[Stored | StoreFailed]:
@@ -264,6 +280,8 @@ class Committer:
 
     def _close_connection(self) -> None:
         self._open = False
+        if self.copy is not None:  # it would keep the file locked against who opens it again
+            self.copy.abort("the disk failed meanwhile: try again")
         try:
             self.ledger.db.close()
         except sqlite3.Error as error:
@@ -284,6 +302,20 @@ class Committer:
             self.ledger.db.executescript(f"PRAGMA incremental_vacuum({pages})")
         except sqlite3.Error as error:
             self._note(error)
+
+    def _scrub(self, before: int) -> bool:
+        """After a purge: empty the log, which holds what was written before it was overwritten.
+
+        Args:
+            before: files of texts that were made earlier (ms) go too.
+        """
+        store_file.remove_old_texts(self.path.parent, before)
+        try:
+            busy: int = self.ledger.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        except sqlite3.Error as error:
+            self._note(error)
+            return False
+        return not busy
 
     def checkpoint(self) -> None:
         """Move what is in the log into the file, while nobody waits."""

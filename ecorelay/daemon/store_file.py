@@ -17,6 +17,7 @@ from ecorelay.daemon import schema
 from ecorelay.daemon.store_failure import StoreUnusable, explain, is_damage
 from ecorelay.daemon.store_place import refuse_remote_place
 from ecorelay.errors import RelayError
+from ecorelay.home import HOME_VARIABLE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,7 +94,7 @@ def open_database(
     except OSError as error:
         raise StoreUnusable(
             f"{path} cannot be used ({error.strerror or error}): make {data_dir} writable for you, "
-            f"or name another directory with {paths.HOME_VARIABLE}"
+            f"or name another directory with {HOME_VARIABLE}"
         ) from error
 
 
@@ -234,6 +235,18 @@ def connect(path: Path, data_bytes: int, durability: Durability) -> sqlite3.Conn
 
 def _decode(raw: bytes) -> str:
     return raw.decode("utf-8", "replace")
+
+
+def remove_old_texts(data_dir: Path, before_ms: int) -> None:
+    """Remove the files in which adapters keep whole long messages, if they are older than `before_ms`."""
+    with suppress(OSError), os.scandir(paths.Paths(data_dir).texts) as found:
+        for entry in found:
+            with suppress(OSError):
+                if (
+                    entry.is_file(follow_symlinks=False)
+                    and entry.stat(follow_symlinks=False).st_mtime * 1000 < before_ms
+                ):
+                    os.unlink(entry.path)
 
 
 # --- making one, and setting one aside -------------------------------------------------------------------

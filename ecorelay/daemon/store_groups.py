@@ -252,6 +252,71 @@ def _drop_lines(db: sqlite3.Connection, group_no: int, before: int) -> int:
     return int(size)
 
 
+class Cut(NamedTuple):
+    """What `cut_old` did: lines looked at, lines removed with their bytes; whether it has to come again."""
+
+    looked: int
+    lines: int
+    bytes: int
+    more: bool
+
+
+def cut_old(ledger: Ledger, group_no: int, before: int, rows: int, size: int) -> Cut:
+    """Remove lines older than `before` (ms) from a group's history.
+
+    A line that stands after a younger one (a clock was set wrong) loses its text and keeps its place, since
+    the lines of a history have no gaps between their numbers.
+
+    Args:
+        ledger: the open transaction.
+        group_no: of the group.
+        before: ms.
+        rows: look at so many lines at most, but at one.
+        size: remove no more than so many bytes of text, but one line.
+    """
+    db = ledger.db
+    found = listed(
+        db,
+        "SELECT json_group_array(json_array(l.seq, l.mid, l.size, coalesce(m.at < ?, 1), b.mid NOTNULL)) FROM"
+        " (SELECT seq, mid, size FROM group_log WHERE group_no = ? ORDER BY seq LIMIT ?) AS l"
+        " LEFT JOIN messages AS m ON m.mid = l.mid LEFT JOIN bodies AS b ON b.mid = l.mid",
+        (before, group_no, rows),
+    )
+    found.sort()
+    leading, later, cut_bytes, more = 0, [], 0, len(found) >= rows
+    for place, (_, mid, length, old, has_text) in enumerate(found):
+        if not old:
+            continue
+        if leading == place:
+            leading += 1
+        elif has_text:
+            later.append(mid)
+        else:
+            continue
+        cut_bytes += length
+        if cut_bytes >= size:
+            more = True
+            break
+    if leading:
+        first = found[leading - 1][0] + 1
+        dropped = _drop_lines(db, group_no, first)
+        db.execute("UPDATE groups SET first = ?, bytes = bytes - ? WHERE no = ?", (first, dropped, group_no))
+    if later:
+        db.execute("DELETE FROM bodies WHERE mid IN (SELECT value FROM json_each(?))", (as_json(later),))
+    return Cut(len(found), leading + len(later), cut_bytes, more and bool(leading or later))
+
+
+def unread_of_members(db: sqlite3.Connection, group_no: int) -> list[tuple[int, int, int]]:
+    """(group no, member no, unread lines) of every member."""
+    found = listed(
+        db,
+        f"SELECT json_group_array(json_array(m.group_no, m.no, {_UNREAD})) FROM group_members AS m"
+        " CROSS JOIN groups AS g ON g.no = m.group_no WHERE m.group_no = ?",
+        (group_no,),
+    )
+    return [(group, no, max(0, unread)) for group, no, unread in found]
+
+
 # --- reading ---------------------------------------------------------------------------------------------
 
 

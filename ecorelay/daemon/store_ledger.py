@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Collection, Mapping
 
+    from ecorelay.core.ops import WriteBackup
     from ecorelay.limits import Limits
 
 _ABSENT: Final[Any] = object()
@@ -52,6 +53,11 @@ class Ledger:
         """The last message this transaction stored; it proves a commit whose result was lost."""
         self.give_back = 0
         """Free pages to be returned to the file system once this transaction is committed."""
+        self.scrub_before = -1
+        """Once this transaction is committed, the log is to be emptied, and files of texts older than this
+        (ms) are to go; negative: nothing of the kind."""
+        self.backups: list[WriteBackup] = []
+        """Copies to be begun once this transaction is committed; taken from here by the store."""
         self.swept = 0
         self.sweep_at = 0
         """Owned by `store_upkeep`: how far messages were looked through, as a mid; when to begin anew."""
@@ -138,12 +144,18 @@ class Ledger:
             self._put(self._leases, lease, _ABSENT)
             self._put(self._leases_of, found.box, left or _ABSENT)
 
+    def end_leases_of(self, no: int) -> None:
+        """Nothing of a mailbox is held any more."""
+        for lease in self._leases_of.get(no, ()):
+            self.end_lease(lease)
+
     # --- transactions --------------------------------------------------------------------------------
 
     def begin(self) -> None:
         """A transaction begins."""
         self.stored_mid = 0
         self.give_back = 0
+        self.scrub_before = -1
         self._journal.clear()
 
     def mark(self) -> int:
@@ -162,6 +174,12 @@ class Ledger:
 
     def finish(self) -> None:
         """Write the counters that changed; the commit follows."""
+        self.write_counters()
+        if len(self.boxes) > BOXES_KEPT:
+            self.forget()
+
+    def write_counters(self) -> None:
+        """Write the counters that changed, for who reads their table. Not in a unit that may be refused."""
         if self._dirty:
             boxes = self.boxes
             rows = [(no, *boxes[no]) for no in sorted(self._dirty) if no in boxes]
@@ -174,8 +192,6 @@ class Ledger:
                     " bytes = excluded.bytes, unread = excluded.unread",
                 )
             self._dirty.clear()
-        if len(self.boxes) > BOXES_KEPT:
-            self.forget()
 
     def forget(self) -> None:
         """Read counters anew when they are needed: the database was opened again, or there are too many."""

@@ -13,7 +13,7 @@ from ecorelay.daemon.store_text import checksum
 from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ecorelay.daemon.store_ledger import Box, Ledger
 
@@ -22,6 +22,9 @@ _FULL: Final = (
     "INSERT INTO messages (mid, msg_id, kind, sender_no, sender, at, size, checksum, box,"
     " boxes, refs, reply_to, broadcast_id, urgent) VALUES"
 )
+BOUND_BYTES: Final = 64 * 1024
+"""Bytes of text in one statement. SQLite keeps what was bound to a prepared statement until it is bound anew,
+and there is one such statement for every number of rows: what is kept must not add up."""
 _NONE: Final = (0, 0)
 _IF_NEW: Final = "ON CONFLICT (msg_id, origin) DO NOTHING"
 
@@ -97,7 +100,8 @@ def _peer_gone() -> RelayError:
 def _enter(ledger: Ledger, texts: Sequence[tuple[int, bytes]], *, sole: bool, shared: bool) -> None:
     """Texts, and a row in every recipient's ring: of messages to one, and of those to several."""
     db = ledger.db
-    execute_rows(db, "INSERT INTO bodies VALUES", texts)
+    for part in _bundles(texts):
+        execute_rows(db, "INSERT INTO bodies VALUES", part)
     between = (texts[0][0], texts[-1][0])
     sender = f"iif(m.kind = {SYSTEM}, 0, m.sender_no)"  # nobody is told of lost notices
     if sole:
@@ -115,6 +119,20 @@ def _enter(ledger: Ledger, texts: Sequence[tuple[int, bytes]], *, sole: bool, sh
             " WHERE m.mid BETWEEN ? AND ? AND m.boxes NOTNULL",
             between,
         )
+
+
+def _bundles(texts: Sequence[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]]:
+    """`texts` in their order, in parts of `BOUND_BYTES` or of one text."""
+    part: list[tuple[int, bytes]] = []
+    size = 0
+    for row in texts:
+        if part and size + len(row[1]) > BOUND_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(row)
+        size += len(row[1])
+    if part:
+        yield part
 
 
 def _count(
@@ -333,10 +351,11 @@ def _mark_replied(ledger: Ledger, op: AppendReply, mid: int, state: int | None) 
 def mark_pushed(ledger: Ledger, op: MarkPushed) -> None:
     """See `MarkPushed`."""
     if op.rows:
-        at, carrier = op.at, op.carrier
+        carrier = op.carrier
+        times = {(mid, no): at for no, mid, at in op.rows}
         execute_rows(
             ledger.db,
             "INSERT INTO pushes (mid, box, at, carrier) VALUES",
-            [(mid, no, at, carrier) for mid, no in sorted({(mid, no) for no, mid in op.rows})],
+            [(mid, no, times[mid, no], carrier) for mid, no in sorted(times)],
             "ON CONFLICT (mid, box) DO UPDATE SET at = excluded.at, carrier = excluded.carrier",
         )

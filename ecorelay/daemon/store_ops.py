@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from ecorelay.core import ops
-from ecorelay.daemon import store_groups, store_mail, store_pages, store_peers, store_upkeep
+from ecorelay.daemon import (
+    store_backup,
+    store_groups,
+    store_mail,
+    store_moderation,
+    store_pages,
+    store_peers,
+    store_purge,
+    store_trace,
+    store_upkeep,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +29,8 @@ DO: Final[dict[type[Op], Callable[[Ledger, Any], OpResult]]] = {
     ops.RememberPeer: store_peers.remember_peer,
     ops.RenamePeer: store_peers.rename_peer,
     ops.DropPeers: store_peers.drop_peers,
+    ops.ForgetPeer: store_moderation.forget_peer,
+    ops.SetBlock: store_moderation.set_block,
     ops.OpenMailbox: store_pages.open_mailbox,
     ops.AppendReply: store_mail.reply,
     ops.LoadBacklog: store_pages.load_backlog,
@@ -36,6 +48,10 @@ DO: Final[dict[type[Op], Callable[[Ledger, Any], OpResult]]] = {
     ops.SaveOp: store_upkeep.save_op,
     ops.FindOp: store_upkeep.find_op,
     ops.Housekeep: store_upkeep.housekeep,
+    ops.TraceMessage: store_trace.trace,
+    ops.MeasureMail: store_trace.measure,
+    ops.PurgeMail: store_purge.purge,
+    ops.WriteBackup: store_backup.want,
 }
 
 APART: Final = frozenset({ops.MarkPushed, ops.EndLease, ops.NotePeer, ops.RememberPeer, ops.FindOp})
@@ -50,9 +66,18 @@ READS: Final = frozenset(
         ops.EndLease,
         ops.NotePeer,
         ops.RememberPeer,
+        ops.TraceMessage,
+        ops.MeasureMail,
+        ops.WriteBackup,
     }
 )
 """Can be done on a disk that takes no writes, so that what is stored stays readable: their marks
 (handed out, last seen) are then left out."""
-REPEATABLE: Final = READS | {ops.MarkPushed, ops.ConfirmMail, ops.MoveCursor, ops.Housekeep}
+REPEATABLE: Final = READS | {
+    ops.MarkPushed,
+    ops.ConfirmMail,
+    ops.MoveCursor,
+    ops.Housekeep,
+    ops.SetBlock,
+}
 """Done twice, they are done once."""

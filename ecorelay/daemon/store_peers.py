@@ -22,6 +22,7 @@ from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Sequence
 
     from ecorelay.daemon.store_ledger import Ledger
 
@@ -94,6 +95,7 @@ def rename_peer(ledger: Ledger, op: RenamePeer) -> None:
         db.execute("UPDATE names SET until = ? WHERE key = ?", (op.forward_until, old))
     db.execute("INSERT OR REPLACE INTO names VALUES (?, ?, ?, 0)", (new, op.name, op.no))
     db.execute("UPDATE peers SET name = ?, auto = 0 WHERE no = ?", (op.name, op.no))
+    db.execute("UPDATE blocks SET key = ?, address = ? WHERE no = ?", (new, op.name, op.no))
 
 
 def drop_peers(ledger: Ledger, op: DropPeers) -> Dropped:
@@ -107,7 +109,20 @@ def drop_peers(ledger: Ledger, op: DropPeers) -> Dropped:
     )
     ledger.load(there)
     gone = tuple([no for no in there if not ledger.box(no)[0]])
-    keys = (as_json(gone),)
+    if gone:
+        remove_rows(ledger, gone)
+    return Dropped(gone)
+
+
+def remove_rows(ledger: Ledger, nos: Sequence[int]) -> None:
+    """Peers without mail go, with all that leads to them or is kept for them."""
+    db = ledger.db
+    keys = (as_json(nos),)
+    db.execute(
+        "UPDATE notices SET about = (SELECT name FROM peers WHERE no = about_no)"
+        " WHERE about_no IN (SELECT value FROM json_each(?))",
+        keys,
+    )
     for table, column in (
         ("peers", "no"),
         ("names", "no"),
@@ -115,12 +130,12 @@ def drop_peers(ledger: Ledger, op: DropPeers) -> Dropped:
         ("places", "no"),
         ("mailboxes", "box"),
         ("notices", "sender_no"),
+        ("blocks", "no"),
         ("ops", "no"),
     ):
         db.execute(f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))", keys)
-    for no in gone:
+    for no in nos:
         ledger.drop_box(no)
-    return Dropped(gone)
 
 
 def snapshot(db: sqlite3.Connection) -> Snapshot:
@@ -157,4 +172,5 @@ def snapshot(db: sqlite3.Connection) -> Snapshot:
                 "SELECT no, group_id, name, admin_no FROM groups WHERE hub = '' ORDER BY no"
             )
         ),
+        blocks=tuple(db.execute("SELECT address, coalesce(no, 0) FROM blocks ORDER BY key")),
     )

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from ecorelay.daemon.store_failure import StoreUnusable
-from ecorelay.paths import HOME_VARIABLE
+from ecorelay.home import HOME_VARIABLE
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ecorelay.core.ops import FindOp, FoundOp, Housekeep, HousekeepingDone, SaveOp
 from ecorelay.daemon.store_sql import one
@@ -53,11 +53,7 @@ def housekeep(ledger: Ledger, op: Housekeep) -> HousekeepingDone:
     pressed = _is_pressed(db)
     keep = PRESSED_KEEPS_MS if pressed else int(limits.receipts_days * DAY_MS)
     counts = [
-        db.execute(
-            "DELETE FROM ops WHERE (no, op_id) IN"
-            " (SELECT no, op_id FROM ops WHERE at < ? ORDER BY at LIMIT ?)",
-            (now - int(limits.op_ids_hours * HOUR_MS), ROWS_PER_CALL),
-        ).rowcount,
+        drop_ops(db, now - int(limits.op_ids_hours * HOUR_MS)),
         db.execute(
             "DELETE FROM names WHERE key IN (SELECT key FROM names WHERE until BETWEEN 1 AND ? LIMIT ?)",
             (now, ROWS_PER_CALL),
@@ -69,6 +65,14 @@ def housekeep(ledger: Ledger, op: Housekeep) -> HousekeepingDone:
     ledger.give_back = min(spare, FREE_PAGES_PER_CALL)
     more = unfinished or max(counts) >= ROWS_PER_CALL or spare > FREE_PAGES_PER_CALL
     return HousekeepingDone(rows, more)
+
+
+def drop_ops(db: sqlite3.Connection, before: int) -> int:
+    """Forget answers given earlier than `before`, `ROWS_PER_CALL` at most; how many."""
+    return db.execute(
+        "DELETE FROM ops WHERE (no, op_id) IN (SELECT no, op_id FROM ops WHERE at < ? ORDER BY at LIMIT ?)",
+        (before, ROWS_PER_CALL),
+    ).rowcount
 
 
 def _is_pressed(db: sqlite3.Connection) -> bool:
@@ -89,18 +93,40 @@ def _sweep(ledger: Ledger, now: int, before: int) -> tuple[int, bool]:
     Returns:
         Rows removed, and whether there may be more to look at.
     """
-    db = ledger.db
     if now >= ledger.sweep_at:  # what was passed over because a ring held it may have left it since
         ledger.swept, ledger.sweep_at = 0, now + SWEEP_AGAIN_MS
+    swept = sweep(ledger, ledger.swept, now, before, before)
+    ledger.swept = swept.upto
+    return swept.rows, swept.more
+
+
+class Swept(NamedTuple):
+    """How far a sweep came, as a mid; rows removed; whether there may be more to look at."""
+
+    upto: int
+    rows: int
+    more: bool
+
+
+def sweep(ledger: Ledger, start: int, now: int, before: int, ids_before: int) -> Swept:
+    """Look through some messages, oldest first, and remove what nothing refers to any more.
+
+    Args:
+        ledger: the open transaction.
+        start: the mid after which to begin.
+        now: wall time.
+        before: receipts that ended earlier go.
+        ids_before: messages older than this go, once no text, receipt or group's log needs them.
+    """
+    db = ledger.db
     # A message dated in the future was written under a clock set wrong: it does not end the sweep.
     upto, count = db.execute(
         "SELECT max(mid) FILTER (WHERE at < ? OR at > ?), count(*) FROM"
         " (SELECT mid, at FROM messages WHERE mid > ? ORDER BY mid LIMIT ?)",
-        (before, now, ledger.swept, ROWS_PER_CALL),
+        (before, now, start, ROWS_PER_CALL),
     ).fetchone()
     if upto is None:
-        return 0, False
-    start, ledger.swept = ledger.swept, upto
+        return Swept(start, 0, False)
     rows = db.execute(
         "DELETE FROM receipts WHERE mid > ? AND mid <= ? AND ended_at < ?", (start, upto, before)
     ).rowcount
@@ -110,7 +136,7 @@ def _sweep(ledger: Ledger, now: int, before: int) -> tuple[int, bool]:
         " AND NOT EXISTS (SELECT 1 FROM receipts AS r WHERE r.mid = messages.mid)"
         " AND NOT EXISTS (SELECT 1 FROM group_log AS l"
         " WHERE l.group_no = messages.group_no AND l.seq = messages.seq)",
-        (start, upto, now - FOREIGN_IDS_MS, before),
+        (start, upto, now - FOREIGN_IDS_MS, ids_before),
     ).rowcount
     db.execute(
         "DELETE FROM pushes WHERE mid > ? AND mid <= ?"
@@ -119,4 +145,4 @@ def _sweep(ledger: Ledger, now: int, before: int) -> tuple[int, bool]:
     )
     # The highest mid may be among them, and is not to be given again.
     db.execute("INSERT OR REPLACE INTO meta VALUES ('last_mid', ?)", (ledger.next_mid - 1,))
-    return rows, count == ROWS_PER_CALL
+    return Swept(upto, rows, count == ROWS_PER_CALL)

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from scripts.bench_lib import footprint, loads
+from scripts.bench_lib import footprint, hostile, loads
 from scripts.bench_lib.figures import Figure
 from scripts.bench_lib.hubs import Durability, EcorelayKind, Hub, YardstickKind
 
@@ -137,6 +137,15 @@ def _latency(title: str, ratio: float | None) -> tuple[Figure, ...]:
     )
 
 
+def _bystanders(attack: str, ratio: float | None = 3.0) -> tuple[Figure, ...]:
+    title = f"send → push, {attack} (vs. alone)"
+    return (
+        Figure("p50", f"{title} p50", "ms", "less"),
+        Figure("p99", f"{title} p99", "ms", "less", ratio),
+        Figure("grown", f"hub, {attack}: grows by", "MB", "less", None, 32.0),
+    )
+
+
 def _memory() -> tuple[Figure, ...]:
     bounds = {0: 40.0, 200: 50.0}
     return tuple(
@@ -209,5 +218,30 @@ ALL: tuple[Benchmark, ...] = (
         "idle",
         (*_memory(), Figure("cpu", "hub, 200 sessions: idle CPU", "%", "less", None, 0.2)),
         special=_idle,
+    ),
+    Benchmark(
+        "hostile-reader",
+        _bystanders("100 MB for one that reads nothing"),
+        special=hostile.bystanders(hostile.slow_reader),
+    ),
+    Benchmark(
+        "hostile-silent",
+        _bystanders("500 silent connections"),
+        special=hostile.bystanders(hostile.silent_connections),
+    ),
+    Benchmark(
+        "hostile-garbage",
+        _bystanders("flood of garbage"),
+        special=hostile.bystanders(hostile.flood(hostile.GARBAGE)),
+    ),
+    Benchmark(
+        "hostile-requests",
+        _bystanders("flood of requests"),
+        special=hostile.bystanders(hostile.flood(hostile.REQUESTS)),
+    ),
+    Benchmark(
+        "hostile-churn",
+        _bystanders("sessions that come and go", ratio=None),
+        special=hostile.bystanders(hostile.flood(b"")),
     ),
 )

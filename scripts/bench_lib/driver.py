@@ -126,6 +126,10 @@ class Driver:
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if writing else 0)
         self._selector.modify(connection.sock, events, connection)
 
+    def ignore(self, connection: Connection) -> None:
+        """Read nothing more from it."""
+        self._selector.unregister(connection.sock)
+
     def pump(self, timeout: float = PATIENCE_S) -> None:
         """Wait for something, and take all in that is there: count it, acknowledge pushes."""
         accepted = self.dialect.accepted

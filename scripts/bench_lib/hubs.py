@@ -16,7 +16,7 @@ from scripts.bench_lib import dialects, procfs
 from scripts.bench_lib.driver import BenchError, Driver
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_S = 20.0
@@ -99,14 +99,17 @@ class EcorelayKind:
 
     Args:
         wrapper: words between the interpreter and the module, for a profiler.
+        limits: settings of `ecorelay.limits` besides the guards, which are off.
     """
 
-    def __init__(self, wrapper: tuple[str, ...] = ()) -> None:
+    def __init__(self, wrapper: tuple[str, ...] = (), limits: Mapping[str, int] | None = None) -> None:
         self.dialect: dialects.Dialect = dialects.Ecorelay()
         self._wrapper = wrapper
+        self._limits = limits or {}
 
     def command(self, home: Path, durability: Durability) -> list[str]:
-        (home / "config.toml").write_text(_CONFIG.format(durability=durability))
+        lines = [f"{name} = {value}\n" for name, value in self._limits.items()]
+        (home / "config.toml").write_text(_CONFIG.format(durability=durability) + "".join(lines))
         return [sys.executable, "-P", *self._wrapper, "-m", "ecorelay", "hub", "run"]
 
     def socket(self, home: Path) -> Path | None:

@@ -43,3 +43,16 @@ def memory_mb(pid: int) -> tuple[float, float]:
         key, _, value = line.partition(":")
         found[key] = int(value.split()[0]) * 1024 / 1e6
     return found["Rss"], found["Pss"]
+
+
+def forget_peak(pid: int) -> None:
+    """Let `peak_mb` begin anew."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def peak_mb(pid: int) -> float:
+    """The most that was resident since `forget_peak`, in MB of 1,000,000 bytes."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    return 0.0

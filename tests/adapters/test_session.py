@@ -120,6 +120,7 @@ async def desk(
     carrier: Any = None,
     environ: Mapping[str, str] | None = None,
     channel: bool = False,
+    hooks: bool = False,
 ) -> AsyncIterator[Desk]:
     async with trio.open_nursery() as nursery:
         hub = FakeHub(nursery)
@@ -128,7 +129,7 @@ async def desk(
         make = (lambda server: carrier) if carrier is not None else None
         if channel:
             make = lambda server: ChannelCarrier(server.notify, server.initialized)  # noqa: E731
-        found = Desk(Session(given, make), hub, nursery)
+        found = Desk(Session(given, make, hooks=hooks), hub, nursery)
         server: Any = found.server
         nursery.start_soon(found.session.run, server)
         with trio.fail_after(10_000):

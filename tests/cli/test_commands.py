@@ -1,10 +1,12 @@
 """What every command says before any hub is asked: help, wrong arguments, no hub."""
 
 import sys
+from functools import partial
+from pathlib import Path
 
 import pytest
 
-from tests.helpers.command_line import CommandLine
+from tests.helpers.command_line import CommandLine, run_here
 
 COMMANDS = [
     "",
@@ -18,9 +20,32 @@ COMMANDS = [
     "hub status",
     "peers",
     "peers add",
+    "peers forget",
     "send",
     "inbox",
+    "reply",
+    "broadcast",
+    "rooms",
+    "groups",
+    "groups create",
+    "groups info",
+    "groups history",
+    "groups send",
+    "groups invite",
+    "groups remove",
+    "groups leave",
+    "groups delete",
+    "watch",
+    "trace",
+    "logs",
+    "config",
+    "config path",
+    "config show",
+    "block",
+    "purge",
+    "backup",
 ]
+ID = "01j5zk3m8v9w2x4y6z7abcdefg"
 
 
 @pytest.fixture
@@ -28,15 +53,23 @@ def ecorelay(tmp_path):
     return CommandLine(tmp_path / "home")
 
 
+@pytest.fixture
+def here(tmp_path, monkeypatch, capsys):
+    """The command line in this process."""
+    monkeypatch.chdir(tmp_path)
+    return partial(run_here, tmp_path / "home", monkeypatch, capsys)
+
+
 @pytest.mark.parametrize("words", COMMANDS)
-def test_every_command_has_help_with_an_example_that_begins_with_it(ecorelay, words):
-    said = ecorelay(*words.split(), "--help")
+def test_every_command_has_help_with_an_example_that_begins_with_it(here, words):
+    said = here(*words.split(), "--help")
+    assert said.code == 0
     assert said.err == ""
     assert "xample:" in said.out
     example = said.out[said.out.rindex("xample:") :]
     assert f"ecorelay {words}".strip() in example
     assert all(len(line) <= 110 for line in said.out.splitlines())
-    assert not ecorelay.paths.home.exists()
+    assert not Path("home").exists()
 
 
 def test_without_a_command_there_is_help(ecorelay):
@@ -86,13 +119,60 @@ def test_the_version_comes_before_whatever_else_was_typed(ecorelay):
         (["inbox", "--wait", "soon"], "--wait"),
         (["inbox", "--since", "7"], "--since"),
         (["inbox", "--since", "0" * 26, "--wait", "1"], "--wait"),
+        (["peers", "forget", "a@b"], "NAME"),
+        (["peers", "--json", "add", "bob"], "--json"),
+        (["peers", "--match", "x", "forget", "bob"], "--match"),
+        (["reply", "7", "hello"], "ID"),
+        (["reply", ID], "TEXT"),
+        (["reply", ID, ""], "TEXT"),
+        (["broadcast"], "QUESTION"),
+        (["broadcast", ""], "QUESTION"),
+        (["broadcast", "who?", "--wait", "601"], "--wait"),
+        (["broadcast", "who?", "--as", "a b"], "--as"),
+        (["rooms", "kitchen"], "kitchen"),
+        (["groups", "--as", "bob", "info", "team"], "--as"),
+        (["groups", "nonsense"], "nonsense"),
+        (["groups", "create", "team"], "MEMBER"),
+        (["groups", "create", "a@b", "bob"], "NAME"),
+        (["groups", "create", "team", "b/b"], "MEMBER"),
+        (["groups", "info", "a b"], "GROUP"),
+        (["groups", "history", "a b"], "GROUP"),
+        (["groups", "history", "team", "-n", "501"], "-n"),
+        (["groups", "send", "a b", "hello"], "GROUP"),
+        (["groups", "send", "team", ""], "TEXT"),
+        (["groups", "invite", "team", "a b"], "PEER"),
+        (["groups", "remove", "team", "a b"], "PEER"),
+        (["groups", "remove", "team", "bob", "--reason", "x" * 257], "--reason"),
+        (["groups", "leave", "a b"], "GROUP"),
+        (["groups", "delete", "a b"], "GROUP"),
+        (["watch", "--as", "a b"], "--as"),
+        (["watch", "api"], "api"),
+        (["trace"], "MSG_ID"),
+        (["trace", "7"], "MSG_ID"),
+        (["logs", "-n", "-1"], "-n"),
+        (["config", "nonsense"], "nonsense"),
+        (["config", "path", "x"], "x"),
+        (["config", "show", "x"], "x"),
+        (["block", "a b"], "NAME"),
+        (["block", "--off"], "--off"),
+        (["purge"], "--older"),
+        (["purge", "--older", "30"], "--older"),
+        (["purge", "--older", "1y", "--yes"], "--older"),
+        (["purge", "--older", "-1d", "--yes"], "--older"),
+        (["purge", "--older", "30d"], "--yes"),
+        (["backup"], "FILE"),
+        (["backup", ""], "FILE"),
+        (["backup", "."], "FILE"),
+        (["backup", "there.db"], "there.db"),
     ],
 )
-def test_a_wrong_argument_is_named_and_exits_with_2(ecorelay, words, named):
-    said = ecorelay(*words, code=2)
+def test_a_wrong_argument_is_named_and_exits_with_2(here, words, named):
+    Path("there.db").write_text("")
+    said = here(*words)
+    assert said.code == 2
     assert named in said.err
     assert said.out == ""
-    assert not ecorelay.paths.home.exists()
+    assert not Path("home").exists()
 
 
 def test_a_text_from_stdin_must_be_utf_8(ecorelay):
@@ -121,11 +201,34 @@ def test_looking_at_or_stopping_a_hub_never_starts_one(ecorelay, words):
 
 @pytest.mark.parametrize(
     "words",
-    [["peers"], ["peers", "add", "bob"], ["send", "bob", "hello"], ["inbox"]],
-    ids=" ".join,
+    [
+        "peers",
+        "peers add bob",
+        "peers forget bob",
+        "send bob hello",
+        "inbox",
+        f"reply {ID} hello",
+        "broadcast hello",
+        "rooms",
+        "groups",
+        "groups create team bob",
+        "groups info team",
+        "groups history team",
+        "groups send team hello",
+        "groups invite team bob",
+        "groups remove team bob",
+        "groups leave team",
+        "groups delete team",
+        f"trace {ID}",
+        "block",
+        "block bob",
+        "purge --older 1d --yes",
+        "backup copy.db",
+    ],
 )
-def test_where_no_hub_may_be_started_a_command_says_that_there_is_none(ecorelay, words):
-    said = ecorelay(*words, code=3, ECORELAY_SPAWN="no")
+def test_where_no_hub_may_be_started_a_command_says_that_there_is_none(here, words):
+    said = here(*words.split(), ECORELAY_SPAWN="no")
+    assert said.code == 3
     assert said.err.startswith("error: ")
     assert "hub" in said.err
     assert said.out == ""

@@ -45,6 +45,7 @@ def test_ecorelay_home_names_the_data_directory():
         "config.toml",
         "bridge.json",
         "texts",
+        "bells",
     }
 
 

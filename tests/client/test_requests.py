@@ -394,3 +394,17 @@ async def test_the_longest_possible_request_passes(
         assert len(frame.text) == wire.TEXT_MAX
         await session.send(sent(frame))
         await asked.wait()
+
+
+async def test_what_happens_is_handed_to_who_watches_in_its_order(
+    autojump_clock: MockClock, hub: FakeHub, nursery: trio.Nursery
+):
+    told: list[wire.Activity] = []
+    happened = [wire.Activity(what="online", ts=number, peer="bob") for number in (1, 2, 3)]
+    async with hub.client(on_activity=told.append) as (client, session):
+        asked = Asked(nursery, client, wire.Watch(req_id=0))
+        frame = await session.receive()
+        await session.send(wire.Done(req_id=frame.req_id), *happened)
+        await asked.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        assert told == happened

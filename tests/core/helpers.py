@@ -458,6 +458,8 @@ class World:
         assert not s.sessions
         assert not s.leases
         assert not s.rooms
+        assert not s.beside
+        assert not s.watchers
         assert not s.reserved
         assert s.room_backlog_bytes == 0
         for peer in s.peers.values():
@@ -470,6 +472,10 @@ class World:
             assert not peer.leased
             assert not peer.pushed
             assert not peer.stubs
+            assert not peer.printed
+            assert not peer.printed_notices
+            assert not peer.cut
+            assert not peer.told
             assert not peer.room_mail
             assert peer.room_bytes == 0
             assert all(not lease.reading and not lease.queue for lease in peer.history.values())

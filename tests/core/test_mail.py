@@ -59,7 +59,7 @@ def test_mail_to_a_live_session_is_stored_then_pushed_then_answered_when_the_car
     assert script.frame(1, SEND) == [Store((MAIL,), MailStored(1, 7, MAIL))]
     assert script.stored(Appended(5, (1,))) == [Push((2,), PUSH)]
     assert script.frame(2, wire.Pushed(msg_ids=(mid(1),), carrier="inbox")) == [Reply(1, sent("delivered"))]
-    assert script.tick(0.2) == [Store((MarkPushed(rows=((2, 5),), carrier="inbox", at=script.clock.wall),))]
+    assert script.tick(0.2) == [Store((MarkPushed(rows=((2, 5, WALL),), carrier="inbox"),))]
     assert script.stored(None) == []
 
 
@@ -517,11 +517,42 @@ def test_replies_broadcasts_and_group_messages_have_guards_of_their_own():
     assert bob.call(wire.Broadcast, question="??").code == "limit_reached"
 
 
+def test_after_the_time_that_a_refused_broadcast_was_told_to_wait_it_is_done():
+    world = World(broadcasts_per_hour=2)
+    ann = world.open("ann")
+    for question in "ab":
+        assert isinstance(ann.call(wire.Broadcast, question=question), wire.Broadcasted)
+        world.clock.forward(100)
+    refused = ann.call(wire.Broadcast, question="c")
+    assert (refused.code, refused.message) == (
+        "limit_reached",
+        "2 broadcasts in 3600 s is the guard against loops: wait 3401 s, and do not answer answers",
+    )
+    world.clock.forward(3401)
+    assert isinstance(ann.call(wire.Broadcast, question="c"), wire.Broadcasted)
+
+
+def test_guards_are_600_messages_a_minute_and_60_broadcasts_an_hour_unless_they_are_set():
+    world = World()
+    ann = world.open("ann")
+    for number in range(600):
+        assert ann.send("ann", str(number)).status == "queued"
+    assert ann.send("ann", "600").code == "limit_reached"
+    for number in range(60):
+        assert isinstance(ann.call(wire.Broadcast, question=str(number)), wire.Broadcasted)
+    assert ann.call(wire.Broadcast, question="60").code == "limit_reached"
+
+
 def test_a_guard_of_nought_is_switched_off():
     world = World(sends_per_minute=0, broadcasts_per_hour=0)
     ann = world.open("ann")
+    ann.call(wire.GroupCreate, name="red", members=())
     for number in range(700):
-        assert ann.send("ann", str(number)).status == "queued"
+        sent = ann.send("ann", str(number))
+        assert sent.status == "queued"
+        assert ann.call(wire.Reply, ask_id=sent.msg_id, text="!").status == "queued"
+        assert ann.call(wire.GroupSend, group="red", text="!").status == "queued"
+        assert isinstance(ann.call(wire.Broadcast, question="?"), wire.Broadcasted)
     assert world.state.guards == {}
 
 

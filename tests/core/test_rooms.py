@@ -326,3 +326,21 @@ def test_kept_messages_leased_to_an_attached_reader_end_with_the_last_connection
     reader.close()
     ann.close()
     world.idle()
+
+
+@pytest.mark.guarantee("rate-guard")
+def test_what_one_says_in_rooms_has_a_guard_of_its_own():
+    world = World(sends_per_minute=2)
+    ann, cat = world.open("ann"), world.open("cat", pinned=True)
+    for client in (ann, cat):
+        client.call(wire.Join, room="hall")
+    for text in ("one", "two"):
+        ann.call(wire.RoomSend, room="hall", text=text)
+    refused = ann.call(wire.RoomSend, room="hall", text="three")
+    assert (refused.code, refused.message) == (
+        "limit_reached",
+        "2 room messages in 60 s is the guard against loops: wait 61 s, and do not answer answers",
+    )
+    assert cat.call(wire.RoomSend, room="hall", text="mine").delivered_count == 1
+    world.tick(60.0)
+    assert ann.call(wire.RoomSend, room="hall", text="three").delivered_count == 1

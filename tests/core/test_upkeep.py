@@ -4,6 +4,7 @@ import pytest
 
 from ecorelay import wire
 from ecorelay.core.actions import CloseSession, Describe, Reply, Stop, Store
+from ecorelay.core.admin import MailSized
 from ecorelay.core.events import Stored, StoreFailed
 from ecorelay.core.hub import HouseKept
 from ecorelay.core.ops import (
@@ -12,6 +13,8 @@ from ecorelay.core.ops import (
     Housekeep,
     HousekeepingDone,
     MailboxState,
+    MailMeasured,
+    MeasureMail,
     PageRead,
     Snapshot,
     StoredMail,
@@ -208,17 +211,44 @@ def test_the_status_counts_what_the_core_knows():
         peers=2,
         groups=1,
         rooms=1,
+        mailboxes=5,
+        mail_messages=40,
+        mail_unread=7,
+        mail_bytes=900,
+        largest=(wire.MailboxSize(name="bob", messages=20, unread=5, bytes=600),),
         counters={"closed garbage": 1},
         unread=2,
     )
-    assert script.frame(1, wire.HubStatus(req_id=7)) == [Describe(1, details)]
+    assert script.frame(1, wire.HubStatus(req_id=7)) == [Store((MeasureMail(largest=20),), MailSized(1, 7))]
+    # A mailbox of a peer that is not known (any more) has no name.
+    largest = ((2, 20, 5, 600), (9, 3, 1, 20))
+    assert script.stored(MailMeasured(5, 40, 7, 900, largest)) == [Describe(1, details)]
 
 
 def test_the_status_is_for_observers_too():
     script = Script(KNOWN)
     script.opened(1, role="observer")
-    [described] = script.frame(1, wire.HubStatus(req_id=7))
+    script.frame(1, wire.HubStatus(req_id=7))
+    [described] = script.stored(MailMeasured(0, 0, 0, 0, ()))
     assert (described.details.sessions, described.details.unread) == (0, 0)
+
+
+def test_the_status_is_told_without_sizes_when_the_store_cannot_say_them():
+    script = script_with_ann()
+    script.frame(1, wire.HubStatus(req_id=7))
+    [described] = script.failed(message="the disk is gone: bring it back")
+    details = described.details
+    assert (details.peers, details.mailboxes, details.largest) == (2, 0, ())
+    assert details.problems == ("what lies in the mailboxes is not known: the disk is gone: bring it back",)
+
+
+def test_who_left_is_not_told_the_status_it_asked_for():
+    script = script_with_ann()
+    script.frame(1, wire.HubStatus(req_id=7))
+    script.frame(1, wire.HubStatus(req_id=8))
+    script.closed(1)
+    assert script.stored(MailMeasured(0, 0, 0, 0, ())) == []
+    assert script.failed() == []
 
 
 def test_a_hub_that_is_asked_to_stop_says_so_and_stops():

@@ -91,6 +91,7 @@ class Workload:
         """Number of a notice → of how many messages its sender has confirmed to know."""
         self.mutations: list[tuple[str, wire.Mutation]] = []
         self.numbers = 0
+        self.purges = 0
 
     # --- the load --------------------------------------------------------------------------------------
 
@@ -174,6 +175,8 @@ class Workload:
             if known is not None and self.random.random() < 0.4:
                 fields["peer_id"] = known.peer_id
         client = self.world.open(name, pid=self.random.choice((0, 7, 8)), **fields)
+        if role == "observer":
+            client.ask(wire.Watch, texts=self.random.random() < 0.5)
         self.world.dead_pids = {8} if self.random.random() < 0.5 else set()
         self.open.append(Watched(client, self.random.random() < 0.15))
 
@@ -236,7 +239,17 @@ class Workload:
             self._mutate(client, wire.Rename, new_name=self.random.choice((*NAMES, "fay", "gus")))
         elif pick < 0.92:
             self._mutate(client, wire.AddPeer, name=self.random.choice((*NAMES, "hal")))
-        elif pick < 0.97:
+        elif pick < 0.93:
+            client.ask(wire.ForgetPeer, name=self.random.choice((*NAMES, "fay", "gus")))
+        elif pick < 0.935:
+            client.ask(wire.Block, name=self._address(), blocked=self.random.random() < 0.3)
+        elif pick < 0.938:
+            self.purges += 1
+            past = self.random.choice((0, 500, 5_000, 60_000))
+            client.ask(wire.Purge, before=self.world.clock.wall - past, unread=self.random.random() < 0.5)
+        elif pick < 0.943 and self.acknowledged:
+            client.ask(wire.Trace, msg_id=self.random.choice(list(self.acknowledged)))
+        elif pick < 0.975:
             self._say_again(client)
         else:
             kind = self.random.choice((wire.Peers, wire.Rooms, wire.Groups, wire.HubStatus))
@@ -340,12 +353,13 @@ class Workload:
             lease = self.random.choice(list(watched.pages))
             page = watched.pages.pop(lease)
             if self.random.random() < 0.75:
+                peer = self._peer_of(client)
                 for mail in page.messages:
                     number, _, total = mail.msg_id.partition("-")
                     if total:
                         self.told[number] = max(self.told[number], int(total))
-                    elif mail.text is not None and mail.kind != "room":
-                        self.confirmed.add((self._peer_of(client).no, mail.msg_id))
+                    elif mail.text is not None and mail.kind != "room" and peer is not None:
+                        self.confirmed.add((peer.no, mail.msg_id))
                 self._confirm(client, page)
             else:
                 client.ask(wire.Release, lease=lease)
@@ -366,8 +380,9 @@ class Workload:
             notices=tuple(m.msg_id for m in shown if not names.is_id(m.msg_id)),
         )
 
-    def _peer_of(self, client: Client) -> Peer:
-        return self.world.state.by_peer_id[client.peer_id]
+    def _peer_of(self, client: Client) -> Peer | None:
+        """None: it was forgotten, or is being forgotten."""
+        return self.world.state.by_peer_id.get(client.peer_id)
 
     # --- what must hold --------------------------------------------------------------------------------
 
@@ -461,8 +476,9 @@ class Workload:
         (recipient,) = store.message(mid).recipients
         self.acknowledged[sent.msg_id] = recipient
         if sent.status == "delivered":
-            row = store.rows[recipient, mid]
-            assert sent.msg_id in self.accepted or row.state == "seen", f"nobody had it: {sent}"
+            row = store.rows.get((recipient, mid))  # None: it was seen, and purged
+            had = row is None or row.seen_at > 0 or sent.msg_id in self.accepted
+            assert had, f"nobody had it: {sent}"
 
     def come_to_rest(self) -> None:
         """Everything in the store is done and heard of; nobody is kept waiting any longer than allowed."""
@@ -471,11 +487,13 @@ class Workload:
         self.check_counts()
         self.check_durable()
         for msg_id, no in self.acknowledged.items():
-            row = self.world.store.rows[no, self.world.store.mids[msg_id]]
-            if row.state == "seen":
+            row = self.world.store.rows.get((no, self.world.store.mids[msg_id]))
+            if row is None:
+                assert self.purges, f"lost: {msg_id}"
+            elif row.state == "seen":
                 assert (no, msg_id) in self.confirmed or row.replied, f"nobody confirmed {msg_id}"
             else:
-                assert row.in_ring or row.state == "evicted", f"lost: {msg_id}"
+                assert row.in_ring or row.state in ("evicted", "dead", "expired"), f"lost: {msg_id}"
 
     def rest(self) -> None:
         while self.results or self.world.store.pending:
@@ -485,20 +503,19 @@ class Workload:
         self.look()
 
     def check_notices(self) -> None:
-        """Of every message that left a ring unread its sender was told, or will be."""
+        """Of every message that left a ring unread its sender was told, or will be, if it is still there."""
         store = self.world.store
         open_notices: Counter[str] = Counter()
         for (sender, recipient, _), row in store.notices.items():
             self.notices[f"n{row.number}"] = (sender, recipient)
             open_notices[f"n{row.number}"] = row.total
-        evicted: Counter[tuple[int, int]] = Counter()
-        for (no, mid), entry in store.rows.items():
-            if entry.state == "evicted" and store.message(mid).kind != "system":
-                evicted[store.message(mid).sender_no, no] += 1
+        evicted = Counter(dict(store.unseen.items()))
         known: Counter[tuple[int, int]] = Counter()
         for number, pair in self.notices.items():
             known[pair] += open_notices[number] or self.told[number]
-        assert known == evicted
+        for pair in {*known, *evicted}:
+            if pair[0] in store.peers:
+                assert known[pair] == evicted[pair], pair
 
     def check_answered(self) -> None:
         for watched in self.open:
@@ -539,7 +556,9 @@ class Workload:
                 no: count for no, count in groups.items() if count
             }, peer.name
             shown = sum(1 for ids in out.values() for each in ids if not names.is_id(each))
-            truth = len(free) + peer.notices - shown + len(peer.room_mail) + sum(peer.group_unread.values())
+            # Of a notice that grew two pages may be out, of which one confirms it all.
+            mail = max(0, len(free) + peer.notices - shown)
+            truth = mail + len(peer.room_mail) + sum(peer.group_unread.values())
             assert unread_of(peer) == truth, (peer.name, unread_of(peer), truth)
 
     def check_durable(self) -> None:
@@ -557,4 +576,9 @@ class Workload:
         assert {(g.no, g.group_id, g.name, g.admin_no, tuple(g.members)) for g in known.groups.values()} == {
             (row.no, row.group_id, row.name, row.admin_no, row.members) for row in found.groups
         }
+        assert sorted(
+            [(known.peers[no].name, no) for no in known.blocked]
+            + [(address, 0) for address in known.blocked_far.values()],
+            key=lambda block: block[0].lower(),
+        ) == [*found.blocks]
         assert not known.reserved

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from ecorelay.core import ops
 from ecorelay.core.events import Stored, StoreFailed
 from ecorelay.core.ops import Op
@@ -168,6 +170,23 @@ class Kit:
     def mailbox(self, no: int) -> ops.MailboxState:
         result: ops.MailboxState = self.do(ops.OpenMailbox(no=no))
         return result
+
+
+def purge(kit: Kit, op: ops.PurgeMail) -> ops.MailPurged:
+    """All steps of a purge; what they removed together."""
+    steps: list[ops.MailPurged] = []
+    while not steps or steps[-1].place:
+        steps.append(kit.do(replace(op, place=steps[-1].place if steps else ())))
+    unread: dict[int, tuple[int, tuple[str, ...]]] = {}
+    for no, count, ids in [each for step in steps for each in step.unread]:
+        unread[no] = (count, (*unread.get(no, (0, ()))[1], *ids))
+    return ops.MailPurged(
+        messages=sum(step.messages for step in steps),
+        lines=sum(step.lines for step in steps),
+        unread=tuple((no, *each) for no, each in unread.items()),
+        evictions=tuple(each for step in steps for each in step.evictions),
+        groups=tuple(each for step in steps for each in step.groups),
+    )
 
 
 def texts(page: ops.PageRead | ops.Backlog) -> list[str | None]:

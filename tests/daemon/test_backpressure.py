@@ -11,10 +11,10 @@ from ecorelay.core.actions import Action, Push, Reply
 from ecorelay.core.events import Event, SessionFrame
 from ecorelay.daemon import lines, outqueue
 from ecorelay.daemon.lines import LONG_LINES, Lines, long_line_places
-from ecorelay.daemon.outqueue import OUT_MAX, OUT_PAUSE, OutQueue
+from ecorelay.daemon.outqueue import OUT_MAX, OUT_PAUSE, SPARE_MAX, OutQueue
 from ecorelay.daemon.perform import INPUT_MAX
 from ecorelay.daemon.reasons import Ended, Reason
-from tests.daemon.house import Client, House, ScriptedCore, hello, unix_pair
+from tests.daemon.house import Client, House, ScriptedCore, hello, op_id, unix_pair
 
 CHUNK = 128 * 1024
 
@@ -175,6 +175,104 @@ async def test_a_stream_that_can_only_wait_gets_everything_too(nursery: trio.Nur
     assert received == b"".join(b"%d\n" % number for number in range(10))
 
 
+def excuse(count: int) -> bytes:
+    return b"%d missed\n" % count
+
+
+@pytest.mark.parametrize("pair", [unix_pair, trio.testing.lockstep_stream_pair])
+async def test_what_can_be_spared_is_left_out_while_too_much_waits_and_that_is_said_in_its_place(
+    nursery: trio.Nursery, pair
+):
+    ours, theirs = pair()
+    async with ours, theirs:
+        ends = Ends()
+        out = OutQueue(ours, nursery, ends)
+        line = b"x" * 9_999 + b"\n"
+        taken = 0
+        while out.offer(line, excuse):
+            taken += 1
+            out.flush()
+        assert out.size <= SPARE_MAX + len(line)
+        for _ in range(2):
+            assert not out.offer(line, excuse)
+        out.put(b"an answer\n")
+        received = bytearray()
+        while not received.endswith(b"missed\n"):
+            received += await theirs.receive_some(1000)
+        assert received == line * taken + b"an answer\n" + b"3 missed\n"
+        assert out.offer(b"and on\n", excuse)
+        out.flush()
+        assert await theirs.receive_some() == b"and on\n"
+        assert ends.reasons == []
+
+
+async def test_what_is_left_out_of_one_burst_is_told_of_even_to_a_quick_reader(nursery: trio.Nursery):
+    ours, _ = trio.testing.memory_stream_pair()
+    out = OutQueue(ours, nursery, Ends())
+    taken = bytearray()
+
+    def take(data: bytes | memoryview) -> int:
+        taken.extend(data)
+        return len(data)
+
+    out._send_now = take
+    line = b"x" * 99_999 + b"\n"
+    offered = [out.offer(line, excuse) for _ in range(9)]
+    assert offered == [True] * 6 + [False] * 3
+    out.flush()
+    assert taken == line * 6 + b"3 missed\n"
+    assert out.size == 0
+
+
+async def test_nobody_is_told_of_what_was_left_out_for_a_connection_that_broke(nursery: trio.Nursery):
+    ours, theirs = unix_pair()
+    ends = Ends()
+    out = OutQueue(ours, nursery, ends)
+    while out.offer(b"x" * 9_999 + b"\n", excuse):
+        out.flush()
+    await theirs.aclose()
+    await wait_all_tasks_blocked()
+    assert (ends.reasons, out.size) == ([Reason.BROKEN], 0)
+    out.offer(b"dropped", excuse)
+    out.flush()
+    assert out.size == 0
+    await ours.aclose()
+
+
+async def test_a_watching_observer_that_does_not_read_stays_misses_some_and_hears_how_much(
+    lived_in: House, monkeypatch: pytest.MonkeyPatch
+):
+    house = lived_in
+    house.pair = unix_pair
+    monkeypatch.setattr(outqueue, "SPARE_MAX", 100_000)
+    observer = house.connect()
+    await observer.send(hello(role="observer"), wire.Watch(req_id=1, texts=True))
+    assert isinstance(await observer.receive(), wire.Welcome)
+    assert isinstance(await observer.receive(), wire.Done)
+    alice = await house.enter()
+    bob = await house.enter("bob")
+    sent = 400
+    for number in range(sent):
+        frame = wire.Send(req_id=number, op_id=op_id(number + 1), to="alice", text=f"{number} " + "x" * 600)
+        assert isinstance(await bob.request(frame), wire.Sent)
+        most = max(out.size for out in house.shell.sessions.values())  # type: ignore[attr-defined]
+        assert most <= 101_000
+    stored, missed = 0, 0
+    with trio.fail_after(30):
+        while not missed:
+            frame = await observer.receive()
+            match frame.what:
+                case "stored":
+                    stored += 1
+                case "missed":
+                    missed = frame.count
+    assert stored + missed == sent
+    assert 100 < stored < 300
+    assert house.shell.tally.counts == {"activity_missed": missed}
+    await alice.request(wire.Rename(req_id=1, op_id=op_id(9_000), new_name="zoe"))
+    assert (await observer.receive()).what == "renamed"
+
+
 async def test_a_queue_over_its_bound_is_dropped_and_ends_its_connection(nursery: trio.Nursery):
     ours, _theirs = trio.testing.lockstep_stream_pair()
     ends = Ends()
@@ -260,7 +358,7 @@ async def test_a_long_line_that_does_not_go_on_loses_its_place(autojump_clock: M
     reader.allow(wire.LINE_MAX)
     await theirs.send_all(b"x" * (lines.LONG_LINE + 1))
     await trio.sleep(1)
-    with pytest.raises(Ended) as ended, trio.fail_after(2 * lines.LONG_LINE_S):
+    with pytest.raises(Ended) as ended, trio.fail_after(2 * lines.LINE_S):
         await reader.next()
     assert ended.value.reason == Reason.STALLED
     assert places.borrowed_tokens == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -33,6 +35,11 @@ class Out:
         self.sid = sid
         self.log = log
         self.dirty = False
+        self.full = False
+
+    def offer(self, data: bytes, excuse: Callable[[int], bytes]) -> bool:
+        self.log.append(("offer", self.sid, excuse(7) if self.full else data))
+        return not self.full
 
     def put(self, data: bytes) -> None:
         self.log.append(("put", self.sid, data))
@@ -131,6 +138,24 @@ async def test_a_push_to_many_is_encoded_once(
     hands.shell.feed((Tick(),))
     assert encoded == [pushed()]
     assert len({id(entry[2]) for entry in hands.log if entry[0] == "put"}) == 1
+
+
+async def test_what_is_watched_is_offered_and_what_was_left_out_is_counted_and_dated(
+    hands: Hands, core: ScriptedCore
+):
+    online = wire.Activity(what="online", ts=1, peer="bob")
+    core.script = answers(Push((1, 2, 9), online), Push((1,), online))  # type: ignore[assignment]
+    hands.shell.sessions[2].full = True  # type: ignore[attr-defined]
+    hands.shell.feed((Tick(),))
+    line = wire.encode(online)
+    assert hands.log == [
+        ("offer", 1, line),
+        ("offer", 2, wire.encode(wire.Activity(what="missed", ts=WALL, count=7))),
+        ("offer", 1, line),
+        ("flush", 1),
+        ("rearm",),
+    ]
+    assert hands.tally.counts == {"activity_missed": 1}
 
 
 async def test_a_batch_of_events_is_handled_in_order_and_flushed_once(hands: Hands, core: ScriptedCore):

@@ -70,6 +70,16 @@ def test_hub_json_tells_how_to_reach_it(paths: Paths, make: Make, transport: str
     assert f"pid {os.getpid()}" in str(place)
 
 
+@pytest.mark.parametrize("keep_alive", [True, False])
+def test_hub_json_tells_whether_it_was_told_to_stay(paths: Paths, lock: HubLock, keep_alive: bool):
+    place = Place(paths, Config(hub_id="here", me="me", keep_alive=keep_alive), {}, lock)
+    place.announce()
+    endpoint = read_endpoint(paths.endpoint)
+    assert endpoint is not None
+    assert endpoint.kept is keep_alive
+    place.withdraw()
+
+
 @pytest.mark.guarantee("secrets-and-modes-0600")
 def test_hub_json_with_its_token_is_its_owners_alone(paths: Paths, make: Make):
     before = os.umask(0)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from ecorelay.core import ops
 from ecorelay.daemon import schema, store_file, store_place
 from ecorelay.daemon.store import InlineStore, StoreUnusable
 from ecorelay.errors import RelayError
@@ -269,6 +270,81 @@ def test_a_newer_version_that_is_in_the_log_alone_is_refused_too(tmp_path: Path)
     with pytest.raises(StoreUnusable, match="upgrade"):
         open_store(data_dir)
     assert files(data_dir) == before
+
+
+def made_by_version_1(tmp_path: Path) -> Path:
+    """A data directory as the program with version 1 of the tables left it."""
+    data_dir = tmp_path / "data"
+    data_dir.mkdir(mode=0o700)
+    dump = Path(__file__).with_name("golden").joinpath("hub-v1.sql").read_text()
+    with closing(sqlite3.connect(data_dir / "hub.db", isolation_level=None)) as db:
+        db.executescript(
+            f"""
+            PRAGMA page_size = {store_file.PAGE_BYTES};
+            PRAGMA auto_vacuum = INCREMENTAL;
+            PRAGMA journal_mode = WAL;
+            BEGIN;
+            {dump}
+            PRAGMA application_id = {schema.APPLICATION_ID};
+            PRAGMA user_version = 1;
+            COMMIT;
+            """
+        )
+    return data_dir
+
+
+def tables(db: Any) -> dict[str, Any]:
+    """Every table, its columns in order, its indexes."""
+    names = [
+        row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
+    ]
+    return {
+        name: [
+            db.execute(f"PRAGMA table_xinfo({name})").fetchall(),
+            sorted(row[1:] for row in db.execute(f"PRAGMA index_list({name})").fetchall()),
+        ]
+        for name in names
+        if name != "sqlite_sequence"
+    }
+
+
+def test_a_database_of_version_1_is_brought_up_to_date_with_all_that_is_in_it(tmp_path: Path) -> None:
+    kit = Kit(made_by_version_1(tmp_path), mailbox_messages=3)
+    assert kit.store.problems == ()
+    assert kit.db.execute("PRAGMA user_version").fetchone() == (schema.VERSION,)
+    assert tables(kit.db) == tables(Kit(tmp_path / "new").db)
+    snapshot = kit.store.snapshot()
+    assert [(peer.no, peer.name) for peer in snapshot.peers] == [(1, "Ann"), (2, "bob"), (3, "kitty")]
+    assert [old for old, _, _ in snapshot.forwards] == ["cat"]
+    assert snapshot.identities == (("claude", "s1", 1),)
+    assert [group.name for group in snapshot.groups] == ["team"]
+    assert snapshot.blocks == ()
+    ann, bob, cat = 1, 2, 3
+    assert texts(kit.read(bob)) == ["kept", "pushed"]
+    page = kit.read(ann)
+    assert texts(page) == ["to both"]
+    assert [(notice.about, notice.reason, notice.count) for notice in page.notices] == [("bob", "evicted", 1)]
+    assert [line.text for line in kit.history(1, bob).lines] == ["made", "a line"]
+    kit.do(ops.SetBlock(no=cat, blocked=True, at=T0))
+    assert kit.do(ops.ForgetPeer(no=cat, at=T0)).lost == (ops.Eviction(bob, cat, 1, True),)
+    kit.reopen()
+    assert [notice.about for notice in kit.read(bob, lease=2).notices] == ["kitty"]
+    assert kit.do(ops.AddPeer(peer_id="new", name="cat", auto=True, at=T0)) == ops.Numbered(4)
+
+
+def test_an_upgrade_that_fails_half_way_leaves_the_older_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data_dir = made_by_version_1(tmp_path)
+    monkeypatch.setitem(schema.UPGRADES, 1, schema.UPGRADES[1] + "; INSERT INTO blocks VALUES (1)")
+    with pytest.raises(StoreUnusable):
+        open_store(data_dir)
+    monkeypatch.undo()
+    with closing(sqlite3.connect(data_dir / "hub.db")) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (1,)
+    kit = Kit(data_dir)
+    assert kit.store.problems == ()
+    assert texts(kit.read(2)) == ["kept", "pushed"]
 
 
 def test_an_older_database_is_brought_up_to_date_and_kept(

@@ -117,7 +117,7 @@ def test_the_same_mail_again_is_stored_once_and_told_whether_it_was_delivered(ki
     mail = kit.mail(1, 2, text="once")
     first = kit.do(mail)
     assert kit.do(mail) == ops.Appended(first.mid, (1,), duplicate=True, delivered=False)
-    kit.do(ops.MarkPushed(rows=((2, first.mid),), carrier="channel", at=kit.now))
+    kit.do(ops.MarkPushed(rows=((2, first.mid, kit.now),), carrier="channel"))
     assert kit.do(mail).delivered
     page = kit.read(2)
     assert texts(page) == ["once"]
@@ -358,10 +358,10 @@ def test_an_asker_that_was_removed_cannot_be_answered(kit: Kit) -> None:
 
 def test_pushed_is_a_receipt_and_nothing_more(kit: Kit) -> None:
     mids = [kit.send(1, 2, text=f"{number}").mid for number in range(6)]
-    rows = tuple((2, mid) for mid in (*mids, mids[2]))
     kit.now += 7
-    kit.do(ops.MarkPushed(rows=rows, carrier="channel", at=kit.now))
-    kit.do(ops.MarkPushed(rows=(), carrier="channel", at=kit.now))
+    rows = ((2, mids[2], 1), *[(2, mid, kit.now) for mid in mids])
+    kit.do(ops.MarkPushed(rows=rows, carrier="channel"))
+    kit.do(ops.MarkPushed(rows=(), carrier="channel"))
     page = kit.read(2)
     assert texts(page) == ["1", "2", "3", "4", "5"]
     assert {mail.pushed_at for mail in page.mails} == {kit.now}

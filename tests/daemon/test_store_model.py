@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from hypothesis import settings, strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec.structs import replace
 
 from ecorelay.core import ops
 from ecorelay.core.events import Stored, StoreFailed
 from ecorelay.core.ops import Op
 from ecorelay.limits import Limits
-from tests.daemon.store_kit import Kit, make_id
+from tests.daemon.store_kit import Kit, make_id, purge
 from tests.helpers.model_store import ModelStore
 
 PEERS = 3
@@ -40,6 +41,9 @@ class Twins(RuleBasedStateMachine):
         self.leases = 0
         self.pending: list[tuple[Op, ...]] = []
         self.open_pages: list[tuple[int, int, ops.PageRead, ops.PageRead]] = []
+        self.forgotten: set[int] = set()
+        self.moments = [0]
+        """At which nothing happened."""
 
     def teardown(self) -> None:
         self.kit.store.close()
@@ -103,8 +107,27 @@ class Twins(RuleBasedStateMachine):
                     other.notices,
                     sorted(other.groups),
                 )
+            case ops.MessageTraced(), ops.MessageTraced():
+                assert self.undated(one) == self.undated(other)
+            case ops.MailPurged(), ops.MailPurged():
+                assert self.removed(one) == self.removed(other)
             case _:
                 assert one == other
+
+    def undated(self, traced: ops.MessageTraced) -> Any:
+        """When an eviction was, in a commit of several messages, is known to within the commit."""
+        return replace(
+            traced, receipts=tuple(replace(each, ended_at=each.ended_at > 0) for each in traced.receipts)
+        )
+
+    def removed(self, purged: ops.MailPurged) -> Any:
+        return (
+            purged.messages,
+            purged.lines,
+            sorted((no, unread, sorted(ids)) for no, unread, ids in purged.unread),
+            sorted(map(str, purged.evictions)),
+            sorted(purged.groups),
+        )
 
     def plain(self, appended: ops.Appended, mid: int) -> Any:
         return (
@@ -146,6 +169,8 @@ class Twins(RuleBasedStateMachine):
         return make_id(self.ids)
 
     def answer(self, target: str, sender: int, text: str) -> None:
+        if sender in self.forgotten:
+            return  # nobody acts for it
         op = ops.AppendReply(
             msg_id=self.fresh(),
             target_id=target,
@@ -164,12 +189,77 @@ class Twins(RuleBasedStateMachine):
         self.model.lose_pending()
         self.open_pages.clear()
 
+    @precondition(lambda self: len(self.forgotten) < 2)
+    @rule(no=NOS, leaves=st.booleans(), again=st.booleans())
+    def forget(self, no: int, leaves: bool, again: bool) -> None:
+        self.both()
+        unit: list[Op] = []
+        for group in self.model.groups.values() if leaves else ():
+            if group.admin_no == no:
+                unit.append(ops.DropGroup(group_no=group.no))
+            elif no in group.members:
+                line = self.kit.line(no, "left", system=True, msg_id=self.fresh())
+                unit.append(ops.RemoveMember(group_no=group.no, no=no, line=line))
+        unit.append(ops.ForgetPeer(no=no, at=self.kit.now))
+        if self.both(*unit):
+            self.forgotten.add(no)
+            if again:  # its name is free
+                self.both(self.kit.peer(f"p{no}"))
+
+    @rule(no=NOS, far=st.sampled_from(["", "a@b", "A@B"]), blocked=st.booleans())
+    def block(self, no: int, far: str, blocked: bool) -> None:
+        self.both(ops.SetBlock(no=0 if far else no, address=far, blocked=blocked, at=self.kit.now))
+
+    @rule()
+    def time_passes(self) -> None:
+        self.both()
+        self.moments.append(self.kit.now + 5_000)
+        self.kit.now += 10_000
+
+    @rule(data=st.data(), unread=st.booleans(), spared=st.sets(st.integers(1, 2)))
+    def purge(self, data: Any, unread: bool, spared: set[int]) -> None:
+        self.both()
+        before = data.draw(st.sampled_from(self.moments))
+        asked: dict[str, Any] = {"before": before, "unread": unread, "now": self.kit.now}
+        op = ops.PurgeMail(**asked, spared=tuple(sorted(spared)))
+        self.compare(purge(self.kit, op), self.model.do(op)[0])
+        self.no_file_holds_what_is_gone()
+
+    def no_file_holds_what_is_gone(self) -> None:
+        assert (self.dir / "data" / "hub.db-wal").stat().st_size == 0
+        assert self.kit.db.execute("PRAGMA freelist_count").fetchone() == (0,)
+
+    @rule(data=st.data())
+    def trace(self, data: Any) -> None:
+        if ids := [*self.sent, *self.lines]:
+            self.both(ops.TraceMessage(msg_id=data.draw(st.sampled_from(ids))))
+
+    @rule(largest=st.integers(0, 3))
+    def measure(self, largest: int) -> None:
+        self.both(ops.MeasureMail(largest=largest))
+
+    @rule(no=NOS, name=st.sampled_from(["p1", "P2", "x"]))
+    def rename(self, no: int, name: str) -> None:
+        self.both(ops.RenamePeer(no=no, name=name, forward_until=self.kit.now + 1))
+
     @invariant()
     def same_state(self) -> None:
-        if self.pending or not self.model.peers.get(PEERS):
+        if self.pending or not self.model.numbers.get("peer"):
             return
+        ours, theirs = self.kit.store.snapshot(), self.model.snapshot()
+        assert [(peer.no, peer.name) for peer in ours.peers] == [
+            (peer.no, peer.name) for peer in theirs.peers
+        ]
+        assert sorted(ours.forwards) == sorted(theirs.forwards)
+        assert (ours.groups, ours.blocks) == (theirs.groups, theirs.blocks)
+        dead = self.kit.db.execute("SELECT box, mid FROM receipts WHERE outcome = 2").fetchall()
+        assert set(dead) == {
+            (no, self.mids[mid]) for (no, mid), row in self.model.rows.items() if row.state == "dead"
+        }
         for no in range(1, PEERS + 1):
             self.both(ops.OpenMailbox(no=no))
+            if no in self.forgotten:
+                continue
             rows = self.kit.db.execute(
                 "SELECT m.entries, m.bytes, m.unread, count(r.mid), total(r.size), total(r.state)"
                 " FROM mailboxes AS m LEFT JOIN ring AS r ON r.box = m.box WHERE m.box = ?",
@@ -296,9 +386,9 @@ class MailTwins(Twins):
         self.both()
         if self.mids:
             mids = data.draw(st.lists(st.sampled_from(sorted(self.mids)), max_size=3))
-            twin = ops.MarkPushed(rows=tuple((no, mid) for mid in mids), carrier="c", at=self.kit.now)
-            rows = tuple((no, self.mids[mid]) for mid in mids)
-            self.both(ops.MarkPushed(rows=rows, carrier="c", at=self.kit.now), twin=(twin,))
+            twin = ops.MarkPushed(rows=tuple((no, mid, self.kit.now) for mid in mids), carrier="c")
+            rows = tuple((no, self.mids[mid], self.kit.now) for mid in mids)
+            self.both(ops.MarkPushed(rows=rows, carrier="c"), twin=(twin,))
 
 
 class GroupTwins(Twins):

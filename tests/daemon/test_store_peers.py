@@ -202,7 +202,7 @@ def test_receipts_go_a_week_after_mail_left_the_ring_and_mail_in_a_ring_stays(ki
     ann, bob = kit.add("ann", "bob")
     old = kit.mail(ann, bob)
     kit.do(old)
-    kit.do(ops.MarkPushed(rows=((bob, 1),), carrier="channel", at=kit.now))
+    kit.do(ops.MarkPushed(rows=((bob, 1, kit.now),), carrier="channel"))
     kit.now += 30 * DAY
     assert housekeep(kit).rows == 0
     for _ in range(5):

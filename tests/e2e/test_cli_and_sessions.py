@@ -39,7 +39,14 @@ async def test_a_session_is_listed_with_where_it_works_and_nothing_of_it_reaches
     with trio.fail_after(PATIENCE_S):
         async with session(ecorelay, "api", **more):
             shown = (await typed(ecorelay, "peers")).out
-            assert shown.split() == ["api", "online", "claude-code", "orders\\u202e", "/srv/shop\\x1b[2J"]
+            assert shown.split() == [
+                "api",
+                "online",
+                "pull",
+                "claude-code",
+                "orders\\u202e",
+                "/srv/shop\\x1b[2J",
+            ]
             said = await typed(ecorelay, "peers", "--match", "SHOP", "--json")
             assert said.out.rstrip().isprintable()
             (peer,) = said.json["peers"]

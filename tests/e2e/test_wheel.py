@@ -1,5 +1,6 @@
 """What people install: the wheel, made from the source distribution, in an environment without us."""
 
+import json
 import sys
 import sysconfig
 import zipfile
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ecorelay_adapters.clients.files import read_tree, shipped
+from tests.helpers import standin_claude
 from tests.helpers.children import HELLO, run
 
 ROOT = Path(__file__).parents[2]
@@ -16,6 +19,7 @@ PACKAGES = [
     "relay_server/ecorelay_relay_server",
     "adapters/ecorelay_adapters",
 ]
+PLUGIN = ROOT / "adapters" / "claude_code"
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +55,12 @@ def test_the_wheel_holds_every_file_of_the_four_packages(wheel):
         for path in (ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
+    # What assistants load goes into the adapters' package.
+    expected |= {
+        f"ecorelay_adapters/files/claude_code/{path.relative_to(PLUGIN).as_posix()}"
+        for path in PLUGIN.rglob("*")
+        if path.is_file()
+    }
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"{Path(package).name}/py.typed" for package in PACKAGES} <= expected
     assert {name for name in names if ".dist-info/" not in name} == expected
@@ -83,3 +93,29 @@ def test_the_installed_wheel_has_the_version_of_the_source(programs, tmp_path):
     where, version = run(programs / "python", "-I", "-c", code, cwd=tmp_path).stdout.rsplit(maxsplit=1)
     assert not Path(where).is_relative_to(ROOT)
     assert version == ecorelay.__version__
+
+
+@pytest.mark.guarantee("wheel-complete")
+def test_the_installed_wheel_has_the_same_plugin_as_the_checkout(programs, tmp_path):
+    code = (
+        "from ecorelay_adapters.clients.files import read_tree, shipped\n"
+        "import json\n"
+        "where = shipped('claude_code')\n"
+        "tree = {name: data.decode() for name, data in read_tree(where).items()}\n"
+        "print(json.dumps([str(where), tree]))\n"
+    )
+    where, tree = json.loads(run(programs / "python", "-I", "-c", code, cwd=tmp_path).stdout)
+    assert not Path(where).is_relative_to(ROOT)
+    assert shipped("claude_code") == PLUGIN
+    assert tree == {name: data.decode() for name, data in read_tree(PLUGIN).items()}
+    assert ".claude-plugin/marketplace.json" in tree
+
+
+def test_the_installed_wheel_sets_up_claude_code_with_its_own_program(programs, tmp_path):
+    standin_claude.make(tmp_path / "bin")
+    (tmp_path / "me").mkdir()
+    settings = {"HOME": str(tmp_path / "me"), "PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "CLAUDE_BIN": ""}
+    run(programs / "ecorelay", "install", "claude-code", cwd=tmp_path, asking=(), **settings)
+    (manifest,) = (tmp_path / "me").rglob("claude-code/plugins/ecorelay/.claude-plugin/plugin.json")
+    server = json.loads(manifest.read_text())["mcpServers"]["ecorelay"]
+    assert server["command"] == str(programs / "ecorelay")

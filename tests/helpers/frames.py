@@ -41,8 +41,9 @@ def _values(kind: inspect.Type) -> st.SearchStrategy[Any]:
             return st.sampled_from(values)
         case inspect.StrType(pattern=str() as pattern):
             return st.from_regex(pattern)
-        case inspect.StrType(max_length=longest):
-            return TEXT if longest is None or longest >= 40 else TEXT.map(lambda text: text[:longest])
+        case inspect.StrType(max_length=longest, min_length=shortest):
+            cut = TEXT if longest is None or longest >= 40 else TEXT.map(lambda text: text[:longest])
+            return cut.filter(lambda text: len(text) >= (shortest or 0))
         case inspect.UnionType(types=types):
             return st.one_of(*map(_values, types))
         case inspect.TupleType(item_types=types):

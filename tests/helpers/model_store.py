@@ -80,16 +80,22 @@ class Message(Struct, frozen=True):
 
 
 class Row(Struct, frozen=True):
-    """One message in one mailbox: `unread`, `seen`, or out of the ring as `evicted`."""
+    """One message in one mailbox: `unread`, `seen`, or out of the ring as `evicted`, `dead` or `expired`."""
 
     mid: int
     state: str = "unread"
     in_ring: bool = True
     lease: int = 0
     handed: bool = False
-    pushed_at: int = 0
-    replied: bool = False
     at: int = 0
+    seen_at: int = 0
+    replied_at: int = 0
+    ended_at: int = 0
+    reason: str = ""
+
+    @property
+    def replied(self) -> bool:
+        return self.replied_at > 0
 
 
 class NoticeRow(Struct, frozen=True):
@@ -127,8 +133,12 @@ class ModelStore:
         """msg_id → mid."""
         self.rows: Table[tuple[int, int], Row] = Table(self.journal)
         """(peer no, mid)."""
+        self.marks: Table[tuple[int, int], tuple[int, str]] = Table(self.journal)
+        """(peer no, mid) → when a carrier took it, and which."""
         self.mailboxes: Table[int, tuple[int, ...]] = Table(self.journal)
         """Peer no → mids in its ring, in order."""
+        self.unseen: Table[tuple[int, int], int] = Table(self.journal)
+        """(sender no, recipient no) → how many messages left the mailbox unread; no receipt outlives it."""
         self.leases: Table[int, tuple[tuple[int, int], ...]] = Table(self.journal)
         self.notices: Table[tuple[int, int, str], NoticeRow] = Table(self.journal)
         """(sender no, recipient no, reason)."""
@@ -137,7 +147,14 @@ class ModelStore:
         self.line_ids: Table[str, tuple[int, int]] = Table(self.journal)
         """msg_id → (group no, seq)."""
         self.cursors: Table[tuple[int, int], int] = Table(self.journal)
+        self.all_lines: Table[str, tuple[int, ops.Line]] = Table(self.journal)
+        """Every line that was ever said: msg_id → group no, line."""
         self.op_ids: Table[tuple[int, str], ops.SaveOp] = Table(self.journal)
+        self.backups: Table[str, ops.Snapshot] = Table(self.journal)
+        self.removed: Table[int, str] = Table(self.journal)
+        """Peer no → its last name, of those that are gone."""
+        self.blocked: Table[int, bool] = Table(self.journal)
+        self.blocked_far: Table[str, str] = Table(self.journal)
 
     # --- units ---------------------------------------------------------------------------------------
 
@@ -187,6 +204,13 @@ class ModelStore:
             identities=tuple((*key, no) for key, no in self.identities.items()),
             places=tuple((*key, no) for key, nos in self.places.items() for no in sorted(nos)),
             groups=tuple(self.groups.values()),
+            blocks=tuple(
+                sorted(
+                    [(self.peers[no].name, no) for no in self.blocked]
+                    + [(address, 0) for address in self.blocked_far.values()],
+                    key=lambda block: block[0].lower(),
+                )
+            ),
         )
 
     def _do(self, op: Op) -> OpResult:
@@ -262,9 +286,15 @@ class ModelStore:
             and not self.ring(no)
             and not any(no in group.members for group in self.groups.values())
         )
+        self._erase(gone)
+        return ops.Dropped(gone)
+
+    def _erase(self, gone: tuple[int, ...]) -> None:
         for no in gone:
+            self.removed.put(no, self.peers[no].name)
             self.peers.drop(no)
             self.mailboxes.drop(no)
+            self.blocked.drop(no)
         for old, forward in self.forwards.items():
             if forward[1] in gone:
                 self.forwards.drop(old)
@@ -277,7 +307,39 @@ class ModelStore:
         for pair in self.notices:
             if pair[0] in gone:
                 self.notices.drop(pair)
-        return ops.Dropped(gone)
+        for op_id in self.op_ids:
+            if op_id[0] in gone:
+                self.op_ids.drop(op_id)
+
+    def _forget_peer(self, op: ops.ForgetPeer) -> ops.Forgotten:
+        self._peer(op.no)
+        if any(op.no in group.members for group in self.groups.values()):
+            raise RelayError("bad_args", f"{op.no} is in a group")
+        lost: dict[int, ops.Eviction] = {}
+        for row in self.ring(op.no):
+            self._change(op.no, row.mid, in_ring=False, lease=0, ended_at=op.at)
+            if row.state == "seen":
+                continue
+            self._change(op.no, row.mid, state="dead", reason="forgotten")
+            message = self.message(row.mid)
+            sender = 0 if message.kind == "system" else message.sender_no
+            first = sender != op.no and self._tell(sender, op.no, "forgotten", op.at)
+            before = lost.get(sender, ops.Eviction(sender, op.no, 0, first=False))
+            lost[sender] = replace(before, count=before.count + 1, first=before.first or first)
+        self._erase((op.no,))
+        return ops.Forgotten(tuple(lost.values()))
+
+    def _set_block(self, op: ops.SetBlock) -> None:
+        if op.no:
+            self._peer(op.no)
+        if op.no and op.blocked:
+            self.blocked.put(op.no, True)
+        elif op.no:
+            self.blocked.drop(op.no)
+        elif not op.blocked:
+            self.blocked_far.drop(op.address.lower())
+        elif op.address.lower() not in self.blocked_far:
+            self.blocked_far.put(op.address.lower(), op.address)
 
     def _open_mailbox(self, op: ops.OpenMailbox) -> ops.MailboxState:
         self._peer(op.no)
@@ -307,7 +369,7 @@ class ModelStore:
         return [
             ops.Notice(
                 notice_id=f"n{row.number}-{row.total}",
-                about=self.peers[recipient].name if recipient in self.peers else "a removed peer",
+                about=self.peers[recipient].name if recipient in self.peers else self.removed[recipient],
                 reason=reason,
                 count=row.total - row.told,
                 at=row.at,
@@ -317,17 +379,22 @@ class ModelStore:
         ]
 
     def _change(self, no: int, mid: int, **fields: Any) -> None:
-        self.rows.put((no, mid), replace(self.rows[no, mid], **fields))
+        before = self.rows[no, mid]
+        if before.state == "unread" and fields.get("state") in ("evicted", "dead", "expired"):
+            pair = self.message(mid).sender_no, no
+            if self.message(mid).kind != "system":
+                self.unseen.put(pair, (self.unseen.get(pair) or 0) + 1)
+        self.rows.put((no, mid), replace(before, **fields))
 
     # --- mail: writing ---------------------------------------------------------------------------------
 
     def _append_mail(self, op: ops.AppendMail) -> ops.Appended:
+        for no in op.recipients:
+            self._peer(no)
         if op.msg_id in self.line_ids:
             raise RelayError("bad_msg", "the id is that of a group message")
         if op.msg_id in self.mids:
             return self._duplicate(op)
-        for no in op.recipients:
-            self._peer(no)
         mid = self._next("mid")
         self.messages.put(mid, Message(mid, op))
         self.mids.put(op.msg_id, mid)
@@ -344,8 +411,11 @@ class ModelStore:
         before = self.message(mid)
         if (before.sender_no, before.text, before.recipients) != (op.sender_no, op.text, op.recipients):
             raise RelayError("bad_msg", "the id was used for another message")
-        rows = [self.rows[no, mid] for no in op.recipients]
-        delivered = len(rows) == 1 and (rows[0].pushed_at > 0 or rows[0].state == "seen")
+        delivered = False
+        if len(op.recipients) == 1:
+            row = self.rows.get((op.recipients[0], mid))
+            was_seen = row is not None and (row.seen_at > 0 or row.state == "seen")
+            delivered = was_seen or (op.recipients[0], mid) in self.marks
         unread = tuple(len(self.unread(no)) for no in op.recipients)
         return ops.Appended(mid, unread, duplicate=True, delivered=delivered)
 
@@ -355,7 +425,7 @@ class ModelStore:
         while self._over(ring := self.ring(no)):
             row = next((row for row in ring[:-1] if row.state == "seen"), ring[0])
             self.mailboxes.put(no, tuple(each.mid for each in ring if each.mid != row.mid))
-            self._change(no, row.mid, in_ring=False, lease=0)
+            self._change(no, row.mid, in_ring=False, lease=0, ended_at=at)
             if row.state == "seen":
                 continue
             self._change(no, row.mid, state="evicted")
@@ -401,7 +471,8 @@ class ModelStore:
         if target_mid:
             target = self.rows[op.sender_no, target_mid]
             state = "seen" if target.state == "unread" else target.state
-            self._change(op.sender_no, target_mid, state=state, lease=0, replied=True)
+            seen_at = target.seen_at or op.at if target.in_ring else target.seen_at
+            self._change(op.sender_no, target_mid, state=state, lease=0, replied_at=op.at, seen_at=seen_at)
         appended = self._append_mail(mail)
         return ops.Replied(appended, to, broadcast_id, len(self.unread(op.sender_no)), target_mid)
 
@@ -418,13 +489,12 @@ class ModelStore:
         raise RelayError("unknown_ask", f"you were sent no message {op.target_id}")
 
     def _mark_pushed(self, op: ops.MarkPushed) -> None:
-        for no, mid in op.rows:
-            if (no, mid) in self.rows:
-                self._change(no, mid, pushed_at=op.at)
+        for no, mid, at in op.rows:
+            self.marks.put((no, mid), (at, op.carrier))
 
     # --- mail: reading -----------------------------------------------------------------------------------
 
-    def _stored_mail(self, row: Row, *, stub: bool = False) -> ops.StoredMail:
+    def _stored_mail(self, no: int, row: Row, *, stub: bool = False) -> ops.StoredMail:
         op = self.message(row.mid)
         return ops.StoredMail(
             mid=row.mid,
@@ -438,10 +508,11 @@ class ModelStore:
             urgent=op.urgent,
             handed=row.handed,
             seen=row.state == "seen",
-            pushed_at=row.pushed_at,
+            pushed_at=(self.marks.get((no, row.mid)) or (0, ""))[0],
         )
 
     def _load_backlog(self, op: ops.LoadBacklog) -> ops.Backlog:
+        self._peer(op.no)
         rows = [row for row in self.unread(op.no) if row.mid > op.after and not row.lease]
         taken: list[Row] = []
         size = 0
@@ -450,10 +521,11 @@ class ModelStore:
             if taken and (len(taken) >= op.max_count or size > op.max_bytes):
                 break
             taken.append(row)
-        mails = tuple(map(self._stored_mail, taken))
+        mails = tuple([self._stored_mail(op.no, row) for row in taken])
         return ops.Backlog(mails, len(taken) < len(rows), len(self.unread(op.no)))
 
     def _read_page(self, op: ops.ReadPage) -> ops.PageRead:
+        self._peer(op.no)
         free = [row for row in self.unread(op.no) if not row.lease and row.mid not in op.hidden]
         wanted = free
         if op.since_id is not None:
@@ -470,7 +542,7 @@ class ModelStore:
             used += len(msgspec.json.encode(text).decode()) + ops.ENTRY_ROOM
             if mails and (len(mails) >= op.limit or used > op.budget):
                 break
-            mails.append(self._stored_mail(row, stub=stub))
+            mails.append(self._stored_mail(op.no, row, stub=stub))
             if not stub and row.state == "unread" and not row.lease:
                 self._change(op.no, row.mid, lease=op.lease, handed=True)
                 self.leases.put(op.lease, (*(self.leases.get(op.lease) or ()), (op.no, row.mid)))
@@ -483,11 +555,14 @@ class ModelStore:
         )
 
     def _confirm_mail(self, op: ops.ConfirmMail) -> ops.Confirmed:
+        self._peer(op.no)
         for msg_id in op.msg_ids:
             mid = self.mids.get(msg_id)
             row = self.rows.get((op.no, mid)) if mid is not None else None
             if row is not None and row.state == "unread":
-                self._change(op.no, row.mid, state="seen", lease=0)
+                self._change(op.no, row.mid, state="seen", lease=0, seen_at=op.at)
+            elif row is not None and not row.in_ring and not row.seen_at:
+                self._change(op.no, row.mid, seen_at=op.at)  # left while it was read
         self._end_lease(ops.EndLease(lease=op.lease))
         for pair, notice in self.notices.items():
             for shown in op.notices:
@@ -499,9 +574,10 @@ class ModelStore:
         return ops.Confirmed(len(self.unread(op.no)), len(self.notices_for(op.no)))
 
     def _end_lease(self, op: ops.EndLease) -> None:
-        for no, mid in self.leases.get(op.lease) or ():
-            if self.rows[no, mid].lease == op.lease:
-                self._change(no, mid, lease=0)
+        for key in self.leases.get(op.lease) or ():
+            row = self.rows.get(key)  # None: it was read, and purged
+            if row is not None and row.lease == op.lease:
+                self._change(*key, lease=0)
         self.leases.drop(op.lease)
 
     # --- groups ------------------------------------------------------------------------------------------
@@ -550,6 +626,7 @@ class ModelStore:
             del lines[0]
         self.lines.put(group_no, tuple(lines))
         self.line_ids.put(line.msg_id, (group_no, seq))
+        self.all_lines.put(line.msg_id, (group_no, line))
         own_read = self.cursors.get((group_no, line.sender_no)) == seq - 1
         if own_read:
             self.cursors.put((group_no, line.sender_no), seq)
@@ -662,6 +739,120 @@ class ModelStore:
                 rows += 1
         return ops.HousekeepingDone(rows, more=False)
 
+    # --- what a person asks of the hub --------------------------------------------------------------------
+
+    def _trace_message(self, op: ops.TraceMessage) -> ops.MessageTraced:
+        said = self.all_lines.get(op.msg_id)
+        mid = self.mids.get(op.msg_id)
+        if said is not None:
+            line = said[1]
+            group = self.groups.get(said[0])
+            return ops.MessageTraced(
+                msg_id=op.msg_id,
+                kind="system" if line.system else "group",
+                sender=line.sender,
+                at=line.at,
+                size=len(line.text.encode()),
+                group=group.name if group else "(deleted)",
+            )
+        unknown = RelayError("unknown_ask", f"nothing is known of a message {op.msg_id}")
+        if mid is None:
+            raise unknown
+        message = self.message(mid)
+        receipts = [self._receipt(no, mid) for no in message.recipients if (no, mid) in self.rows]
+        if not receipts:
+            raise unknown
+        return ops.MessageTraced(
+            msg_id=op.msg_id,
+            kind=message.kind,
+            sender=message.sender,
+            at=message.at,
+            size=len(message.text.encode()),
+            reply_to=message.reply_to,
+            broadcast_id=message.broadcast_id,
+            receipts=tuple(receipts),
+        )
+
+    def _receipt(self, no: int, mid: int) -> ops.MailReceipt:
+        row = self.rows[no, mid]
+        pushed_at, carrier = self.marks.get((no, mid)) or (0, "")
+        ended: Any = row.state if row.state not in ("unread", "seen") else ""
+        return ops.MailReceipt(
+            recipient=self.peers[no].name if no in self.peers else "(removed)",
+            stored_at=self.message(mid).at,
+            pushed_at=pushed_at,
+            carrier=carrier,
+            seen_at=row.seen_at,
+            replied_at=row.replied_at,
+            ended_at=row.ended_at if ended else 0,
+            ended=ended,
+            reason=row.reason,
+        )
+
+    def _measure_mail(self, op: ops.MeasureMail) -> ops.MailMeasured:
+        sizes = []
+        for no in self.peers:
+            ring = self.ring(no)
+            size = sum(len(self.message(row.mid).text.encode()) for row in ring)
+            if ring:
+                sizes.append((no, len(ring), len(self.unread(no)), size))
+        sizes.sort(key=lambda each: (-each[3], -each[1], each[0]))
+        messages, unread, size = (sum(each[field] for each in sizes) for field in (1, 2, 3))
+        return ops.MailMeasured(len(sizes), messages, unread, size, tuple(sizes[: op.largest]))
+
+    def _purge_mail(self, op: ops.PurgeMail) -> ops.MailPurged:
+        """All at once: there is no second step."""
+        unread: dict[int, list[str]] = {}
+        lost: dict[tuple[int, int], ops.Eviction] = {}
+        messages = 0
+        for no in self.peers:
+            for row in self.ring(no):
+                message = self.message(row.mid)
+                if message.at >= op.before or (row.state == "unread" and (row.lease or not op.unread)):
+                    continue
+                messages += 1
+                self.mailboxes.put(no, tuple(mid for mid in self.mailboxes[no] if mid != row.mid))
+                if row.state == "seen":
+                    self.rows.drop((no, row.mid))
+                    self.marks.drop((no, row.mid))
+                    continue
+                self._change(no, row.mid, in_ring=False, state="expired", reason="purged", ended_at=op.now)
+                unread.setdefault(no, []).append(message.msg_id)
+                sender = 0 if message.kind == "system" else message.sender_no
+                first = self._tell(sender, no, "purged", op.now)
+                before = lost.get((sender, no), ops.Eviction(sender, no, 0, first=False))
+                lost[sender, no] = replace(before, count=before.count + 1, first=before.first or first)
+        lines = 0
+        counts: list[tuple[int, int, int]] = []
+        for group_no, said in self.lines.items():
+            left = list(said)
+            while group_no not in op.spared and left and left[0].line.at < op.before:
+                del left[0]
+            if len(left) < len(said):
+                lines += len(said) - len(left)
+                self.lines.put(group_no, tuple(left))
+                members = self.groups[group_no].members
+                counts += [(group_no, no, self.group_unread(group_no, no)) for no in members]
+        for key, receipt in self.rows.items():
+            if not receipt.in_ring and receipt.ended_at < op.before:
+                self.rows.drop(key)
+        for op_id, kept in self.op_ids.items():
+            if kept.at < min(op.before, op.now - HOUR_MS):
+                self.op_ids.drop(op_id)
+        return ops.MailPurged(
+            messages=messages,
+            lines=lines,
+            unread=tuple((no, len(self.unread(no)), tuple(ids)) for no, ids in unread.items()),
+            evictions=tuple(lost.values()),
+            groups=tuple(counts),
+        )
+
+    def _write_backup(self, op: ops.WriteBackup) -> ops.BackupWritten:
+        if not op.path.startswith("/") or op.path in self.backups:
+            raise RelayError("bad_args", f"{op.path} cannot be there")
+        self.backups.put(op.path, self.snapshot())
+        return ops.BackupWritten(4096)
+
 
 _DO: dict[type[Op], Callable[[ModelStore, Any], OpResult]] = {
     ops.AddPeer: ModelStore._add_peer,
@@ -669,6 +860,8 @@ _DO: dict[type[Op], Callable[[ModelStore, Any], OpResult]] = {
     ops.RememberPeer: ModelStore._remember_peer,
     ops.RenamePeer: ModelStore._rename_peer,
     ops.DropPeers: ModelStore._drop_peers,
+    ops.ForgetPeer: ModelStore._forget_peer,
+    ops.SetBlock: ModelStore._set_block,
     ops.OpenMailbox: ModelStore._open_mailbox,
     ops.AppendMail: ModelStore._append_mail,
     ops.AppendReply: ModelStore._append_reply,
@@ -687,4 +880,8 @@ _DO: dict[type[Op], Callable[[ModelStore, Any], OpResult]] = {
     ops.SaveOp: ModelStore._save_op,
     ops.FindOp: ModelStore._find_op,
     ops.Housekeep: ModelStore._housekeep,
+    ops.TraceMessage: ModelStore._trace_message,
+    ops.MeasureMail: ModelStore._measure_mail,
+    ops.PurgeMail: ModelStore._purge_mail,
+    ops.WriteBackup: ModelStore._write_backup,
 }

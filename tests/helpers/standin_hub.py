@@ -1,7 +1,8 @@
 """A program in the hub's place, as small and quick as can be: listens, says so, greets, and no more.
 
 Started as ``python standin_hub.py MODE run --ready-fd N`` with ``ECORELAY_HOME``. It notes each start in
-``starts`` there and ends when there is a file ``end``.
+``starts`` there and ends when there is a file ``end``. What it is asked to end for it notes in ``stops``, and
+ends, unless ``ECORELAY_STANDIN_STAYS``. It has the version ``ECORELAY_STANDIN_VERSION``.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ def main(mode: str, ready: int) -> None:
     listener.listen(128)
     endpoint = {
         "pid": os.getpid(),
-        "version": "0",
+        "version": os.environ.get("ECORELAY_STANDIN_VERSION", "of no release"),
+        "kept": "ECORELAY_KEEP_ALIVE" in os.environ,
         "protocol": [1, 1],
         "hub_id": "standin",
         "transport": "unix",
@@ -96,7 +98,18 @@ def greet(connection: socket.socket) -> None:
         if lines.readline():
             lines.write(json.dumps(WELCOME).encode() + b"\n")
             lines.flush()
-            lines.read()
+            for line in lines:
+                if b'"hub_stop"' in line:
+                    stop(json.loads(line).get("reason", ""))
+
+
+def stop(reason: str) -> None:
+    home = Path(os.environ["ECORELAY_HOME"])
+    with open(home / "stops", "a") as stops:
+        stops.write(f"{reason}\n")
+    if "ECORELAY_STANDIN_STAYS" not in os.environ:
+        (home / "hub.json").unlink(missing_ok=True)
+        os._exit(0)
 
 
 def wait_for_end(home: Path, leave: Callable[[int], object] = sys.exit) -> None:

@@ -1,0 +1,17 @@
+"""The assistants that ecorelay knows how to set up: one row of this table, and one module, for each.
+
+What the command line needs of them is in `ecorelay_adapters.clients.assistant`; it goes through this table
+and knows none by name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from ecorelay_adapters.clients.claude_code import ClaudeCode
+
+if TYPE_CHECKING:
+    from ecorelay_adapters.clients.assistant import Assistant
+
+ASSISTANTS: Final[tuple[Assistant, ...]] = (ClaudeCode(),)
+"""In the order in which they are shown and set up."""

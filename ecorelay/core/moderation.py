@@ -1,0 +1,164 @@
+"""What a person does about a peer: forget it, with all it has; stop it from sending."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from ecorelay import names, wire
+from ecorelay.core import delivery, groups, mailbox, peers
+from ecorelay.core.actions import Store
+from ecorelay.core.ops import (
+    AppendMail,
+    DropGroup,
+    ForgetPeer,
+    Forgotten,
+    OpResult,
+    RemoveMember,
+    SetBlock,
+)
+from ecorelay.core.state import Peer, Session, State, unread_of
+from ecorelay.errors import RelayError
+
+if TYPE_CHECKING:
+    from ecorelay.core.events import Now, StoreFailed
+
+FORGET_TRIES = 3
+"""What was on its way to the store may have changed its groups: it is asked again, with what is so then."""
+BLOCKS_MAX = 10_000
+"""Blocked peers: the list of them goes out as one frame."""
+
+
+class PeerForgotten(Struct, frozen=True):
+    """Note: the peer is gone, and what had to be done for that is done."""
+
+    sid: int
+    req_id: int
+    peer_no: int
+    leaves: tuple[RemoveMember, ...]
+    drops: tuple[DropGroup, ...]
+    mails: tuple[AppendMail, ...]
+    tries: int
+
+
+class BlockSet(Struct, frozen=True):
+    """Note: it is blocked, or no longer, on disk."""
+
+    sid: int
+    req_id: int
+    op: SetBlock
+
+
+def _done(s: State, sid: int, req_id: int) -> None:
+    session = s.sessions.get(sid)
+    if session is not None:
+        unread = unread_of(session.peer) if session.peer is not None else 0
+        s.reply(sid, wire.Done(req_id=req_id, unread=unread))
+
+
+# --- forgetting --------------------------------------------------------------------------------------
+
+
+def forget(s: State, session: Session, frame: wire.ForgetPeer, now: Now) -> None:
+    """Remove a peer that is not online. Until the store has done so nobody comes to it, or from it."""
+    peer = s.resolve(frame.name, now)
+    if names.key(peer.name) != names.key(frame.name):
+        raise RelayError(
+            "peer_not_found", f"{frame.name} is called {peer.name} now: forget it under that name"
+        )
+    if peer.session is not None:
+        raise RelayError("bad_args", f"{peer.name} is online: end its session first")
+    peers.hold_back(s, peer)
+    mailbox.end_waits(s, peer)
+    _ask(s, session.sid, frame.req_id, peer, 1, now)
+
+
+def _ask(s: State, sid: int, req_id: int, peer: Peer, tries: int, now: Now) -> None:
+    leaves, drops, mails = groups.leave_all(s, peer, now)
+    ops = (*leaves, *drops, *mails, ForgetPeer(no=peer.no, at=now.wall))
+    s.out.append(Store(ops, PeerForgotten(sid, req_id, peer.no, leaves, drops, mails, tries)))
+
+
+def forgotten(s: State, note: PeerForgotten, results: tuple[OpResult, ...], now: Now) -> None:
+    """It is gone."""
+    told = iter(results)
+    done: Any
+    for leave, done in zip(note.leaves, told, strict=False):
+        groups.taken_out(s, leave, done, now)
+    for drop, _ in zip(note.drops, told, strict=False):
+        groups.ended(s, drop.group_no)
+    for mail, done in zip(note.mails, told, strict=False):
+        delivery.deliver(s, mail, done, now)
+    peer = s.peers[note.peer_no]
+    mailbox.end_leases(s, peer)
+    delivery.sender_forgotten(s, peer)
+    for sid in peer.attached:
+        s.sessions[sid].peer = None
+    peers.erase(s, {peer.no})
+    last: Any = results[-1]
+    _tell_senders(s, last, now)
+    _done(s, note.sid, note.req_id)
+
+
+def _tell_senders(s: State, result: Forgotten, now: Now) -> None:
+    for lost in result.lost:
+        s.count("forgotten_unread", lost.count)
+        sender = s.peers.get(lost.sender_no)
+        if sender is not None and sender.loaded and lost.first:
+            sender.notices += 1
+            mailbox.wake(s, sender, now)
+
+
+def forget_failed(s: State, note: PeerForgotten, event: StoreFailed, now: Now) -> None:
+    """It stays; or what it was in has changed meanwhile, and it is tried again."""
+    peer = s.peers[note.peer_no]
+    if event.code not in ("mailbox_error", "unexpected") and note.tries < FORGET_TRIES:
+        _ask(s, note.sid, note.req_id, peer, note.tries + 1, now)
+        return
+    peers.put_back(s, peer)
+    s.fail(note.sid, note.req_id, event.code, event.message)
+
+
+# --- blocking ----------------------------------------------------------------------------------------
+
+
+def block(s: State, session: Session, frame: wire.Block, now: Now) -> None:
+    """Stop a peer from sending, or let it send again. Either twice is fine."""
+    name, _, hub = frame.name.partition("@")
+    if hub and names.key(hub) != names.key(s.hub_id):
+        op = SetBlock(address=frame.name, blocked=frame.blocked, at=now.wall)
+    else:
+        op = SetBlock(no=s.resolve(name, now).no, blocked=frame.blocked, at=now.wall)
+    if frame.blocked and len(s.blocked) + len(s.blocked_far) >= BLOCKS_MAX:
+        raise RelayError(
+            "limit_reached", f"{BLOCKS_MAX} peers are blocked: end some, `ecorelay block` lists them"
+        )
+    s.out.append(Store((op,), BlockSet(session.sid, frame.req_id, op)))
+
+
+def block_set(s: State, note: BlockSet) -> None:
+    """It counts from now on."""
+    op = note.op
+    if op.no and op.blocked:
+        s.blocked.add(op.no)
+    elif op.no:
+        s.blocked.discard(op.no)
+    elif op.blocked:
+        s.blocked_far.setdefault(op.address.lower(), op.address)
+    else:
+        s.blocked_far.pop(op.address.lower(), None)
+    _done(s, note.sid, note.req_id)
+
+
+def blocks(s: State, session: Session, frame: wire.Blocks, _now: Now) -> None:
+    """Who may not send."""
+    found = [*[s.peers[no].name for no in s.blocked], *s.blocked_far.values()]
+    s.reply(
+        session.sid,
+        wire.BlockList(
+            req_id=frame.req_id,
+            names=tuple(sorted(found, key=names.key)),
+            unread=unread_of(session.peer) if session.peer is not None else 0,
+        ),
+    )

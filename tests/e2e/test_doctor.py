@@ -1,0 +1,108 @@
+"""``ecorelay doctor`` finds what is wrong and says what to do, in whole processes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.test_install import Person, pytestmark  # noqa: F401 - the same holds here
+
+
+@pytest.fixture
+def ecorelay(tmp_path: Path) -> Iterator[Person]:
+    person = Person(tmp_path)
+    yield person
+    person.end_hub()
+
+
+def findings(ecorelay: Person, code: int = 0, **settings: str) -> dict[str, dict[str, Any]]:
+    """The findings that are not well, by check; of two of a check the worse or later one."""
+    found = ecorelay("doctor", "--json", code=code, stdin=b"", **settings).json
+    assert found["ok"] == (code == 0)
+    assert all(each["remedy"] for each in found["checks"] if each["level"] != "ok")
+    return {each["check"]: each for each in found["checks"] if each["level"] != "ok"}
+
+
+def test_all_is_well_after_installing(ecorelay: Person):
+    ecorelay("install")
+    said = ecorelay("doctor")
+    assert "fail" not in said.out
+    assert "19 tools" in said.out
+    assert "Claude Code hook" in said.out
+    assert "checks are well" in said.err
+    assert ecorelay("peers", "--json").json["peers"] == []
+
+
+def test_a_fresh_machine_has_nothing_to_fail(ecorelay: Person):
+    assert findings(ecorelay, PATH="/usr/bin:/bin").keys() == {"assistants"}
+    assert findings(ecorelay).keys() == {"Claude Code plugin"}
+
+
+def test_a_hub_that_cannot_start_is_shown_with_its_refusal(ecorelay: Person):
+    ecorelay.paths.home.mkdir(mode=0o700)
+    ecorelay.paths.database.mkdir()
+    found = findings(ecorelay, code=1)
+    assert "hub.db" in json.dumps(found["hub"])
+
+
+def test_settings_that_cannot_be_used_are_named(ecorelay: Person):
+    ecorelay.paths.home.mkdir(mode=0o700)
+    ecorelay.paths.config.write_text('transport = "pigeon"\n')
+    assert "transport" in findings(ecorelay, code=1)["settings"]["says"]
+
+
+def test_a_data_directory_that_others_can_write_is_named(ecorelay: Person):
+    ecorelay.paths.home.mkdir()
+    ecorelay.paths.home.chmod(0o777)
+    found = findings(ecorelay, code=1)
+    assert "can be written by others" in found["data directory"]["says"]
+    assert "chmod 700" in found["data directory"]["remedy"]
+
+
+def test_a_plugin_that_starts_a_program_that_is_gone_is_named(ecorelay: Person):
+    ecorelay("install")
+    for path in ecorelay.folder.rglob("*.json"):
+        if "marketplace" not in path.name:
+            path.write_text(path.read_text().replace("/bin/ecorelay", "/bin/gone"))
+    found = findings(ecorelay, code=1)
+    assert found["Claude Code plugin"]["remedy"] == "ecorelay install claude-code"
+    assert "gone" in found["Claude Code tools"]["says"]
+    assert "gone" in found["Claude Code hook"]["says"]
+    ecorelay("install")
+    assert findings(ecorelay) == {}
+
+
+def test_without_a_hub_that_may_be_started_that_is_said(ecorelay: Person):
+    assert "hub" in findings(ecorelay, code=1, ECORELAY_SPAWN="no")
+
+
+def test_live_sessions_are_listed_with_what_mail_reaches_them_by(ecorelay: Person, tmp_path: Path):
+    environ = {**ecorelay.environ, "RELAY_PEER_ID": "api"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "ecorelay", "mcp"],
+        env=environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=tmp_path,
+    ) as adapter:
+        assert adapter.stdin is not None
+        assert adapter.stdout is not None
+        hello = {
+            "protocolVersion": "2025-11-25",
+            "capabilities": {},
+            "clientInfo": {"name": "t", "version": "1"},
+        }
+        request = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello}
+        adapter.stdin.write(json.dumps(request).encode() + b"\n")
+        adapter.stdin.flush()
+        adapter.stdout.readline()
+        checks = ecorelay("doctor", "--json").json["checks"]
+        (session,) = [each for each in checks if each["check"] == "session api"]
+        assert "relay_inbox" in session["says"]
+        adapter.stdin.close()

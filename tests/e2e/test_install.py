@@ -1,0 +1,196 @@
+"""``ecorelay install`` and ``uninstall`` as a person types them. A stand-in plays Claude Code's program."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ecorelay.process import is_alive
+from tests.helpers import standin_claude
+from tests.helpers.command_line import CommandLine
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")
+
+
+class Person(CommandLine):
+    """A command line with a home directory of its own, and `claude` on the PATH."""
+
+    def __init__(self, root: Path) -> None:
+        self.home = root / "me"
+        self.home.mkdir()
+        super().__init__(
+            root / "a 'data' directory",
+            HOME=str(self.home),
+            PATH=f"{root / 'bin'}:/usr/bin:/bin",
+            ECORELAY_IDLE_EXIT_S="60",
+            CLAUDE_BIN="",
+            CLAUDE_CONFIG_DIR="",
+            XDG_CONFIG_HOME="",
+        )
+        standin_claude.make(root / "bin")
+        # No service manager of whoever runs the tests.
+        (root / "bin" / "systemctl").write_text("#!/bin/sh\necho no bus >&2\nexit 1\n")
+        (root / "bin" / "systemctl").chmod(0o755)
+        self.folder = self.paths.home / "claude-code"
+
+
+@pytest.fixture
+def ecorelay(tmp_path: Path) -> Iterator[Person]:
+    person = Person(tmp_path)
+    yield person
+    person.end_hub()
+
+
+def test_installing_shows_what_it_changes_and_does_it(ecorelay: Person):
+    dry = ecorelay("install", "--dry-run")
+    assert "+ .claude-plugin/marketplace.json" in dry.out
+    assert "run `claude plugin install ecorelay@ecorelay`" in dry.out
+    assert "nothing was changed" in dry.err
+    assert not ecorelay.paths.home.exists()
+    assert standin_claude.calls(ecorelay.home) == []
+    done = ecorelay("install")
+    assert done.out == dry.out
+    assert "restart" in done.out
+    assert "ecorelay doctor" in done.err
+    assert len(standin_claude.calls(ecorelay.home)) == 2
+    assert "Claude Code: nothing to change" in ecorelay("install", "claude-code").out
+
+
+def test_a_failing_claude_is_told_and_the_same_command_goes_on(ecorelay: Person):
+    said = ecorelay("install", code=1, STANDIN_FAILS="plugin install")
+    assert "the sky is falling" in said.err
+    assert "2 of 3 changes were made" in said.err
+    again = ecorelay("install")
+    assert "run `claude plugin install" in again.out
+    assert "marketplace add" not in again.out
+
+
+def test_an_interrupted_install_ends_with_130_and_is_finished_by_the_next(ecorelay: Person):
+    ecorelay.environ["STANDIN_SLEEPS"] = "plugin install"
+    with ecorelay.start("install") as child:
+        deadline = time.monotonic() + 60
+        while not any("plugin install" in line for line in standin_claude.calls(ecorelay.home)):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert b"interrupted after 2 of 3 changes" in err
+    assert "plugins" not in standin_claude.state_of(ecorelay.home)
+    del ecorelay.environ["STANDIN_SLEEPS"]
+    ecorelay("install")
+    assert "nothing to change" in ecorelay("install").out
+
+
+def test_without_claude_the_commands_are_shown(ecorelay: Person):
+    said = ecorelay("install", "claude-code", code=4, PATH="/usr/bin:/bin")
+    assert "not found" in said.err
+    assert said.out.splitlines()[-1] == "  claude plugin install ecorelay@ecorelay"
+    assert ecorelay.folder.is_dir()
+    nobody = ecorelay("install", code=4, PATH="/usr/bin:/bin")
+    assert "none of the assistants" in nobody.err
+    assert nobody.out == ""
+
+
+def test_names_and_options_that_make_no_sense_are_refused(ecorelay: Person):
+    assert "claude-code" in ecorelay("install", "emacs", code=2).err
+    assert "needs --all" in ecorelay("uninstall", "--purge", code=2).err
+    assert "takes no names" in ecorelay("uninstall", "--all", "claude-code", code=2).err
+
+
+def test_a_data_directory_that_cannot_be_used_is_refused(ecorelay: Person):
+    ecorelay.paths.home.write_text("in the way")
+    said = ecorelay("install", code=2)
+    assert "is no directory" in said.err
+    assert standin_claude.calls(ecorelay.home) == []
+    assert "must be an absolute path" in ecorelay("install", code=2, ECORELAY_HOME="data").err
+
+
+def test_uninstalling_sets_back_what_installing_did_and_keeps_the_mail(ecorelay: Person):
+    ecorelay("install")
+    ecorelay("send", "ada", "precious")
+    assert "run `claude plugin uninstall" in ecorelay("uninstall", "--dry-run").out
+    assert ecorelay.folder.is_dir()
+    ecorelay("uninstall")
+    assert not ecorelay.folder.exists()
+    assert standin_claude.state_of(ecorelay.home)["plugins"] == {}
+    assert "Claude Code: nothing to change" in ecorelay("uninstall").out
+    assert ecorelay("inbox", "--json").json["messages"][0]["text"] == "precious"
+
+
+def test_nothing_is_uninstalled_where_nothing_was_installed(ecorelay: Person):
+    assert ecorelay("uninstall").out == "Claude Code: nothing to change\n"
+    said = ecorelay("uninstall", "--all", "--purge")
+    assert said.out.count(": nothing to change") == 5
+    assert not ecorelay.paths.home.exists()
+
+
+def completion(home: Path) -> None:
+    (home / ".bash_completions").mkdir()
+    (home / ".bash_completions" / "ecorelay.sh").write_text("complete …")
+    script = home / ".bash_completions" / "ecorelay.sh"
+    (home / ".bashrc").write_text(f"alias ll='ls -l'\n\nsource '{script}'\nexport X=1\n")
+
+
+def test_everything_goes_with_all_and_purge(ecorelay: Person):
+    ecorelay("install")
+    ecorelay("send", "ada", "precious")
+    pid = ecorelay("hub", "status", "--json").json["pid"]
+    completion(ecorelay.home)
+    unasked = ecorelay("uninstall", "--all", "--purge", code=2)
+    assert "--yes" in unasked.err
+    assert is_alive(pid)
+    said = ecorelay("uninstall", "--all", "--purge", "--yes")
+    assert f"stop the hub (pid {pid})" in said.out
+    assert "- hub.db (" in said.out
+    assert not is_alive(pid)
+    assert not ecorelay.paths.home.exists()
+    assert not (ecorelay.home / ".bash_completions" / "ecorelay.sh").exists()
+    assert (ecorelay.home / ".bashrc").read_text() == "alias ll='ls -l'\n\nexport X=1\n"
+    assert "uv tool uninstall ecorelay" in said.err
+    assert standin_claude.state_of(ecorelay.home)["plugins"] == {}
+
+
+def test_without_purge_all_keeps_the_mail(ecorelay: Person):
+    ecorelay("send", "ada", "precious")
+    ecorelay("uninstall", "--all")
+    assert ecorelay.paths.database.exists()
+    assert ecorelay("inbox", "--json").json["messages"][0]["text"] == "precious"
+
+
+def test_what_is_not_ours_in_the_data_directory_stays(ecorelay: Person):
+    ecorelay("send", "ada", "x")
+    (ecorelay.paths.home / "thesis.tex").write_text("years of work")
+    said = ecorelay("uninstall", "--all", "--purge", "--yes")
+    assert "left alone: thesis.tex" in said.out
+    assert [path.name for path in ecorelay.paths.home.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(("answer", "code"), [(b"yes\n", 0), (b"y\n", 1), (b"\n", 1)])
+def test_a_person_is_asked_before_mail_is_deleted(ecorelay: Person, answer: bytes, code: int):
+    ecorelay("send", "ada", "precious")
+    ours, theirs = pty.openpty()
+    try:
+        os.write(ours, answer)
+        ended = subprocess.run(
+            [sys.executable, "-m", "ecorelay", "uninstall", "--all", "--purge"],
+            env=ecorelay.environ,
+            stdin=theirs,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert ended.returncode == code, ended
+    assert b"for good" in ended.stderr
+    assert ecorelay.paths.database.exists() == (code != 0)
