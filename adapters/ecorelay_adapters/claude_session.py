@@ -10,14 +10,14 @@ Standard library alone: a hook runs at every prompt and tool call.
 
 from __future__ import annotations
 
-import json
 import os
 
 from ecorelay.process import parent_and_name, start_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # as a type checker sees it, without the import
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
 GENERATIONS = 12
 """Ancestors looked at."""
@@ -79,11 +79,16 @@ def find_process(environ: Mapping[str, str], pid: int | None = None) -> ClaudePr
     return ClaudeProcess(nearest, start_time(nearest), os.path.join(folder, f"{nearest}.json"))
 
 
-def read_session(file: str) -> ClaudeSession:
-    """What stands in a session file; empty where there is none, or none that makes sense."""
+def read_session(file: str, decode: Callable[[bytes], Any]) -> ClaudeSession:
+    """What stands in a session file; empty where there is none, or none that makes sense.
+
+    Args:
+        file: its path.
+        decode: reads JSON, raising ValueError or RecursionError: each process has its own way already.
+    """
     try:
         with open(file, "rb") as source:
-            found = json.loads(source.read(FILE_MAX))
+            found = decode(source.read(FILE_MAX))
     except (OSError, ValueError, RecursionError):
         return ClaudeSession()
     if not isinstance(found, dict):

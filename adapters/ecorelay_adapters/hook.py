@@ -131,7 +131,7 @@ def _bell(event: dict[str, Any], home: str, client: ClaudeProcess) -> int:
     """The bell was rung: wake the session, if it is idle and something waits that was not shown."""
     if event.get("event") == "unlink" or event.get("file_path") != client.bell(home):
         return 0
-    if read_session(client.file).busy:
+    if read_session(client.file, json.loads).busy:
         return 0  # its next tool, or the end of its turn, shows it
     # This one runs in the background: it may wait for a machine that is busy.
     with _line(home, client, BELL_S) as line:

@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec import Struct
 
 from ecorelay.names import is_name, slug
@@ -62,7 +63,7 @@ def find(environ: Mapping[str, str], cwd: Path, client_name: str) -> Identity:
     beside, given = None, ""
     if client == CLAUDE:
         beside = find_process(environ)
-        found = read_session(beside.file)
+        found = read_session(beside.file, msgspec.json.decode)
         session, given = found.id or session, found.name
     wanted = environ.get("RELAY_PEER_ID", "").strip()
     problem = ""

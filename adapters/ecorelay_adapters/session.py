@@ -178,10 +178,10 @@ class Session:
 
     async def _follow(self, beside: ClaudeProcess) -> None:
         """Take over what its user does to the session: renaming, clearing, resuming another one."""
-        known = read_session(beside.file)
+        known = read_session(beside.file, msgspec.json.decode)
         while True:
             await trio.sleep(FOLLOW_S)
-            now = read_session(beside.file)
+            now = read_session(beside.file, msgspec.json.decode)
             if self._client is None or (now.name, now.id) == (known.name, known.id) or not now.id:
                 continue
             try:

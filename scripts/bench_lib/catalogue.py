@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from scripts.bench_lib import footprint, hostile, loads
@@ -107,6 +108,26 @@ def _start(scope: Scope) -> Iterator[Sides]:
         yield lambda: footprint.hub_start(kind, place), lambda: footprint.bare_imports(place, home)
     else:
         yield None, lambda: footprint.bare_imports(place, home)
+
+
+@contextmanager
+def _hook(scope: Scope, *, stuck: bool = False) -> Iterator[Sides]:
+    place = scope.place
+    with Hub(EcorelayKind(), place) as hub, footprint.adapter_beside(place, hub.home):
+        pid = hub.pid if stuck else 0
+        footprint.hook(place, hub.home)
+        yield (
+            (lambda: footprint.hook(place, hub.home, stuck=pid)) if scope.ours else None,
+            lambda: footprint.bare_python(place, hub.home),
+        )
+
+
+@contextmanager
+def _peers(scope: Scope) -> Iterator[Sides]:
+    place = scope.place
+    with Hub(EcorelayKind(), place) as hub:
+        footprint.peers(place, hub.home)
+        yield (lambda: footprint.peers(place, hub.home)) if scope.ours else None, None
 
 
 SESSIONS = (0, 50, 200, 1000)
@@ -214,6 +235,17 @@ ALL: tuple[Benchmark, ...] = (
     Benchmark(
         "start", (Figure("ms", "hub: start → first answer (vs. imports)", "ms", "less", 1.6),), special=_start
     ),
+    Benchmark(
+        "hook",
+        (Figure("ms", "hook, nothing waits (vs. bare python)", "ms", "less", 3.0, 60.0),),
+        special=_hook,
+    ),
+    Benchmark(
+        "hook-stuck",
+        (Figure("ms", "hook, hub stopped (vs. bare python)", "ms", "less", None, 60.0),),
+        special=partial(_hook, stuck=True),
+    ),
+    Benchmark("peers", (Figure("ms", "ecorelay peers", "ms", "less", None, 500.0),), special=_peers),
     Benchmark(
         "idle",
         (*_memory(), Figure("cpu", "hub, 200 sessions: idle CPU", "%", "less", None, 0.2)),

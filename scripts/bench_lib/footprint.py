@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from scripts.bench_lib import procfs
@@ -13,6 +16,7 @@ from scripts.bench_lib.driver import BenchError
 from scripts.bench_lib.hubs import Hub
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
     from typing import IO
 
@@ -101,6 +105,65 @@ def _answer(stdout: IO[bytes], number: int) -> dict[str, list[object]]:
             result: dict[str, list[object]] = message["result"]
             return result
     raise ValueError("it closed its output")
+
+
+# --- what is started for a moment ----------------------------------------------------------------------
+
+_CLAUDE = {"CLAUDE_CODE_SESSION_ID": "bench", "CLAUDE_CONFIG_DIR": "/nonexistent"}
+"""Makes an adapter and a hook think that this process is their assistant."""
+
+
+def bare_python(place: Place, home: Path) -> dict[str, float]:
+    """The interpreter with nothing to do: no hook can be quicker."""
+    return _run([sys.executable, "-c", "pass"], place, home)
+
+
+def hook(place: Place, home: Path, *, stuck: int = 0) -> dict[str, float]:
+    """A hook after a tool, when nothing waits; `stuck`: pid of the hub, which is stopped meanwhile."""
+    if stuck:
+        os.kill(stuck, signal.SIGSTOP)
+    try:
+        return _run([sys.executable, "-P", "-m", "ecorelay", "hook", "claude-code"], place, home)
+    finally:
+        if stuck:
+            os.kill(stuck, signal.SIGCONT)
+
+
+def peers(place: Place, home: Path) -> dict[str, float]:
+    """``ecorelay peers``, as a person types it."""
+    return _run([sys.executable, "-P", "-m", "ecorelay", "peers"], place, home)
+
+
+def _run(command: list[str], place: Place, home: Path) -> dict[str, float]:
+    began = time.perf_counter()
+    ended = subprocess.run(
+        command,
+        env=place.environment(home) | _CLAUDE,
+        input=b'{"hook_event_name":"PostToolUse","tool_name":"Bash"}',
+        capture_output=True,
+        check=False,
+    )
+    seconds = time.perf_counter() - began
+    if ended.returncode:
+        raise BenchError(f"{' '.join(command[2:])}: {ended.stderr.decode(errors='replace')[-1000:]}")
+    return {"ms": seconds * 1e3}
+
+
+@contextmanager
+def adapter_beside(place: Place, home: Path) -> Iterator[None]:
+    """A session of this process as an assistant, for hooks to act for."""
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "ecorelay", "mcp", "--carrier", "hook"],
+        cwd=home,
+        env=place.environment(home) | _CLAUDE,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        if process.stdin is None or process.stdout is None:
+            raise AssertionError("pipes were asked for")
+        _list_tools(process.stdin, process.stdout)
+        yield
+        process.stdin.close()
 
 
 def hub_start(kind: Kind, place: Place) -> dict[str, float]:

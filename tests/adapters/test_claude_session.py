@@ -8,11 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ecorelay.process import parent_and_name, start_time
 from ecorelay_adapters.claude_session import ClaudeProcess, find_process, read_session
 
+READERS = pytest.mark.parametrize("decode", [json.loads, msgspec.json.decode], ids=["hook", "adapter"])
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads procfs")
 
 
@@ -65,19 +67,21 @@ def test_the_adapter_and_the_hook_know_one_bell():
     assert ClaudeProcess(70, 7, "").bell("/data") == os.path.join("/data", "bells", "70-7")
 
 
-def test_a_name_its_user_chose_is_a_name_and_a_derived_one_is_none(tmp_path):
+@READERS
+def test_a_name_its_user_chose_is_a_name_and_a_derived_one_is_none(tmp_path, decode):
     chosen = session_file(tmp_path, 1, name="bob", nameSource="user", sessionId="s1", status="busy")
     derived = session_file(tmp_path, 2, name="proj-3f", nameSource="derived", sessionId="s2", status="idle")
-    found = read_session(str(chosen))
+    found = read_session(str(chosen), decode)
     assert (found.name, found.id, found.busy) == ("bob", "s1", True)
-    found = read_session(str(derived))
+    found = read_session(str(derived), decode)
     assert (found.name, found.id, found.busy) == ("", "s2", False)
 
 
+@READERS
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b"[" * 5_000, b'{"name":3,"sessionId":4}'])
-def test_a_session_file_that_makes_no_sense_says_nothing(tmp_path, content):
+def test_a_session_file_that_makes_no_sense_says_nothing(tmp_path, content, decode):
     file = tmp_path / "1.json"
     file.write_bytes(content)
-    found = read_session(str(file))
+    found = read_session(str(file), decode)
     assert (found.name, found.id, found.busy) == ("", "", False)
-    assert read_session(str(tmp_path / "none")).id == ""
+    assert read_session(str(tmp_path / "none"), decode).id == ""
