@@ -183,8 +183,11 @@ class HubClient(Asking):
         match frame:
             case wire.Result():
                 asked = self._requests.answered(frame)
-                if isinstance(asked, wire.Rename) and isinstance(frame, wire.Renamed):
-                    self._rename(frame.name)
+                match asked, frame:
+                    case wire.Rename(), wire.Renamed(name=name):
+                        self._rename(name)
+                    case wire.Identify(identity=identity), wire.Renamed(name=self.welcome.name):
+                        self._keeper.identified(identity)  # of any other name, it is another peer's
             case wire.Push():
                 self._callbacks.put(self._on.push, frame, until_lost=True)
             case wire.NameChanged(name=name):
@@ -228,6 +231,7 @@ class HubClient(Asking):
         self._closed = True
         with trio.move_on_after(LEAVE_S, shield=True):
             await self._keeper.leave()
+        self._requests.fail(RelayError("hub_unreachable", "this hub client is closed"))
 
 
 def _wall_ms() -> int:

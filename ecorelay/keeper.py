@@ -169,6 +169,10 @@ class Keeper:
                 self.connection.end(error.message)
             self._owner.cannot(error)
 
+    def identified(self, identity: str) -> None:
+        """The assistant's session has this id now: later greetings say so."""
+        self._hello = msgspec.structs.replace(self._hello, identity=identity)
+
     def dismissed(self, bye: wire.Bye) -> None:
         """The hub ends the connection: for good when another has our name, else try again."""
         if self.connection is not None:

@@ -157,7 +157,7 @@ async def ensure_hub(paths: Paths, environ: Mapping[str, str]) -> trio.abc.Strea
                     try:
                         return await connect_hub(paths)  # started while we came here
                     except NoHub:
-                        refusal = await _start(paths, environ)
+                        refusal = await start(paths, environ)
             if ours:
                 try:
                     return await connect_hub(paths)
@@ -186,8 +186,11 @@ async def _make_room(paths: Paths) -> None:
         await drain(endpoint, partial(connect_hub, paths), f"upgrade to {__version__}")
 
 
-async def _start(paths: Paths, environ: Mapping[str, str]) -> RelayError | None:
-    """Start a hub, and wait until it is ready, has refused (the reason is returned), or is not needed."""
+async def start(paths: Paths, environ: Mapping[str, str]) -> RelayError | None:
+    """Start a hub, and wait until it is ready, has refused (the reason is returned), or is not needed.
+
+    The caller holds ``start.lock``.
+    """
     before = read_endpoint(paths.endpoint)
     refusal = None
     async with trio.open_nursery() as nursery:

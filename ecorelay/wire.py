@@ -365,10 +365,13 @@ class Hook(Request, frozen=True, kw_only=True):
     `event`: a session began (``start``), the bell was heard (``bell``: nothing is shown, only whether to
     wake), a prompt is about to go to the model (``prompt``), a tool has returned (``tool``), a turn is about
     to end (``stop``). ``tool`` and ``stop`` prove that the model was given what hooks printed before;
-    ``prompt`` shows what was not proved so once more. `budget`: characters the page may fill.
+    ``prompt`` shows what was not proved so once more. `turn`: the assistant's own id of the turn the event
+    belongs to, if it has one; of a prompt typed while a turn is going on, that turn's. `budget`: characters
+    the page may fill.
     """
 
     event: HookEvent
+    turn: Short = ""
     budget: Annotated[int, Meta(ge=1_000, le=LINE_MAX // 8)] = PAGE_BUDGET
 
 

@@ -13,15 +13,33 @@ import trio
 from ecorelay_adapters import envelope
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from ecorelay_adapters.envelope import Incoming
+    from ecorelay_adapters.handover import ToolResult
+    from ecorelay_adapters.tool_calls import ToolCall
 
 CHANNEL_METHOD: Final = "notifications/claude/channel"
 
 
+class Reports(Protocol):
+    """What a carrier tells the session, when it knows."""
+
+    def pushed(self, msg_ids: Sequence[str]) -> None:
+        """These were accepted."""
+
+    def failed(self, msg_ids: Sequence[str]) -> None:
+        """These were not: they stay unread, for relay_inbox."""
+
+    async def seen(self, msg_ids: Sequence[str]) -> None:
+        """There is evidence that the model was given these."""
+
+    async def is_now(self, session: str) -> bool:
+        """The assistant's session has this id. Whether we are another peer from now on, that of this id."""
+
+
 class Carrier(Protocol):
-    """One way into a live session."""
+    """One way into a live session. What has a body here need not be written by those that do without."""
 
     name: str
     """Stands in receipts and in `doctor`."""
@@ -31,11 +49,19 @@ class Carrier(Protocol):
     async def probe(self) -> bool:
         """Whether it can be used in this session, as far as can be told without using it."""
 
-    async def push(self, mail: Incoming) -> bool:
-        """Hand one message over; whether it was accepted."""
+    async def push(self, mail: Incoming) -> bool | None:
+        """Hand one message over; whether it was accepted. None: that is reported later."""
+
+    async def run(self, reports: Reports) -> None:
+        """Do what has to be done meanwhile; cancelled with the session."""
+        await trio.lowlevel.checkpoint()
+
+    def heard(self, call: ToolCall) -> ToolResult | None:
+        """Learn from a tool call; a result: it was meant for the carrier."""
+        return None
 
 
-class ChannelCarrier:
+class ChannelCarrier(Carrier):
     """MCP channel notifications of Claude Code.
 
     They need a launch flag and a feature of the client; where those are missing they are dropped

@@ -147,7 +147,8 @@ def _bell(event: dict[str, Any], home: str, client: ClaudeProcess) -> int:
 
 def _put_mail(event: dict[str, Any], kind: str, line: HubLine) -> None:
     room = OUTPUT_MAX - FRAME_ROOM
-    page = line.ask("hook_page", type="hook", event=kind, budget=room)
+    turn = str(event.get("prompt_id", ""))[:256]
+    page = line.ask("hook_page", type="hook", event=kind, turn=turn, budget=room)
     if not any(page.get(part) for part in ("messages", "groups", "missed", "remaining")):
         return
     # Only now: most hooks have nothing to show.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # as a type checker sees it, without the imports
 ENDPOINT_MAX = 64 * 1024
 LINE_MAX = 8 * 1024 * 1024
 """Bytes of one line; the longest a hub writes has half of it."""
-FIRST_WORD_S = 0.03
+FIRST_WORD_S = 0.025
 """For a hub's first words: it needs neither its disk nor anybody else for them."""
 ANSWER_S = 0.25
 """For an answer that has to be read from its disk."""
@@ -46,7 +46,7 @@ class HubLine:
         self._deadline = time.monotonic() + patience
         endpoint = _endpoint(home)
         try:
-            self._socket = _connect(endpoint, patience)
+            self._socket = _connect(endpoint, home, patience)
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise NoAnswer("no hub runs") from error
         self._lines = self._socket.makefile("rb", READ_SIZE)
@@ -154,7 +154,7 @@ def _endpoint(home: str) -> dict[str, Any]:
     return found
 
 
-def _connect(endpoint: dict[str, Any], patience: float) -> socket.socket:
+def _connect(endpoint: dict[str, Any], home: str, patience: float) -> socket.socket:
     tcp = endpoint.get("transport") == "tcp"
     made = socket.socket(socket.AF_INET if tcp else socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -162,7 +162,21 @@ def _connect(endpoint: dict[str, Any], patience: float) -> socket.socket:
         if tcp:  # or hello would be held back until the proof before it is acknowledged: 40 ms
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         made.connect((endpoint["host"], endpoint["port"]) if tcp else endpoint["path"])
+        if not tcp and os.path.dirname(endpoint["path"]) != home:
+            _refuse_other_user(made)
     except BaseException:
         made.close()
         raise
     return made
+
+
+def _refuse_other_user(connected: socket.socket) -> None:
+    """In the data directory nobody else can listen; in the temporary directory another user may.
+
+    That is after a restart of the machine, and what it says would be shown to our model.
+    """
+    from ecorelay.peercred import peer_cred
+
+    cred = peer_cred(connected) if hasattr(os, "geteuid") else None
+    if cred is not None and cred.uid != os.geteuid():
+        raise ValueError("another user listens there")

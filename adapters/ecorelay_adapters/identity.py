@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 CLAUDE = "claude-code"
+_CLIENT_NAMES = {"codex-mcp-client": "codex"}
+"""What people call an assistant that calls itself otherwise in ``initialize``."""
 _SESSION_VARIABLES = {
     "CLAUDE_CODE_SESSION_ID": CLAUDE,
     "COPILOT_AGENT_SESSION_ID": "copilot-cli",
@@ -55,7 +57,7 @@ def find(environ: Mapping[str, str], cwd: Path, client_name: str) -> Identity:
         cwd: the project directory: assistants start their servers there.
         client_name: what the client called itself in ``initialize``; empty if it did not.
     """
-    client, session = slug(client_name, "mcp"), ""
+    client, session = _CLIENT_NAMES.get(client_name) or slug(client_name, "mcp"), ""
     for variable, assistant in _SESSION_VARIABLES.items():
         if environ.get(variable):
             client, session = assistant, environ[variable][:256]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING
 
 import trio
@@ -10,20 +9,32 @@ import trio
 from ecorelay import __version__
 from ecorelay_adapters import mcp_stdio
 from ecorelay_adapters.carriers import ChannelCarrier
+from ecorelay_adapters.identity import working_directory
 from ecorelay_adapters.session import Session, environment
 from ecorelay_adapters.tools import TOOLS
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Sequence
 
     from ecorelay_adapters.carriers import Carrier
     from ecorelay_adapters.mcp_stdio import Server
 
+_NONE = "none"
 _HOOK = "hook"
+
+
+def _codex(server: Server) -> Carrier:
+    from ecorelay_adapters.codex_carrier import make_carrier  # the other assistants do not pay for it
+
+    return make_carrier(server, environment(), str(working_directory()))
+
+
 _CARRIERS: dict[str, Callable[[Server], Carrier] | None] = {
-    "none": None,
+    _NONE: None,
     _HOOK: None,
     "channel": lambda server: ChannelCarrier(server.notify, server.initialized),
+    "codex": _codex,
 }
 
 
@@ -36,8 +47,14 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         the exit code.
     """
-    given = _parser().parse_args(argv)
-    session = Session(environment(), _CARRIERS[given.carrier], hooks=given.carrier == _HOOK)
+    match argv:
+        case ["--carrier", carrier] if carrier in _CARRIERS:
+            pass  # as assistants start us: the import of the parser would cost each session some milliseconds
+        case []:
+            carrier = _NONE
+        case _:
+            carrier = _parser().parse_args(argv).carrier
+    session = Session(environment(), _CARRIERS[carrier], hooks=carrier == _HOOK)
     trio.run(_serve, session)
     return 0
 
@@ -64,17 +81,20 @@ async def _serve_mcp(
 
 
 def _parser() -> argparse.ArgumentParser:
+    import argparse
+
     parser = argparse.ArgumentParser(
         prog="ecorelay mcp",
         description="The MCP server an assistant starts: 19 relay_* tools over stdin and stdout.",
-        epilog="example: claude mcp add ecorelay -- ecorelay mcp",
+        epilog="`ecorelay install` tells assistants to run it, by its absolute path; example: ecorelay mcp "
+        "--carrier hook",
     )
     parser.add_argument(
         "--carrier",
         choices=sorted(_CARRIERS),
-        default="none",
+        default=_NONE,
         help="how mail gets into the session: 'hook' rings for the hooks of the Claude Code plugin, which "
-        "fetch it; 'channel' needs an assistant started with channels allowed; 'none' (the default) leaves "
-        "it to relay_inbox",
+        "fetch it; 'channel' needs an assistant started with channels allowed; 'codex' asks the daemon of "
+        "Codex; 'none' (the default) leaves it to relay_inbox",
     )
     return parser

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 import trio
@@ -31,12 +32,14 @@ from ecorelay_adapters.handover import ToolResult
 from ecorelay_adapters.identity import CLAUDE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from ecorelay_adapters.carriers import Carrier
     from ecorelay_adapters.claude_session import ClaudeProcess
     from ecorelay_adapters.mcp_stdio import ClientInfo, Server, ToolCall
     from ecorelay_adapters.tool_calls import Progress
+
+T = TypeVar("T")
 
 INITIALIZE_PATIENCE_S: Final = 5.0
 """How long `initialize` waits for the hub before it answers without our name."""
@@ -104,7 +107,10 @@ class Session:
             if (beside := self._who.beside) is not None:
                 nursery.start_soon(self._follow, beside)
                 if self._hooks:
-                    self._bell = Bell(Path(beside.bell(str(find_paths(self._environ).home))))
+                    with suppress(RelayError):  # no data directory: whoever calls is told
+                        self._bell = Bell(Path(beside.bell(str(find_paths(self._environ).home))))
+            if self._carrier is not None:
+                nursery.start_soon(self._carrier.run, self)
             try:
                 await self._be_clients()
             finally:
@@ -116,10 +122,8 @@ class Session:
             try:
                 await self._be_client()
             except _Another:
-                self._client = None
                 continue
             except RelayError as error:
-                self._client = None
                 # Another session of this identity took over: the name is not ours to fight for.
                 self._over = error.code == "name_taken"
                 self._tell(error)
@@ -156,7 +160,9 @@ class Session:
             self._client = client
             self._tools = Tools(client, paths.texts)
             self._tell(None)
-            raise await self._until_over(client)
+            reason = await self._until_over(client)
+            self._client = None  # before it closes: who calls from now on waits for the next one
+            raise reason
 
     async def _until_over(self, client: HubClient) -> Exception:
         """Why there must be another client, or none any more."""
@@ -185,8 +191,9 @@ class Session:
             if self._client is None or (now.name, now.id) == (known.name, known.id) or not now.id:
                 continue
             try:
-                if now.id != known.id:
-                    await self._identify(self._client, now.id)
+                if now.id != known.id and await self._is_another(self._client, now.id):
+                    known = now
+                    continue  # its own name goes into its own greeting
                 if now.name and now.name != known.name and not self._environ.get("RELAY_PEER_ID"):
                     await self._client.request(wire.Rename(req_id=0, op_id="", new_name=slug(now.name)))
             except RelayError as error:
@@ -195,12 +202,15 @@ class Session:
                     continue
             known = now
 
-    async def _identify(self, client: HubClient, session: str) -> None:
-        """The session has another id: we are the same peer, or the one that had that id before."""
-        self._who = msgspec.structs.replace(self._who, session=session)
+    async def _is_another(self, client: HubClient, session: str) -> bool:
+        """The session has another id: whether we are, from now on, the peer that had it before."""
+        who = identity.find(self._environ, identity.working_directory(), self._who.client)
+        self._who = msgspec.structs.replace(who, session=session)
         leads_to = await client.request(wire.Identify(req_id=0, identity=session))
-        if leads_to.name != client.welcome.name:
-            self._other.set()
+        if leads_to.name == client.welcome.name:
+            return False
+        self._other.set()
+        return True
 
     def _tell(self, trouble: RelayError | None) -> None:
         self._trouble = trouble
@@ -249,11 +259,15 @@ class Session:
 
     async def handle(self, call: ToolCall) -> ToolResult:
         """Do one tool call."""
+        if self._carrier is not None and (result := self._carrier.heard(call)) is not None:
+            return result
         try:
             hub, relay_tools = await self._hub(CALL_PATIENCE_S)
             outcome = await self._call(hub, relay_tools, call)
         except RelayError as error:
             return _failure(error)
+        except trio.ClosedResourceError:
+            return _failure(RelayError("hub_unreachable", "the session goes on as another peer: try again"))
         return self._result(hub, outcome)
 
     async def _call(self, hub: HubClient, relay_tools: Tools, call: ToolCall) -> Outcome:
@@ -308,7 +322,8 @@ class Session:
     async def _on_push(self, push: wire.Push) -> None:
         carrier, client = self._carrier, self._client
         assert carrier is not None, "hello said that we take no pushes"
-        assert client is not None, "nothing is handed over before there is a client"
+        if client is None or self._other.is_set():  # its client closes, or it is for the peer that we were
+            return
         if push.msg_id in self._pushed:  # again after a reconnect: the assistant has it
             client.send_nowait(wire.Pushed(msg_ids=(push.msg_id,), carrier=carrier.name))
             return
@@ -324,13 +339,52 @@ class Session:
             group=push.group,
             urgent=push.urgent,
         )
-        if await carrier.push(mail):
-            self._pushed[push.msg_id] = None
+        accepted = await carrier.push(mail)
+        if accepted:
+            self.pushed((push.msg_id,))
+        elif accepted is not None:
+            self.failed((push.msg_id,))
+
+    # --- what a carrier reports --------------------------------------------------------------------
+
+    def pushed(self, msg_ids: Sequence[str]) -> None:
+        """The carrier has these; the hub, if it is away, hears it when it pushes them again."""
+        assert self._carrier is not None
+        for msg_id in msg_ids:
+            self._pushed[msg_id] = None
             if len(self._pushed) > PUSHED_KEPT:
                 del self._pushed[next(iter(self._pushed))]
-            client.send_nowait(wire.Pushed(msg_ids=(push.msg_id,), carrier=carrier.name))
-        else:
-            client.send_nowait(wire.PushFailed(msg_ids=(push.msg_id,)))
+        if self._client is not None:
+            self._client.send_nowait(wire.Pushed(msg_ids=tuple(msg_ids), carrier=self._carrier.name))
+
+    def failed(self, msg_ids: Sequence[str]) -> None:
+        """The carrier could not: they wait in the inbox."""
+        if self._client is not None:
+            self._client.send_nowait(wire.PushFailed(msg_ids=tuple(msg_ids)))
+
+    async def seen(self, msg_ids: Sequence[str]) -> None:
+        """The model was given these; told until the hub has heard it."""
+        confirm = wire.Confirm(req_id=0, msg_ids=tuple(msg_ids))
+        await self._insist(lambda client: client.request(confirm))
+
+    async def is_now(self, session: str) -> bool:
+        """The assistant's session has this id; whether we are another peer from now on."""
+        self._who = msgspec.structs.replace(self._who, session=session)  # a greeting still to come says it
+        return bool(await self._insist(lambda client: self._is_another(client, session)))
+
+    async def _insist(self, tell: Callable[[HubClient], Awaitable[T]]) -> T | None:
+        """Tell the hub something, however often it goes away meanwhile; None: it refuses."""
+        while True:
+            try:
+                client, _ = await self._hub(CALL_PATIENCE_S)
+                return await tell(client)
+            except RelayError as error:
+                if self._over or error.code not in UNDECIDED:
+                    print(f"ecorelay: the hub does not want to know: {error.message}", file=sys.stderr)
+                    return None
+            except trio.ClosedResourceError:  # the session goes on as another peer
+                pass
+            await trio.sleep(FOLLOW_S)
 
 
 class _Another(Exception):

@@ -64,7 +64,7 @@ def ecorelay(
     """Durable messaging between the AI coding assistants of one machine."""
 
 
-@app.command("mcp", **with_example("claude mcp add ecorelay -- ecorelay mcp"))
+@app.command("mcp", **with_example("ecorelay mcp --help"))
 def _mcp() -> None:
     """Serve MCP on stdin and stdout, for an assistant."""
     raise AssertionError("served by ecorelay.cli.main")  # pragma: no cover

@@ -24,7 +24,7 @@ commands = typer.Typer(**words.TYPER)
 def block(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="The peer.", show_default=False, autocompletion=complete.peers),
+        typer.Argument(metavar="NAME", help="The peer.", show_default=False, autocompletion=complete.peers),
     ] = None,
     off: Annotated[bool, typer.Option("--off", help="Take the block away again.")] = False,
     as_json: words.Json = False,

@@ -145,7 +145,7 @@ class _Answers:
             if self._kept:
                 shown_ids = tuple([mail.msg_id for mail in self._kept if mail.text is not None])
                 await self._hub.request(wire.Confirm(req_id=0, msg_ids=shown_ids))
-        else:
+        elif self._asked.peer_count:
             many = f"{len(self._who)} of {self._asked.peer_count} answered"
             late = f" within {wait:g} s; later answers: ecorelay inbox --as {name}"
             screen.say(many + ("" if self.complete else late))

@@ -38,8 +38,9 @@ def path(as_json: words.Json = False) -> None:
 
 @app.command("show", **words.with_example("ecorelay config show", "ecorelay config show --json"))
 def show(as_json: words.Json = False) -> None:
-    """Show every setting, its value, and its origin: the environment wins over the file over the default.
+    """Show every setting, its value, and its origin.
 
+    The environment wins over the file, the file over the default.
     What is wrong in them is explained, and exits with 2: no hub starts before it is mended.
 
     """

@@ -11,16 +11,16 @@ _WORDS: Final = {
     "forgotten_unread": "unread messages went with a peer that was forgotten (their senders were told)",
     "room_messages_missed": "room messages were dropped: a session did not read them in time",
     "damaged": "messages could not be read back from the disk (their senders were told)",
-    "crash": "times the hub met a bug of its own (the traceback: ecorelay logs)",
+    "crash": "the hub met a bug of its own (the traceback: ecorelay logs)",
     "store_failed mailbox_error": "requests failed because the disk could not (full, read-only, damaged)",
     # Refused, or tried in vain.
     "guard_refused": "messages were refused: too many from one sender (limits.sends_per_minute and others)",
     "blocked_refused": "messages of blocked peers were refused",
     "push_failed": "pushes a carrier could not take (that mail waits for relay_inbox)",
-    "backlog_failed": "times waiting mail could not be read for pushing (it is tried again)",
+    "backlog_failed": "waiting mail could not be read for pushing (it is tried again)",
     "leases_lapsed": "pages were handed out and never confirmed (that mail is unread again)",
     "bad_msg": "lines were no frames this hub knows (another version, or a bug of a client)",
-    "accept_failed": "times a connection could not be taken (too many files open?)",
+    "accept_failed": "a connection could not be taken (too many files open?)",
     "second_adapter_refused": "second adapters beside one assistant were refused (it is configured twice)",
     "sessions_taken_over": "sessions were replaced by a newer one of the same peer",
     # Why connections ended.
@@ -55,7 +55,7 @@ def _unknown(name: str) -> str:
     kind, _, rest = name.partition(" ")
     match kind:
         case "store_failed":
-            return f"requests were refused by the store: {rest}"
+            return f"requests the store refused ({rest})"
         case "closed":
             return f"connections ended: {rest.replace('_', ' ')}"
         case _:

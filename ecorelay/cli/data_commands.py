@@ -63,8 +63,9 @@ async def _say_what_goes(older: str, unread: bool) -> None:
         found = await hub.request(wire.HubStatus(req_id=0))
     if not is_older(found.version):
         screen.say(
-            f"this hub holds {found.mail_messages} messages, {found.mail_unread} of them unread, in "
-            f"{found.mailboxes} mailboxes ({screen.size(found.mail_bytes)}), and {found.groups} groups"
+            f"this hub holds {screen.many(found.mail_messages, 'message')}, {found.mail_unread} of them "
+            f"unread, in {screen.many(found.mailboxes, 'mailbox')} ({screen.size(found.mail_bytes)}), "
+            f"and {screen.many(found.groups, 'group')}"
         )
     what = "mail, read or not," if unread else "mail that was read,"
     screen.say(f"what goes: {what} lines of groups, and receipts, all that is older than {older}")
@@ -76,7 +77,9 @@ async def _purge(frame: wire.Purge, as_json: bool) -> None:
     if as_json:
         screen.out_json(messages=gone.messages, lines=gone.lines, before=screen.timestamp(frame.before))
     else:
-        screen.out(f"removed: {gone.messages} messages, {gone.lines} lines of groups\n")
+        screen.out(
+            f"removed: {screen.many(gone.messages, 'message')}, {screen.many(gone.lines, 'line')} of groups\n"
+        )
 
 
 # --- backup ---------------------------------------------------------------------------------------------
@@ -106,7 +109,9 @@ def _new_file(given: str) -> str:
         path.encode()
     except UnicodeEncodeError:
         raise RelayError("bad_args", f"FILE is {given!r}: its path must be UTF-8") from None
-    if not given or os.path.isdir(path):
+    if not given:
+        raise RelayError("bad_args", "FILE is empty: name a new file")
+    if os.path.isdir(path):
         raise RelayError("bad_args", f"FILE is {given!r}, a directory: name a new file in it")
     if os.path.lexists(path):
         raise RelayError("bad_args", f"FILE is {given!r}, which is there already: name a new one")

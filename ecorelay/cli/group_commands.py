@@ -170,7 +170,7 @@ def create(
     members: Annotated[
         list[str],
         typer.Argument(
-            metavar="MEMBER...", help="Who else is in it.", show_default=False, autocompletion=complete.peers
+            metavar="MEMBER", help="Who else is in it.", show_default=False, autocompletion=complete.peers
         ),
     ],
     as_name: words.As = None,

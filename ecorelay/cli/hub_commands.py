@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import trio
 import typer
 
-from ecorelay import __version__, wire
-from ecorelay.cli import screen, service_commands, session, words
+from ecorelay import __version__, spawn, wire
+from ecorelay.cli import screen, service, service_commands, session, words
 from ecorelay.cli.counters import in_words
 from ecorelay.endpoint import read_endpoint
 from ecorelay.errors import RelayError
+from ecorelay.paths import Paths
 from ecorelay.process import is_alive
 from ecorelay.upgrade import is_older
 
@@ -22,9 +25,10 @@ _DURABILITY = {"power": "a power failure", "process": "the end of any process"}
 
 @app.callback()
 def hub() -> None:
-    """Look after the hub, the one daemon of this user on this machine.
+    """Look after the hub.
 
-    It starts by itself when something needs it, and leaves when nothing does.
+    It is the one daemon of this user on this machine: it starts by itself when something needs it, and
+    leaves when nothing does.
 
     """
 
@@ -44,7 +48,11 @@ def run() -> None:
 
 @app.command("start", **words.with_example("ecorelay hub start"))
 def start() -> None:
-    """Start the hub in the background and let it stay, also when nobody needs it."""
+    """Start the hub in the background, and let it stay.
+
+    It stays also when nobody needs it. One that was started on demand is replaced; no mail is lost.
+
+    """
     session.run(_start)
 
 
@@ -55,34 +63,73 @@ def stop() -> None:
     Live sessions start a hub again as soon as they need one.
 
     """
-    session.run(stop_hub)
+    session.run(_stop)
 
 
 @app.command("restart", **words.with_example("ecorelay hub restart"))
 def restart() -> None:
-    """Stop the hub, if one runs, and start it anew. Live sessions come back by themselves."""
+    """Stop the hub, if one runs, and start one that stays.
+
+    Live sessions come back by themselves, and no mail is lost. A hub that is a service stays one.
+
+    """
     session.run(_restart)
 
 
 async def _start() -> None:
+    paths = session.paths()
+    async with session.no_other_start(paths):
+        endpoint = read_endpoint(paths.endpoint)
+        found = await _running()
+        if found is not None and endpoint is not None and endpoint.kept:
+            screen.say(f"a hub is already running: {_known(found)}")
+            return
+        if found is not None:
+            screen.say("the hub that runs was started on demand: one that stays takes its place")
+            await stop_hub("ecorelay hub start")
+        await _launch(paths)
+    await _say_started()
+
+
+async def _running() -> wire.HubDetails | None:
     try:
         async with session.at_running_hub() as hub:
-            found = await hub.request(wire.HubStatus(req_id=0))
+            return await hub.request(wire.HubStatus(req_id=0))
     except RelayError as error:
         if error.code != "hub_unreachable":
             raise
-    else:
-        screen.say(f"a hub is already running: {_known(found)}")
-        return
-    async with session.at_lasting_hub() as hub:
-        found = await hub.request(wire.HubStatus(req_id=0))
-    screen.say(f"started: {_known(found)}")
+        return None
 
 
-async def stop_hub(reason: str = "ecorelay hub stop") -> None:
-    """Stop the hub that runs, and wait until it is gone. Raises RelayError: none runs, or it does not end.
+async def _launch(paths: Paths) -> None:
+    refusal = await spawn.start(paths, {**os.environ, session.KEEP_ALIVE: "true"})
+    if refusal is not None:
+        raise refusal
 
-    `reason` goes into its log and its goodbyes.
+
+async def _say_started() -> None:
+    found = await _running()
+    if found is not None:
+        screen.say(f"started: {_known(found)}")
+
+
+async def _stop() -> None:
+    stopped = await stop_hub()
+    if stopped.sessions:
+        screen.say(f"{screen.many(stopped.sessions, 'live session')} will start one when it is needed")
+
+
+async def stop_hub(reason: str = "ecorelay hub stop") -> wire.HubDetails:
+    """Stop the hub that runs, and wait until it is gone.
+
+    Args:
+        reason: goes into its log and its goodbyes.
+
+    Returns:
+        What it was.
+
+    Raises:
+        RelayError: none runs, or it does not end.
     """
     # The beginning of a process tells it apart from a later one with the same number.
     endpoint = read_endpoint(session.paths().endpoint)
@@ -96,15 +143,22 @@ async def stop_hub(reason: str = "ecorelay hub stop") -> None:
     if is_alive(found.pid, began):
         raise RelayError("timeout", f"the hub (pid {found.pid}) did not end within {STOPPED_WITHIN_S:.0f} s")
     screen.say(f"stopped: {_known(found)}")
+    return found
 
 
 async def _restart() -> None:
-    try:
-        await stop_hub("ecorelay hub restart")
-    except RelayError as error:
-        if error.code != "hub_unreachable":
-            raise
-    await _start()
+    paths = session.paths()
+    from ecorelay.cli import install_commands  # which needs this module
+
+    if not await service.restart(install_commands.machine_of()):
+        async with session.no_other_start(paths):
+            try:
+                await stop_hub("ecorelay hub restart")
+            except RelayError as error:
+                if error.code != "hub_unreachable":
+                    raise
+            await _launch(paths)
+    await _say_started()
 
 
 def _known(found: wire.HubDetails) -> str:
@@ -157,30 +211,39 @@ def _rows(found: wire.HubDetails) -> list[tuple[str, str]]:
     rows = [
         ("hub", _known(found)),
         ("up", screen.duration(found.uptime_s)),
-        ("now", f"{found.sessions} sessions, {found.connections} connections, {found.rooms} rooms"),
-        ("knows", f"{found.peers} peers, {found.groups} groups"),
+        (
+            "now",
+            f"{screen.many(found.sessions, 'session')}, {screen.many(found.connections, 'connection')}, "
+            f"{screen.many(found.rooms, 'room')}",
+        ),
+        ("knows", f"{screen.many(found.peers, 'peer')}, {screen.many(found.groups, 'group')}"),
         ("data", f"{directory}, hub.db {screen.size(found.db_bytes)}"),
         ("mail", f"acknowledged mail survives {screen.line(survives)}"),
     ]
     if is_older(found.version):
         rows.append(("older", f"than this ecorelay ({__version__}): ecorelay hub restart"))
     if found.mailboxes or not is_older(found.version):
-        kept = f"{found.mail_messages} messages, {found.mail_unread} unread, in {found.mailboxes} mailboxes"
+        kept = (
+            f"{_mail(found.mail_messages, found.mail_unread)}, in {screen.many(found.mailboxes, 'mailbox')}"
+        )
         rows.append(("", f"{kept} ({screen.size(found.mail_bytes)})"))
     rows += [
         (
             "largest" if number == 0 else "",
-            f"{screen.line(each.name)}: {each.messages} messages, {each.unread} unread "
-            f"({screen.size(each.bytes)})",
+            f"{screen.line(each.name)}: {_mail(each.messages, each.unread)} ({screen.size(each.bytes)})",
         )
         for number, each in enumerate(found.largest)
     ]
     rows += [("problem", screen.line(problem)) for problem in found.problems]
     rows += [
-        ("since then" if number == 0 else "", f"{count} {screen.line(what)}")
+        ("since start" if number == 0 else "", f"{screen.line(what)}: {count}")
         for number, (what, count) in enumerate(in_words(found.counters))
     ]
     return rows
+
+
+def _mail(messages: int, unread: int) -> str:
+    return f"{screen.many(messages, 'message')}, {unread} unread"
 
 
 def _mailbox_fields(each: wire.MailboxSize) -> dict[str, str | int]:

@@ -107,7 +107,10 @@ def uninstall(
     ask = purge and not yes and any(plan.steps for _, plan in plans)
     code = carry_out(plans, dry_run=dry_run, ask=removal.QUESTION if ask else "")
     if everything and not dry_run and code == exits.OK:
-        screen.say("the program itself: `uv tool uninstall ecorelay`, or `pipx uninstall ecorelay`")
+        screen.say(
+            "the program itself, as it was installed: `uv tool uninstall ecorelay`, `pipx uninstall "
+            "ecorelay` or `pip uninstall ecorelay`"
+        )
     raise typer.Exit(code)
 
 
@@ -144,7 +147,7 @@ def carry_out(plans: Sequence[tuple[str, Plan]], *, dry_run: bool, ask: str = ""
             screen.fail(plan.problem)
             if plan.by_hand:
                 screen.say("by hand, " + ("then:" if plan.steps else "this does it:"))
-                screen.out("".join(f"  {line}\n" for line in plan.by_hand))
+                screen.out("".join(f"  {screen.line(line)}\n" for line in plan.by_hand))
             code = code or exits.NOT_FOUND
     if dry_run:
         screen.say("nothing was changed (--dry-run)")
@@ -185,8 +188,8 @@ def _coloured(line: str) -> str:
 
 
 def _confirm(question: str) -> None:
-    if not screen.is_terminal(sys.stdin):
-        raise RelayError("bad_args", "nobody is here to be asked whether to delete all mail: --yes says so")
+    screen.refuse_unasked("deleting all mail", "--yes")
     screen.say(f"{question} Type yes to go on:")
     if sys.stdin.readline().strip().lower() != "yes":
-        raise RelayError("already_registered", "not confirmed: nothing was changed")
+        screen.say("nothing was changed")
+        raise SystemExit(exits.REFUSED)

@@ -65,14 +65,15 @@ def _run(arguments: list[str]) -> int:
 def _explain(error: Exception) -> int | None:
     """Say in one line what a person can do something about; None for a bug of ours."""
     from ecorelay.cli import exits, screen
+    from ecorelay.cli.tool_words import for_person
     from ecorelay.errors import RelayError
 
     match error:
         case RelayError(code=code, message=message):
-            screen.fail(message)
+            screen.fail(for_person(message))
             return exits.exit_code(code)
         case OSError():
-            screen.fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+            screen.fail((f"{error.filename}: " if error.filename else "") + (error.strerror or str(error)))
             screen.quiet_stdout()  # it may be the one that is full
             return exits.BROKEN
         case _:

@@ -53,8 +53,11 @@ async def _peers(match: str, as_json: bool) -> None:
         screen.out_json(hub_id=found.hub_id, peers=listed, more=found.more)
         return
     if not found.peers:
-        nobody = f"no peer matches {match!r}" if match else "nobody yet"
-        screen.say(f"{nobody} (an assistant becomes a peer by starting `ecorelay mcp`)")
+        screen.say(
+            f"no peer matches {match!r}: `ecorelay peers` lists those seen lately"
+            if match
+            else "nobody yet: an assistant becomes a peer by starting `ecorelay mcp` (see `ecorelay install`)"
+        )
         return
     rows = [_row(peer) for peer in found.peers]
     if screen.is_terminal(sys.stdout):
@@ -105,7 +108,11 @@ def add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The new peer's name.", show_default=False)],
     as_json: words.Json = False,
 ) -> None:
-    """Make an address for a peer that has not come yet, so that mail can wait for it."""
+    """Make an address for a peer that has not come yet.
+
+    Mail waits there until a session of that name reads it.
+
+    """
     wanted = words.name(name, "NAME")
     session.run(lambda: _add(wanted, as_json))
 
@@ -133,9 +140,10 @@ def forget(
     ],
     as_json: words.Json = False,
 ) -> None:
-    """Remove a peer that is offline, with its mailbox and everything in it. Cannot be undone.
+    """Remove a peer that is offline, with its mailbox.
 
-    Whoever sent it mail it has not read finds a notice. Groups it administers are deleted, others it leaves.
+    Everything in it goes too, and cannot be brought back. Whoever sent it mail it has not read finds a
+    notice. Groups it administers are deleted, others it leaves.
 
     """
     wanted = words.name(name, "NAME")

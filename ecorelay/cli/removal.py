@@ -102,7 +102,8 @@ def _hub(paths: Paths) -> Plan:
     notes = []
     if found.sessions:
         notes.append(
-            f"{found.sessions} sessions are live, and one that needs a hub starts it again: end them first"
+            f"{screen.many(found.sessions, 'live session')} would start it again when it is needed: end "
+            "them first"
         )
     return Plan(steps=(Step(title=f"stop the hub (pid {found.pid})", do=_stop),), notes=tuple(notes))
 

@@ -8,6 +8,7 @@ terminal does nothing with it.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -22,6 +23,8 @@ from ecorelay.errors import RelayError
 
 JSON_VERSION: Final = 1
 """The ``v`` of every object `--json` prints; objects only grow under one version."""
+STDOUT: Final = "stdout"
+"""What stands for a file's name in an error of it."""
 
 # Controls but tab and newline, separators that are none for a terminal, marks that reorder or hide text.
 _UNSAFE_TEXT: Final = re.compile(
@@ -72,9 +75,14 @@ def out(text: str) -> None:
 
     Raises:
         BrokenPipeError: the reader is gone.
-        OSError: it could not be written (a full disk).
+        OSError: it could not be written (a full disk, a closed descriptor).
     """
-    _write(sys.stdout, text)
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, "it is closed", STDOUT)
+    try:
+        _write(sys.stdout, text)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, STDOUT) from error  # a BrokenPipeError stays one
 
 
 def say(text: str) -> None:
@@ -142,6 +150,8 @@ def _write(stream: TextIO | None, text: str) -> None:
 
 def quiet_stdout() -> None:
     """After a broken pipe: keep the interpreter from complaining about it once more at its end."""
+    if sys.stdout is None:
+        return
     try:
         handle = os.open(os.devnull, os.O_WRONLY)
         os.dup2(handle, sys.stdout.fileno())
@@ -190,6 +200,12 @@ def table(rows: Sequence[tuple[str, ...]]) -> str:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         text += "  ".join(cells).rstrip() + "\n"
     return text
+
+
+def many(count: int, noun: str) -> str:
+    """``1 message``, ``2 messages``, ``2 mailboxes``."""
+    ending = "" if count == 1 else "es" if noun.endswith("x") else "s"
+    return f"{count} {noun}{ending}"
 
 
 def age(since_ms: int, now_ms: int) -> str:

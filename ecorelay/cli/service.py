@@ -19,16 +19,16 @@ import trio
 from msgspec import Struct
 
 from ecorelay import spawn, upgrade
+from ecorelay.cli import session
 from ecorelay.endpoint import read_endpoint
 from ecorelay.errors import RelayError
-from ecorelay.paths import Paths, make_private_dir, write_private
+from ecorelay.paths import Paths, write_private
 from ecorelay_adapters.clients import program
 from ecorelay_adapters.clients.assistant import ClientFailed, Machine, Plan, Step
 from ecorelay_adapters.clients.files import difference, remove_tree
 
 UNIT: Final = "ecorelay.service"
 LABEL: Final = "org.ecorelay.hub"
-KEEP_ALIVE: Final = "ECORELAY_KEEP_ALIVE"
 LISTENS_S: Final = 15.0
 """How long a hub started by the service may take."""
 
@@ -56,7 +56,7 @@ def manager_of(machine: Machine, platform: str = sys.platform) -> Manager:
     Raises:
         RelayError: ``bad_args``, there is none that we know.
     """
-    variables = {KEEP_ALIVE: "true", **machine.variables}
+    variables = {session.KEEP_ALIVE: "true", **machine.variables}
     if platform == "darwin":
         return _launchd(machine, variables)
     if platform == "linux":
@@ -103,6 +103,18 @@ def plan_removal(machine: Machine, platform: str = sys.platform) -> Plan:
     steps.append(Step(title=f"remove {manager.file}", do=partial(remove_tree, manager.file)))
     steps += [] if manager.problem else [_running(line, machine.environ) for line in manager.after_removal]
     return Plan(steps=tuple(steps))
+
+
+async def restart(machine: Machine) -> bool:
+    """Have the service start its hub anew; False where the hub is no service that runs."""
+    try:
+        manager = manager_of(machine)
+    except RelayError:
+        return False
+    if not manager.file.is_file() or not is_active(manager, machine.environ):
+        return False
+    await _take_over(manager, machine.paths, machine.environ)
+    return True
 
 
 def is_active(manager: Manager, environ: Mapping[str, str]) -> bool:
@@ -260,14 +272,10 @@ def _tell(words: Sequence[str], environ: Mapping[str, str]) -> None:
 
 async def _take_over(manager: Manager, paths: Paths, environ: Mapping[str, str]) -> None:
     """Let the service's hub follow the one that runs; adapters wait meanwhile and start none of their own."""
-    make_private_dir(paths.home)
     with trio.move_on_after(LISTENS_S):
-        while True:
-            with spawn.start_lock(paths.start_lock) as ours:
-                if ours:
-                    await _replace(manager, paths, environ)
-                    return
-            await trio.sleep(spawn.LOOK_AGAIN_S)
+        async with session.no_other_start(paths):
+            await _replace(manager, paths, environ)
+            return
     raise RelayError(
         "timeout", f"the hub of the service did not get ready within {LISTENS_S:.0f} s: {paths.log}"
     )

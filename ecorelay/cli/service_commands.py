@@ -45,7 +45,11 @@ def uninstall(dry_run: DryRun = False) -> None:
 
 @app.command("status", **words.with_example("ecorelay hub service status"))
 def status(as_json: words.Json = False) -> None:
-    """Show whether the hub is a service; exits with 3 when it is none, or does not run."""
+    """Show whether the hub is a service.
+
+    Exits with 3 when there is none, or it does not run.
+
+    """
     from ecorelay.cli import install_commands
 
     machine = install_commands.machine_of()

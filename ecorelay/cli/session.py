@@ -16,10 +16,10 @@ from ecorelay.client import HubClient, open_hub_client
 from ecorelay.config import Config, load
 from ecorelay.endpoint import read_endpoint
 from ecorelay.errors import RelayError
-from ecorelay.paths import Paths, find_paths
+from ecorelay.paths import Paths, find_paths, make_private_dir
 from ecorelay.process import is_alive
 from ecorelay.requests import RequestError
-from ecorelay.spawn import hub_connector
+from ecorelay.spawn import LOOK_AGAIN_S, hub_connector, start_lock
 from ecorelay.upgrade import is_older
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 CLIENT = "ecorelay-cli"
 KEEP_ALIVE = "ECORELAY_KEEP_ALIVE"
+LOCK_S = 15.0
+"""How long another process may take to start a hub."""
 
 
 def run(command: Callable[[], Awaitable[int | None]]) -> None:
@@ -125,11 +127,21 @@ async def at_running_hub(
 
 
 @asynccontextmanager
-async def at_lasting_hub() -> AsyncIterator[HubClient]:
-    """Observe the hub; one that is started here stays, also when nobody needs it."""
-    connect = hub_connector(paths(), {**os.environ, KEEP_ALIVE: "true"})
-    async with _opened(_hello("observer"), connect, stay=False) as client:
-        yield client
+async def no_other_start(paths: Paths) -> AsyncIterator[None]:
+    """Hold the lock under which hubs are started: adapters wait meanwhile, and start none of their own.
+
+    Raises:
+        RelayError: ``timeout``, another process holds it and does not get done.
+    """
+    make_private_dir(paths.home)
+    deadline = trio.current_time() + LOCK_S
+    while trio.current_time() < deadline:
+        with start_lock(paths.start_lock) as ours:
+            if ours:
+                yield
+                return
+        await trio.sleep(LOOK_AGAIN_S)
+    raise RelayError("timeout", f"another process has been starting a hub for {LOCK_S:.0f} s: try again")
 
 
 @asynccontextmanager

@@ -98,7 +98,8 @@ def only_alone(context: typer.Context, **given: object) -> bool:
             name = "--" + option.strip("_").replace("_", "-")
             raise RelayError(
                 "bad_args",
-                f"{name} stands before {context.invoked_subcommand}: put what belongs to it after it",
+                f"{name} belongs after {context.invoked_subcommand}: "
+                f"{context.command_path} {context.invoked_subcommand} ... {name}",
             )
     return False
 

@@ -304,6 +304,7 @@ def _forget_member(s: State, group: Group, no: int) -> None:
     peer = s.peers[no]
     peer.groups.discard(group.no)
     peer.group_unread.pop(group.no, None)
+    peer.told.pop(group.no, None)
     lease = peer.history.pop(group.no, None)
     for sid, frame in lease.queue if lease is not None else ():
         s.fail(sid, frame.req_id, "group_not_found", ENDED)

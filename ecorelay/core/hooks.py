@@ -7,7 +7,8 @@ says so.
 
 Printed is not seen. That the model was given it is proved by the next hook that can only run after a model's
 turn went on: of a tool, or of the turn's end. A prompt proves nothing, for the one before it may have been
-taken back: what was printed and not proved by then is shown again, marked.
+taken back: what was printed and not proved by then is shown again, marked. A prompt typed during a turn only
+waits for its end: nothing is printed with it, for that turn's hooks would prove what its model never got.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ecorelay import wire
 from ecorelay.core import delivery, mailbox, watch
 from ecorelay.core.actions import CheckProcess, Reply, Store
 from ecorelay.core.ops import Confirmed, ConfirmMail
-from ecorelay.core.state import Peer, Session, State, unread_of
+from ecorelay.core.state import Lease, Peer, Session, State, unread_of
 from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
@@ -110,13 +111,15 @@ def session_ended(peer: Peer) -> None:
     peer.printed.clear()
     peer.printed_notices.clear()
     peer.cut.clear()
+    peer.cut_rooms.clear()
     peer.told.clear()
 
 
-def second_adapter(s: State, holder: Session) -> RelayError:
-    """Why a second adapter of one assistant process gets no peer."""
+def second_adapter(s: State, holder: Session, other: Session | None = None) -> RelayError:
+    """Why one of two adapters beside an assistant process has no peer: `holder` serves it (`other` did)."""
     s.count("second_adapter_refused")
-    name = holder.peer.name if holder.peer is not None else "another"
+    peer = (other or holder).peer
+    name = peer.name if peer is not None else "another"
     return RelayError(
         "already_registered",
         f"this assistant's session is {name} already, through another `ecorelay mcp` beside it (pid "
@@ -161,7 +164,14 @@ def ring_due(s: State, note: RingDue, now: Now) -> None:
 def waiting(peer: Peer) -> int:
     """How much waits that no hook has shown, not even the beginning of."""
     told = sum(min(count, peer.told.get(no, 0)) for no, count in peer.group_unread.items())
-    return max(unread_of(peer) - len(peer.cut) - len(peer.printed_notices) - told, 0)
+    # Of these what a page holds that is out is not counted as unread in the first place.
+    shown = (peer.cut.keys() | peer.printed_notices) - peer.leased.keys()
+    return max(unread_of(peer) - len(shown) - cut_in_rooms(peer) - told, 0)
+
+
+def cut_in_rooms(peer: Peer) -> int:
+    """Messages to rooms that wait, and of which a hook printed the beginning."""
+    return sum(1 for mail in peer.room_mail if mail.msg_id in peer.cut_rooms) if peer.cut_rooms else 0
 
 
 # --- hooks -------------------------------------------------------------------------------------------
@@ -189,10 +199,17 @@ def hook(s: State, session: Session, frame: wire.Hook, now: Now) -> None:
             live.rings = 0
             news(s, peer, now)
             return
+        case "prompt" if frame.turn and frame.turn == live.turn:
+            # Typed while that turn goes on: it waits, and may be taken back. The turn's own hooks show mail.
+            _answer(s, session, peer, frame)
+            return
         case "prompt":
+            _unproved(peer)
+        case _ if frame.turn != live.turn:  # of a prompt that waited, whose hook ran long ago
             _unproved(peer)
         case _:  # "tool", "stop"
             _prove(s, peer, live, now)
+    live.turn = frame.turn
     # From here on it is shown: by this hook, or the next.
     live.woken_at = -WAKE_S
     live.rings = 0
@@ -220,10 +237,9 @@ def evicted(peer: Peer, count: int) -> None:
 
 def _unproved(peer: Peer) -> None:
     """Nothing says that the model was given these: they are shown again."""
-    for msg_id in peer.printed:
-        peer.pushed.pop(msg_id, None)
-        peer.stubs.discard(msg_id)
-    peer.printed.clear()
+    for msg_id in list(peer.printed):
+        delivery.unmark(peer, msg_id)
+        peer.cut_rooms.discard(msg_id)
     peer.printed_notices.clear()
 
 
@@ -231,9 +247,11 @@ def _prove(s: State, peer: Peer, live: Session, now: Now) -> None:
     if not peer.printed and not peer.printed_notices:
         return
     live.evidence_at = now.wall
-    msg_ids, notices = tuple(peer.printed), tuple(peer.printed_notices)
-    op = ConfirmMail(no=peer.no, lease=0, msg_ids=msg_ids, notices=notices, at=now.wall)
-    s.out.append(Store((op,), HookProved(peer.no, msg_ids, notices)))
+    msg_ids = tuple([msg_id for msg_id in peer.printed if msg_id in peer.pushed])
+    notices = tuple(peer.printed_notices)
+    if msg_ids or notices:  # nobody has seen what was only begun
+        op = ConfirmMail(no=peer.no, lease=0, msg_ids=msg_ids, notices=notices, at=now.wall)
+        s.out.append(Store((op,), HookProved(peer.no, msg_ids, notices)))
     peer.printed.clear()
 
 
@@ -247,6 +265,8 @@ def proved(s: State, note: HookProved, result: Confirmed, now: Now) -> None:
         delivery.seen(peer, note.msg_ids)
         if s.watchers:
             watch.seen(s, peer.no, note.msg_ids, now)
+        if not peer.reads:  # else the page being read shows it
+            news(s, peer, now)  # more of what a notice tells may have come on top
 
 
 def prove_failed(s: State, note: HookProved) -> None:
@@ -261,8 +281,9 @@ def printed(s: State, session: Session, frame: wire.Printed, now: Now) -> None:
     peer = s.own(session)
     lease = mailbox.own_lease(s, peer, frame.lease)
     live = peer.session
-    if lease is not None and live is not None:
-        mailbox.close_lease(s, lease)
+    # Read for a session that ended meanwhile, it is shown again: no hook of another proves it.
+    if lease is not None and live is not None and lease.live == live.sid:
+        mailbox.close_lease(s, lease, frame.msg_ids)
         rows = s.pushed_rows.setdefault(frame.carrier, [])
         for msg_id in frame.msg_ids:
             if msg_id in lease.mids:
@@ -272,9 +293,21 @@ def printed(s: State, session: Session, frame: wire.Printed, now: Now) -> None:
                 rows.append((peer.no, lease.mids[msg_id], now.wall))
                 if s.watchers:
                     watch.pushed(s, peer, msg_id, frame.carrier, now)
-        peer.cut.update((msg_id, lease.mids[msg_id]) for msg_id in frame.cut if msg_id in lease.mids)
+        _printed_in_part(peer, lease, frame.cut)
         peer.printed_notices.update(each for each in frame.notices if each in lease.notices)
-        peer.told.update(lease.groups)
+        peer.told.update((no, min(count, peer.group_unread.get(no, 0))) for no, count in lease.groups.items())
         delivery.flush_pushed(s)
         news(s, peer, now)
     s.reply(session.sid, wire.Done(req_id=frame.req_id, unread=unread_of(peer)))
+
+
+def _printed_in_part(peer: Peer, lease: Lease, msg_ids: tuple[str, ...]) -> None:
+    rooms = {mail.msg_id for mail in lease.rooms}
+    for msg_id in msg_ids:
+        if msg_id in lease.mids:
+            peer.cut[msg_id] = lease.mids[msg_id]
+        elif msg_id in rooms:
+            peer.cut_rooms.add(msg_id)
+        else:
+            continue
+        peer.printed[msg_id] = None

@@ -24,7 +24,7 @@ from ecorelay.core.state import Lease, Peer, Session, State, Waiter, unread_of
 from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable, Sequence
 
     from ecorelay.core.events import Now
 
@@ -159,7 +159,7 @@ def page_ready(s: State, note: PageReady, page: PageRead, now: Now) -> None:
     if note.hook:
         held_back |= peer.printed_notices
     told = [notice for notice in page.notices if notice.notice_id not in held_back]
-    rooms, missed = _take_room_mail(peer, request, page) if request.since_id is None else ([], 0)
+    rooms, missed = _take_room_mail(peer, note, page) if request.since_id is None else ([], 0)
     used = [mail.text for mail in page.mails] + [mail.text for mail in rooms]
     left = request.budget - sum(map(_space, used)) if told else 0
     notices = told[: max(left // NOTICE_SPACE, 0 if page.mails or rooms else 1)]
@@ -177,6 +177,10 @@ def page_ready(s: State, note: PageReady, page: PageRead, now: Now) -> None:
         _resume(s, peer)
         return
     _end_read(session, request.req_id)
+    if note.hook:
+        if (before := s.leases.get(session.page)) is not None:
+            _lapse(s, before, now)
+        session.page = note.lease
     leased = [mail for mail in page.mails if mail.text is not None]
     lease = Lease(note.lease, peer, session.sid)
     lease.notices = tuple([notice.notice_id for notice in notices])
@@ -185,6 +189,7 @@ def page_ready(s: State, note: PageReady, page: PageRead, now: Now) -> None:
     peer.stubs.difference_update(lease.stubs)
     lease.rooms = rooms
     if note.hook:
+        lease.live = peer.session.sid if peer.session is not None else 0
         lease.mids = {mail.msg_id: mail.mid for mail in page.mails}
         lease.groups = dict(peer.group_unread)
     for each in lease.unread:
@@ -196,7 +201,8 @@ def page_ready(s: State, note: PageReady, page: PageRead, now: Now) -> None:
     mails = [_entry(mail, now) for mail in page.mails]
     messages = (*mails, *rooms, *[_notice(s, notice) for notice in notices])
     number = note.lease if held else 0
-    remaining = page.remaining + len(peer.room_mail) + len(told) - len(notices)
+    rooms_left = len(peer.room_mail) - (hooks.cut_in_rooms(peer) if note.hook else 0)
+    remaining = page.remaining + rooms_left + len(told) - len(notices)
     unread = unread_of(peer)
     answer: wire.Result
     if note.hook:
@@ -341,11 +347,15 @@ def own_lease(s: State, peer: Peer, lease_no: int) -> Lease | None:
     return lease if lease is not None and lease.peer is peer else None
 
 
-def close_lease(s: State, lease: Lease) -> None:
-    """The page is no longer out, and what becomes of its mail is said elsewhere."""
+def close_lease(s: State, lease: Lease, shown: Container[str]) -> None:
+    """The page is no longer out, and what becomes of its mail is said elsewhere.
+
+    Of its messages to rooms those `shown` are gone; the others wait again, for nobody else keeps them.
+    """
     del s.leases[lease.lease]
     _not_out(lease.peer, lease.unread)
-    _free_rooms(s, lease.peer, lease.rooms)
+    _free_rooms(s, lease.peer, [mail for mail in lease.rooms if mail.msg_id in shown])
+    _put_back(lease.peer, [mail for mail in lease.rooms if mail.msg_id not in shown])
     _free(s, lease.peer, lease.lease)
 
 
@@ -371,8 +381,7 @@ def _lapse(s: State, lease: Lease, now: Now) -> None:
     _not_out(peer, lease.unread)
     _free(s, peer, lease.lease)
     peer.stubs.update(msg_id for msg_id in lease.stubs if msg_id in peer.pushed)
-    for mail in reversed(lease.rooms):
-        peer.room_mail.appendleft(_redelivered(mail))
+    _put_back(peer, lease.rooms)
     wake(s, peer, now)
 
 
@@ -391,6 +400,10 @@ def free_again(s: State, note: LeaseFreed, now: Now) -> None:
     if peer is not None:
         _free(s, peer, note.lease)
         wake(s, peer, now)
+
+
+def _put_back(peer: Peer, rooms: Sequence[wire.Mail]) -> None:
+    peer.room_mail.extendleft([_redelivered(mail) for mail in reversed(rooms)])
 
 
 def _redelivered(mail: wire.Mail) -> wire.Mail:
@@ -485,17 +498,22 @@ def keep_room_mail(s: State, peer: Peer, mail: wire.Mail) -> None:
         s.count("room_messages_missed")
 
 
-def _take_room_mail(peer: Peer, request: wire.Inbox, page: PageRead) -> tuple[list[wire.Mail], int]:
+def _take_room_mail(peer: Peer, note: PageReady, page: PageRead) -> tuple[list[wire.Mail], int]:
     """What limit and budget of the page still allow. Their bytes stay counted until confirmed."""
     taken: list[wire.Mail] = []
+    passed: list[wire.Mail] = []
     count = len(page.mails)
     used = sum(_space(mail.text) for mail in page.mails) if peer.room_mail else 0
-    while peer.room_mail and count < request.limit:
+    while peer.room_mail and count < note.request.limit:
+        if note.hook and peer.room_mail[0].msg_id in peer.cut_rooms:
+            passed.append(peer.room_mail.popleft())
+            continue
         used += _space(peer.room_mail[0].text)
-        if count and used > request.budget:
+        if count and used > note.request.budget:
             break
         count += 1
         taken.append(peer.room_mail.popleft())
+    peer.room_mail.extendleft(reversed(passed))
     missed, peer.missed = peer.missed, 0
     return taken, missed
 
@@ -510,6 +528,9 @@ def _free_rooms(s: State, peer: Peer, mails: Iterable[wire.Mail]) -> None:
         size = len(mail.text or "")
         peer.room_bytes -= size
         s.room_backlog_bytes -= size
+        if mail.msg_id in peer.cut_rooms:
+            peer.cut_rooms.remove(mail.msg_id)
+            peer.printed.pop(mail.msg_id, None)
 
 
 # --- the end of a connection ---------------------------------------------------------------------------

@@ -343,12 +343,18 @@ def _beside_checked(s: State, note: hooks.Beside, alive: bool, now: Now) -> None
     session, holder = s.sessions.get(note.sid), s.sessions.get(note.holder)
     if session is None:
         return
-    if holder is not None and alive:
+    # One with hooks takes the place of one without, or nothing would wake the assistant.
+    better = holder is not None and session.hello.bell and not holder.hello.bell
+    if holder is not None and alive and not better:
         error = hooks.second_adapter(s, holder)
         refuse(s, session.sid, error.code, error.message)
         return
     if holder is not None:
-        s.out.append(CloseSession(holder.sid, "its process is gone"))
+        if alive:
+            error = hooks.second_adapter(s, session, holder)
+            s.reply(holder.sid, wire.Bye(reason=error.message, code=error.code))
+        why = "another adapter has the hooks" if alive else "its process is gone"
+        s.out.append(CloseSession(holder.sid, why))
         _leave(s, holder, now)
     hooks.stands_beside(s, session)
     _retry(s, session, now)

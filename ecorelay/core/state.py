@@ -34,6 +34,7 @@ class Peer:
         "auto",
         "client",
         "cut",
+        "cut_rooms",
         "cwd",
         "git_branch",
         "going",
@@ -98,10 +99,13 @@ class Peer:
         """Those of `pushed` that no page has listed yet, or none that was shown."""
         # owned by hooks.py; of the live session
         self.printed: dict[str, None] = {}
-        """Those of `pushed` that a hook printed, and nothing proves yet that the model was given them."""
+        """Mail that a hook printed, wholly (then it is `pushed`) or in part, and nothing proves yet that the
+        model was given it."""
         self.printed_notices: set[str] = set()
         self.cut: dict[str, int] = {}
         """Unread mail of which a hook printed the beginning: no hook shows it again; msg_id → mid."""
+        self.cut_rooms: set[str] = set()
+        """The same of `room_mail`."""
         self.told: dict[int, int] = {}
         """Group → unread lines of it that a hook spoke of."""
         # owned by groups.py
@@ -156,12 +160,14 @@ class Session:
         "inflight_mail",
         "loading",
         "open_reads",
+        "page",
         "peer",
         "pid",
         "pings",
         "ready",
         "rings",
         "sid",
+        "turn",
         "wanted_taken",
         "woken_at",
     )
@@ -196,9 +202,13 @@ class Session:
         self.bell_turn = 0
         """Counts rings and hooks: a timer of an earlier turn is void."""
         self.woken_at = -1e9
+        self.turn = ""
+        """The assistant's id of the turn that is going on, or was last."""
         self.hooked_at = 0
         """Wall ms of the last hook of its assistant."""
         # reading, owned by mailbox.py
+        self.page = 0
+        """Number of the last page for a hook: who asks for another gives that one back."""
         self.open_reads: set[int] = set()
         """req_ids of pages being read or waited for."""
         self.cancelled: set[int] = set()
@@ -207,7 +217,7 @@ class Session:
 class Lease:
     """A page handed to a reader and not yet confirmed."""
 
-    __slots__ = ("groups", "lease", "mids", "notices", "peer", "rooms", "sid", "stubs", "unread")
+    __slots__ = ("groups", "lease", "live", "mids", "notices", "peer", "rooms", "sid", "stubs", "unread")
 
     def __init__(self, lease: int, peer: Peer, sid: int) -> None:
         self.lease = lease
@@ -219,6 +229,8 @@ class Lease:
         self.stubs: tuple[str, ...] = ()
         self.rooms: list[wire.Mail] = []
         # for hooks.py
+        self.live = 0
+        """The sid of the session beside whose assistant the page is printed."""
         self.mids: dict[str, int] = {}
         """msg_id → mid of the mail in it."""
         self.groups: dict[int, int] = {}

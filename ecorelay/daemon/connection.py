@@ -63,7 +63,7 @@ class InStore:
 
     Args:
         commits: how many there were so far.
-        empty: whether nothing at all is in the store.
+        empty: whether nothing is in the store that anybody waits behind.
     """
 
     def __init__(self, commits: Callable[[], int], empty: Callable[[], bool]) -> None:

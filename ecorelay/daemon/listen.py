@@ -15,6 +15,7 @@ from ecorelay.daemon.log import log, warn
 from ecorelay.daemon.reasons import Reason
 from ecorelay.daemon.streams import SocketStream
 from ecorelay.errors import RelayError
+from ecorelay.home import HOME_VARIABLE
 from ecorelay.peercred import peer_cred
 
 if TYPE_CHECKING:
@@ -53,7 +54,11 @@ def listen_unix(path: Path) -> socket.socket:
             sock.close()
             raise
     except OSError as error:
-        raise RelayError("mailbox_error", f"cannot listen at {path}: {error.strerror or error}") from error
+        raise RelayError(
+            "mailbox_error",
+            f"cannot listen at {path}: {error.strerror or error}; make that directory writable, or "
+            f"name another with {HOME_VARIABLE}",
+        ) from error
     return sock
 
 

@@ -24,6 +24,7 @@ from ecorelay.core.events import (
     Stored,
     StoreFailed,
 )
+from ecorelay.core.ops import WriteBackup
 from ecorelay.daemon.clock import JumpDetector
 from ecorelay.daemon.guard import log_crash
 from ecorelay.daemon.log import log
@@ -102,6 +103,13 @@ class Shell:
         self._dirty: list[Outward] = []
         self._busy = False
         self._settled = trio.lowlevel.ParkingLot()
+        self._copies: list[object] = []
+        """Notes of the units in the store that make a copy of the database: answered when it is complete."""
+
+    @property
+    def ahead(self) -> int:
+        """Units in the store that others wait behind: all but copies, which may take minutes."""
+        return self.outstanding - len(self._copies)
 
     @property
     def full(self) -> bool:
@@ -140,6 +148,9 @@ class Shell:
     def deliver(self, events: Sequence[Stored | StoreFailed]) -> None:
         """What the store has done, once per commit."""
         self.outstanding -= len(events)
+        if self._copies:
+            answered = {id(event.then) for event in events}
+            self._copies = [note for note in self._copies if id(note) not in answered]
         self.feed(events)
         self.on_room()
         if not self.outstanding:
@@ -174,6 +185,8 @@ class Shell:
             case Store():
                 self.store.submit(action.ops, action.then)
                 self.outstanding += 1
+                if action.ops and type(action.ops[0]) is WriteBackup:
+                    self._copies.append(action.then)
             case CloseSession():
                 if (out := self.sessions.get(action.sid)) is not None:
                     out.end(action.reason)

@@ -132,7 +132,7 @@ class Sessions:
 
     def new_in_store(self) -> InStore:
         """For one connection."""
-        return InStore(lambda: self.commits, lambda: not self.shell.outstanding)
+        return InStore(lambda: self.commits, lambda: not self.shell.ahead)
 
     async def wait_room(self) -> None:
         """Wait while too much waits for the store."""

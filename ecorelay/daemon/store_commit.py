@@ -47,6 +47,14 @@ def _is_read(unit: Unit) -> bool:
     return all(type(op) in READS for op in unit[0])
 
 
+def _ends_purge(unit: Unit, event: Stored | StoreFailed) -> bool:
+    """Whether it is the last step of a purge. What another one removed is gone: that is no failure."""
+    if type(unit[0][0]) is not ops.PurgeMail or isinstance(event, StoreFailed):
+        return False
+    done: Any = event.results[0]
+    return not done.place
+
+
 def _is_bug(error: Exception) -> bool:
     return not isinstance(error, sqlite3.Error) or isinstance(error, sqlite3.IntegrityError)
 
@@ -185,9 +193,7 @@ class Committer:
             self._give_back(ledger.give_back)
         if ledger.scrub_before >= 0 and not self._scrub(ledger.scrub_before):
             return [
-                StoreFailed(event.then, "mailbox_error", SCRUB_FAILED)
-                if type(unit[0][0]) is ops.PurgeMail
-                else event
+                StoreFailed(event.then, "mailbox_error", SCRUB_FAILED) if _ends_purge(unit, event) else event
                 for unit, event in zip(batch, done, strict=True)
             ]
         return done

@@ -35,6 +35,8 @@ after the next commit. (SQLite does so by itself, within a commit, only if that 
 PAGE_BYTES: Final = 2048
 """A commit writes the pages it touched, mostly for some bytes in each: half of SQLite's usual size halves
 that, and smaller ones gain nothing more."""
+UPGRADE_PAGES: Final = 64
+"""Pages beyond its limit that a file may take to be brought up to date: full, it is to stay readable."""
 BUSY_S: Final = 2.0
 """How long another program that has the file open is waited for."""
 STATEMENTS_KEPT: Final = 96
@@ -188,12 +190,17 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
 
 
 def _upgrade(db: sqlite3.Connection) -> None:
-    """Each version in a transaction of its own."""
+    """Each version in a transaction of its own. A full file may grow by what the new tables need."""
     version: int = db.execute("PRAGMA user_version").fetchone()[0]
+    if version == schema.VERSION:
+        return
+    most: int = db.execute("PRAGMA max_page_count").fetchone()[0]
+    db.execute(f"PRAGMA max_page_count = {most + UPGRADE_PAGES}").fetchall()
     for older in range(version, schema.VERSION):
         db.executescript(
             f"BEGIN IMMEDIATE; {schema.UPGRADES[older]}; PRAGMA user_version = {older + 1}; COMMIT;"
         )
+    db.execute(f"PRAGMA max_page_count = {most}").fetchall()
 
 
 def connect(path: Path, data_bytes: int, durability: Durability) -> sqlite3.Connection:

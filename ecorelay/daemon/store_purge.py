@@ -244,7 +244,7 @@ def _free_pages(ledger: Ledger, _op: PurgeMail, _place: tuple[int, ...]) -> Mail
 
 
 def _empty_log(ledger: Ledger, op: PurgeMail, _place: tuple[int, ...]) -> MailPurged:
-    ledger.scrub_before = op.before
+    ledger.scrub_before = max(ledger.scrub_before, op.before)
     return MailPurged()
 
 

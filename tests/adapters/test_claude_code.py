@@ -239,8 +239,10 @@ def test_another_data_directory_takes_the_plugin_over(machine: Machine, home: Pa
 def test_an_adapter_that_was_added_by_hand_is_noticed(machine: Machine, home: Path, state: Any, place: str):
     (home / ".claude.json").write_text(json.dumps(state))
     assert any(place in note for note in CLAUDE.plan_install(machine).notes)
+    assert not any(place in finding.remedy for finding in CLAUDE.check(machine)), "it is the only adapter"
     install(machine)
     assert any(place in finding.remedy for finding in CLAUDE.check(machine))
+    assert any("stays" in note and place in note for note in CLAUDE.plan_removal(machine).notes)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +293,7 @@ def test_where_its_installer_puts_it_it_is_found_without_the_path(machine: Machi
     assert not found.problem
 
 
-@pytest.mark.parametrize("said", ["2.0.77", "1.9.9"])
+@pytest.mark.parametrize("said", ["2.1.162", "2.0.77", "1.9.9"])
 def test_a_claude_code_that_is_too_old_is_told_to_update(machine: Machine, home: Path, said: str):
     plan = install(but(machine, STANDIN_VERSION=said))
     assert said in plan.problem

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from ecorelay import peercred
 from ecorelay.names import is_id
 from ecorelay_adapters import hub_line
 from ecorelay_adapters.hub_line import HubLine, NoAnswer
@@ -109,6 +110,30 @@ def test_it_says_hello_asks_and_hangs_up(short, stand_in):
     assert not hub.thread.is_alive()
     hello = {"type": "hello", "versions": [1, 1], "role": "attach", "client_pid": 7, "pid": os.getpid()}
     assert heard == [hello, {"type": "hook", "event": "prompt", "req_id": 1}]
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_where_others_may_listen_it_speaks_to_our_own_user_alone(short, stand_in, monkeypatch, ours):
+    heard: list[bytes] = []
+
+    def serve(lines: Any) -> None:
+        heard.append(lines.readline())
+        put(lines, WELCOME)
+
+    hub = stand_in(serve)
+    home = short / "home"
+    home.mkdir()
+    (home / "hub.json").write_bytes((short / "hub.json").read_bytes())
+    if not ours:
+        stranger = peercred.PeerCred(os.geteuid() + 1, 0)
+        monkeypatch.setattr(peercred, "peer_cred", lambda sock: stranger)
+        with pytest.raises(NoAnswer):
+            HubLine(str(home))
+    else:
+        with HubLine(str(home)):
+            pass
+    hub.thread.join(PATIENCE_S)
+    assert bool(heard[0]) == ours
 
 
 def test_a_long_answer_arrives_whole(short, stand_in):

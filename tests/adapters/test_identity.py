@@ -24,6 +24,10 @@ def test_a_client_that_does_not_introduce_itself_is_some_mcp_client():
     assert find({}, HOME, "鍵").client == "mcp"
 
 
+def test_an_assistant_is_called_what_people_call_it():
+    assert find({}, HOME, "codex-mcp-client").client == "codex"
+
+
 @pytest.mark.parametrize(
     ("variable", "client"),
     [("CLAUDE_CODE_SESSION_ID", "claude-code"), ("COPILOT_AGENT_SESSION_ID", "copilot-cli")],

@@ -17,7 +17,7 @@ from ecorelay import wire
 from ecorelay.errors import RelayError
 from ecorelay.spawn import NoHub
 from ecorelay_adapters import session as session_module
-from ecorelay_adapters.carriers import ChannelCarrier
+from ecorelay_adapters.carriers import Carrier, ChannelCarrier
 from ecorelay_adapters.envelope import Incoming
 from ecorelay_adapters.handover import ToolResult
 from ecorelay_adapters.mcp_stdio import ClientInfo
@@ -44,7 +44,7 @@ class FakeServer:
         self.told.append((method, params))
 
 
-class FakeCarrier:
+class FakeCarrier(Carrier):
     """Takes what a test lets it take."""
 
     name = "fake"

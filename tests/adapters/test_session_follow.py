@@ -155,6 +155,50 @@ async def test_a_session_that_goes_on_as_another_greets_as_that_one(
         assert '"me":"amy"' in (await calling.wait()).text
 
 
+async def test_a_named_session_that_is_resumed_renames_nobody_and_greets_under_its_name(
+    opened, claude, autojump_clock: MockClock
+):
+    claude.change(name="bob", nameSource="user")
+    async with opened() as desk:
+        there = await desk.opened()
+        claude.change(sessionId="two", name="amy")
+        frame = await asked(there)
+        assert isinstance(frame, wire.Identify)
+        await there.send(answer(frame, wire.Renamed(req_id=0, name="amy")))
+        assert isinstance(await asked(there), wire.Bye)
+        again = await desk.hub.session()
+        assert again.hello is not None
+        assert (again.hello.identity, again.hello.name, again.hello.pinned) == ("two", "amy", True)
+        assert await again.quiet(10 * FOLLOW_S)
+
+
+async def test_a_call_under_way_while_the_session_goes_on_as_another_is_told_and_the_next_one_waits(
+    opened, claude, autojump_clock: MockClock
+):
+    async with opened() as desk:
+        there = await desk.opened()
+        waiting = desk.begin("inbox", wait=600)
+        assert isinstance(await asked(there), wire.Inbox)
+        claude.change(sessionId="two")
+        frame = await asked(there)
+        began = trio.current_time()
+        await there.send(answer(frame, wire.Renamed(req_id=0, name="amy")))
+        assert isinstance(await asked(there), wire.Bye)
+        calling = desk.begin("peers")  # the old client is closing
+        assert "hub_unreachable" in (await waiting.wait()).text
+        assert trio.current_time() - began < 5
+        again = await desk.hub.session()
+        frame = await asked(again)
+        await again.send(answer(frame, wire.PeerList(req_id=0, hub_id="hub", me="amy")))
+        assert '"me":"amy"' in (await calling.wait()).text
+
+
+async def test_a_data_directory_that_is_none_is_told_to_who_calls(opened, claude, autojump_clock: MockClock):
+    async with opened(environ={"ECORELAY_HOME": "not/absolute"}, hooks=True) as desk:
+        assert "absolute" in await desk.session.instructions(ClientInfo(name="claude-code"))
+        assert "absolute" in (await desk.call("peers")).text
+
+
 async def test_a_session_file_that_is_half_written_changes_nothing(opened, claude, autojump_clock: MockClock):
     async with opened() as desk:
         there = await desk.opened()

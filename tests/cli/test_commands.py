@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.command_line import CommandLine, run_here
+from tests.helpers.command_line import AT_A_HUB, ID, CommandLine, run_here
 
 COMMANDS = [
     "",
@@ -18,6 +18,13 @@ COMMANDS = [
     "hub stop",
     "hub restart",
     "hub status",
+    "hub service",
+    "hub service install",
+    "hub service uninstall",
+    "hub service status",
+    "install",
+    "uninstall",
+    "doctor",
     "peers",
     "peers add",
     "peers forget",
@@ -45,7 +52,6 @@ COMMANDS = [
     "purge",
     "backup",
 ]
-ID = "01j5zk3m8v9w2x4y6z7abcdefg"
 
 
 @pytest.fixture
@@ -69,6 +75,7 @@ def test_every_command_has_help_with_an_example_that_begins_with_it(here, words)
     example = said.out[said.out.rindex("xample:") :]
     assert f"ecorelay {words}".strip() in example
     assert all(len(line) <= 110 for line in said.out.splitlines())
+    assert not [line for line in said.out.splitlines()[1:] if line.endswith("...")], "a summary was cut"
     assert not Path("home").exists()
 
 
@@ -199,33 +206,7 @@ def test_looking_at_or_stopping_a_hub_never_starts_one(ecorelay, words):
     assert not ecorelay.paths.home.exists()
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        "peers",
-        "peers add bob",
-        "peers forget bob",
-        "send bob hello",
-        "inbox",
-        f"reply {ID} hello",
-        "broadcast hello",
-        "rooms",
-        "groups",
-        "groups create team bob",
-        "groups info team",
-        "groups history team",
-        "groups send team hello",
-        "groups invite team bob",
-        "groups remove team bob",
-        "groups leave team",
-        "groups delete team",
-        f"trace {ID}",
-        "block",
-        "block bob",
-        "purge --older 1d --yes",
-        "backup copy.db",
-    ],
-)
+@pytest.mark.parametrize("words", AT_A_HUB)
 def test_where_no_hub_may_be_started_a_command_says_that_there_is_none(here, words):
     said = here(*words.split(), ECORELAY_SPAWN="no")
     assert said.code == 3

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from ecorelay.cli import screen
+from ecorelay.cli.tool_words import for_person
 
 HOSTILE = "\x1b]0;owned\x07red\x1b[31m \u202etxt.exe\u2066 \x9b2J\r\u200b\ufeff\U000e0041"
 
@@ -68,12 +69,36 @@ def test_what_the_terminal_cannot_encode_is_escaped_instead_of_failing(monkeypat
     assert screen.symbol("→", "->") == "->"
 
 
-def test_a_process_without_stdout_and_stderr_still_works(monkeypatch):
+def test_without_stderr_nobody_is_talked_to_and_without_stdout_data_are_refused(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "stderr", None)
-    screen.out("x")
     screen.say("y")
     assert not screen.is_terminal(None)
+    with pytest.raises(OSError, match="closed"):
+        screen.out("x")
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "shown"),
+    [(0, "message", "0 messages"), (1, "message", "1 message"), (2, "mailbox", "2 mailboxes")],
+)
+def test_one_is_singular(count, noun, shown):
+    assert screen.many(count, noun) == shown
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("relay_group_list has yours", "`ecorelay groups` has yours"),
+        ("(relay_inbox, relay_peers)", "(`ecorelay inbox`, `ecorelay peers`)"),
+        ("you are not in the room: relay_join it first", "you are not in the room: relay_join it first"),
+        ("no peer is called 'relay_peers'", "no peer is called 'relay_peers'"),
+        ("read without since_id", "read without --since"),
+        ("no peer is called relay_peers.old", "no peer is called relay_peers.old"),
+    ],
+)
+def test_tools_of_assistants_are_commands_for_a_person(message, shown):
+    assert for_person(message) == shown
 
 
 def test_an_error_message_is_made_harmless_line_by_line(capsys):

@@ -224,6 +224,11 @@ def test_the_service_takes_over_from_a_hub_that_runs(ecorelay: CommandLine, stan
     assert not is_alive(before.pid, before.pid_start)
     assert ecorelay("hub", "service", "status", "--json").json["active"]
     assert "nothing to change" in ecorelay("hub", "service", "install").out
+    assert "started: " in ecorelay("hub", "restart").err
+    before, after = after, read_endpoint(ecorelay.paths.endpoint)
+    assert after is not None
+    assert after.pid != before.pid
+    assert calls(standin)[-1] == "--user restart ecorelay.service"
     assert ecorelay("inbox", "--json").json["messages"][0]["text"] == "precious"
     os.kill(after.pid, signal.SIGTERM)
     deadline = time.monotonic() + 20

@@ -182,7 +182,7 @@ def test_a_purge_says_what_goes_and_asks_at_a_terminal(home):
         assert "nothing was removed" in shown
         shown, code = purged_at_a_terminal(home, b"y\n")
         assert code == 0
-        assert "removed: 4 messages, 1 lines of groups" in shown
+        assert "removed: 4 messages, 1 line of groups" in shown
         (asked,) = hub.requests("purge")
         assert asked["unread"]
         assert abs(time.time() * 1000 - 30 * 86_400_000 - asked["before"]) < 60_000
@@ -211,7 +211,7 @@ def test_history_that_could_not_be_written_is_unread_again(home):
     with ScriptedHub(home, answers) as hub, open("/dev/full", "wb") as full:
         torn = CommandLine(home).start("groups", "history", "team", stdout=full)
         _, err = torn.communicate(timeout=30)
-        assert (torn.returncode, err) == (6, b"error: No space left on device\n")
+        assert (torn.returncode, err) == (6, b"error: stdout: No space left on device\n")
         assert [frame["type"] for frame in hub.asked] == ["group_history", "group_release"]
 
 

@@ -64,6 +64,24 @@ async def test_an_observer_has_no_name_to_return_under(autojump_clock: MockClock
         assert (await hub.session()).hello == session.hello
 
 
+async def test_an_assistants_session_returns_under_the_id_it_has_now(
+    autojump_clock: MockClock, hub: FakeHub, nursery: trio.Nursery
+):
+    async with hub.client(msgspec.structs.replace(HELLO, identity="one")) as (client, session):
+        asked = Asked(nursery, client, wire.Identify(req_id=0, identity="two"))
+        frame = await session.receive()
+        await session.send(wire.Renamed(req_id=frame.req_id, name=client.welcome.name))
+        await asked.wait()
+        asked = Asked(nursery, client, wire.Identify(req_id=0, identity="bobs"))
+        frame = await session.receive()
+        await session.send(wire.Renamed(req_id=frame.req_id, name="bob"))
+        await asked.wait()
+        await session.close()
+        hello = (await hub.session()).hello
+        assert hello is not None
+        assert hello.identity == "two"
+
+
 async def test_a_renamed_peer_returns_under_its_new_name(
     autojump_clock: MockClock, hub: FakeHub, nursery: trio.Nursery
 ):

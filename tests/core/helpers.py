@@ -475,6 +475,7 @@ class World:
             assert not peer.printed
             assert not peer.printed_notices
             assert not peer.cut
+            assert not peer.cut_rooms
             assert not peer.told
             assert not peer.room_mail
             assert peer.room_bytes == 0

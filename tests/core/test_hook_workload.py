@@ -113,7 +113,8 @@ class Life:
         peer = self.world.peer("bob")
         if peer.session is not None:
             assert peer.unread == len(unread)
-            assert set(peer.printed) == self.printed
+            assert set(peer.printed) - peer.cut.keys() == self.printed
+            assert peer.cut.keys() <= unread
 
     def rows(self):
         no = self.world.peer("bob").no

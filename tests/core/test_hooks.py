@@ -141,6 +141,19 @@ def test_a_second_session_beside_the_same_process_is_refused_while_the_first_liv
     assert desk.world.open("bob", pinned=True, instance=mid(9), **BESIDE).name == "bob"
 
 
+def test_a_second_session_with_hooks_takes_the_place_of_a_first_without():
+    desk = Desk()
+    desk.bob.close()
+    plain = desk.world.open("bob", pinned=True, instance=mid(8), **BESIDE)
+    hooked = desk.world.open("bob", pinned=True, instance=mid(9), bell=True, **BESIDE)
+    assert hooked.name == "bob"
+    bye = plain.got[-1]
+    assert isinstance(bye, wire.Bye)
+    assert bye.code == "already_registered"
+    assert plain.closed
+    assert refusal(desk.world.open("bob", instance=mid(8), **BESIDE)).code == "already_registered"
+
+
 def test_a_second_adapter_that_comes_before_the_first_has_its_peer_is_refused_too():
     world = World()
     with world.hold():
@@ -241,6 +254,16 @@ def test_a_message_shown_only_in_part_is_not_shown_by_another_hook_and_whole_in_
     assert desk.show("stop") == ["short"]
     assert desk.bob.texts() == ["long", None]
     assert desk.world.peer("bob").cut == {}
+
+
+def test_what_was_shown_in_part_to_a_prompt_that_was_taken_back_is_shown_again():
+    desk = Desk()
+    long = desk.ann.send("bob", "long").msg_id
+    assert desk.show("prompt", cut=(long,)) == ["long"]
+    assert desk.show("prompt", cut=(long,)) == ["long (again)"]
+    assert desk.show("tool") == []
+    assert desk.world.peer("bob").unread == 1
+    assert desk.show("prompt") == []
 
 
 def test_ids_that_were_not_in_the_page_change_nothing():
@@ -345,6 +368,115 @@ def test_room_messages_are_shown_by_a_hook():
     assert desk.show("prompt") == ["tea?"]
     assert desk.show("prompt") == []
     assert desk.world.state.room_backlog_bytes == 0
+
+
+def test_room_messages_for_which_a_hook_had_no_room_are_shown_by_the_next():
+    desk = Desk()
+    desk.bob.call(wire.Join, room="kitchen")
+    desk.ann.call(wire.Join, room="kitchen")
+    for text in ("tea?", "milk?"):
+        desk.ann.call(wire.RoomSend, room="kitchen", text=text)
+    line = desk.world.open(role="attach", client_pid=70, client_start=7)
+    page = line.call(wire.Hook, event="prompt")
+    line.call(wire.Printed, lease=page.lease, msg_ids=(page.messages[0].msg_id,))
+    line.close()
+    assert desk.show("tool") == ["milk? (again)"]
+    assert desk.world.state.room_backlog_bytes == 0
+
+
+def test_a_room_message_shown_in_part_waits_whole_in_the_inbox_and_hides_nothing_else():
+    desk = Desk()
+    desk.bob.call(wire.Join, room="kitchen")
+    desk.ann.call(wire.Join, room="kitchen")
+    long = mid(500)
+    desk.ann.call(wire.RoomSend, room="kitchen", text="long", op_id=long)
+    assert desk.show("prompt", cut=(long,)) == ["long"]
+    assert desk.show("prompt", cut=(long,)) == ["long (again)"]
+    desk.ann.call(wire.RoomSend, room="kitchen", text="tea?")
+    rings = desk.rings
+    assert desk.show("tool") == ["tea?"]
+    assert desk.hook("tool").remaining == 0
+    desk.world.tick(50)
+    assert desk.rings == rings
+    assert desk.bob.texts() == ["long"]
+    assert desk.world.peer("bob").cut_rooms == set()
+    assert desk.world.peer("bob").printed == {}
+    assert desk.world.state.room_backlog_bytes == 0
+    desk.ann.send("bob", "hi")
+    assert desk.hook("bell").wake
+
+
+def test_mail_that_comes_while_a_page_with_what_was_shown_in_part_is_out_rings():
+    desk = Desk()
+    long = desk.ann.send("bob", "long").msg_id
+    desk.show("prompt", cut=(long,))
+    desk.hook("stop")
+    page = desk.bob.inbox()
+    assert [mail.text for mail in page.messages] == ["long"]
+    rings = desk.rings
+    desk.ann.send("bob", "hi")
+    assert desk.rings == rings + 1
+
+
+def test_a_page_read_for_a_session_that_another_followed_is_shown_again():
+    desk = Desk()
+    desk.ann.send("bob", "hi")
+    line = desk.world.open(role="attach", client_pid=70, client_start=7)
+    page = line.call(wire.Hook, event="prompt")
+    desk.bob.close()
+    desk.bob = desk.sit_down()
+    line.call(wire.Printed, lease=page.lease, msg_ids=(page.messages[0].msg_id,))
+    assert desk.world.peer("bob").printed == {}
+    line.close()
+    assert desk.show("prompt") == ["hi (again)"]
+
+
+def test_lines_of_a_group_left_and_joined_again_are_told_anew():
+    desk = Desk()
+    desk.ann.call(wire.GroupCreate, name="team", members=("bob",))
+    desk.ann.call(wire.GroupSend, group="team", text="hello")
+    assert desk.show_groups("prompt") == {"team": 2}
+    desk.ann.call(wire.GroupRemove, group="team", peer="bob", reason="")
+    desk.show("stop")
+    desk.ann.call(wire.GroupInvite, group="team", peer="bob")
+    desk.ann.call(wire.GroupSend, group="team", text="again")
+    assert desk.show_groups("prompt") == {"team": 2}
+
+
+def test_a_hook_that_asks_again_without_having_printed_gives_its_page_back():
+    desk = Desk()
+    desk.ann.call(wire.GroupCreate, name="team", members=("bob",))
+    line = desk.world.open(role="attach", client_pid=70, client_start=7)
+    for _ in range(50):
+        assert [group.name for group in line.call(wire.Hook, event="tool").groups] == ["team"]
+    assert len(desk.world.state.leases) == 1
+    desk.ann.send("bob", "hi")
+    assert [mail.text for mail in line.call(wire.Hook, event="tool").messages] == ["hi"]
+    line.call(wire.Hook, event="tool")
+    line.close()
+    assert desk.show("tool") == ["hi (again)"]
+
+
+def test_what_came_on_top_of_a_printed_notice_rings_once_that_is_proved():
+    desk = Desk(mailbox_messages=1)
+    desk.world.open("carol", pinned=True)
+    for text in ("one", "two"):
+        desk.bob.send("carol", text)
+    assert len(desk.show("prompt")) == 1
+    desk.bob.send("carol", "three")
+    rings = desk.rings
+    desk.hook("stop")
+    assert desk.rings == rings + 1
+
+
+def test_a_hook_that_proves_and_shows_more_rings_for_none_of_it():
+    desk = Desk()
+    desk.ann.send("bob", "one")
+    desk.show("prompt")
+    desk.ann.send("bob", "two")
+    rings = desk.rings
+    assert desk.show("tool") == ["two"]
+    assert desk.rings == rings
 
 
 def test_a_budget_that_holds_less_than_waits_leaves_the_rest_for_the_next_hook():
@@ -558,3 +690,33 @@ def test_nothing_is_left_over_once_everybody_is_gone():
     desk.bob.close()
     desk.ann.close()
     desk.world.idle()
+
+
+# --- turns that are told apart ---------------------------------------------------------------------------
+
+
+def test_a_prompt_typed_during_a_turn_is_shown_nothing_and_the_turn_shows_it():
+    desk = Desk()
+    assert desk.show("prompt", turn="a") == []
+    sent = desk.ann.send("bob", "hi")
+    assert desk.show("prompt", turn="a") == []
+    assert desk.show("stop", turn="a") == ["hi"]
+    assert desk.show("stop", turn="a") == []
+    [mail] = desk.bob.inbox(since_id=sent.msg_id).messages
+    assert mail.seen
+
+
+def test_a_prompt_typed_during_a_turn_takes_nothing_back():
+    desk = Desk()
+    desk.ann.send("bob", "hi")
+    assert desk.show("prompt", turn="a") == ["hi"]
+    assert desk.show("prompt", turn="a") == []
+    assert desk.show("stop", turn="a") == []
+
+
+def test_the_end_of_another_turn_proves_nothing():
+    desk = Desk()
+    desk.ann.send("bob", "hi")
+    assert desk.show("prompt", turn="a") == ["hi"]
+    assert desk.show("stop", turn="b") == ["hi (again)"]
+    assert desk.show("stop", turn="b") == []

@@ -10,7 +10,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from ecorelay import wire
 from ecorelay.core.actions import Action, Store
-from ecorelay.core.events import Event, SessionFrame
+from ecorelay.core.events import Event, SessionFrame, Stored, Tick
+from ecorelay.core.ops import WriteBackup
 from ecorelay.daemon.connection import (
     BAD_LINE_S,
     BAD_LINES_MAX,
@@ -171,6 +172,32 @@ async def test_a_reader_that_goes_while_it_waits_for_its_turn_is_in_nobodys_way(
     house.store.commit_all()
     await wait_all_tasks_blocked()
     assert len(core.frames) == 2 * READS_MAX
+
+
+async def test_nobody_waits_behind_a_copy_of_the_database(
+    house: House, core: ScriptedCore, monkeypatch: pytest.MonkeyPatch
+):
+    submit = house.store.submit
+    monkeypatch.setattr(
+        house.store, "submit", lambda unit, then: None if then == "copy" else submit(unit, then)
+    )
+    core.script = lambda event: [Store((WriteBackup(path="/copy"),), "copy")]
+    house.shell.feed((Tick(),))
+    core.script = stores
+    house.store.held = True
+    eager, reader = await house.opened(), await house.opened()
+    await eager.send(*[wire.Rooms(req_id=number) for number in range(3 * IN_STORE_UNITS)])
+    await reader.send(*[wire.Inbox(req_id=number) for number in range(3 * READS_MAX)])
+    await wait_all_tasks_blocked()
+    house.store.held = False
+    house.store.commit_all()
+    await wait_all_tasks_blocked()
+    assert said_by(core).count(1) == 3 * IN_STORE_UNITS
+    assert said_by(core).count(2) == 3 * READS_MAX
+    assert house.shell.outstanding == 1
+    house.shell.deliver((Stored("copy", ()),))
+    await house.shell.settled()
+    assert house.shell.ahead == 0
 
 
 # --- half a line -----------------------------------------------------------------------------------------

@@ -347,6 +347,17 @@ def test_an_upgrade_that_fails_half_way_leaves_the_older_version(
     assert texts(kit.read(2)) == ["kept", "pushed"]
 
 
+def test_a_full_database_of_version_1_is_brought_up_to_date_and_stays_full(tmp_path: Path) -> None:
+    data_dir = made_by_version_1(tmp_path)
+    kit = Kit(data_dir, data_bytes=(data_dir / "hub.db").stat().st_size)
+    assert kit.db.execute("PRAGMA user_version").fetchone() == (schema.VERSION,)
+    assert texts(kit.read(2)) == ["kept", "pushed"]
+    [most], [pages] = (
+        kit.db.execute(f"PRAGMA {name}").fetchone() for name in ("max_page_count", "page_count")
+    )
+    assert most == pages
+
+
 def test_an_older_database_is_brought_up_to_date_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,3 +90,10 @@ async def test_notices_about_lost_mail_are_shown_once(ecorelay):
         notice = await typed(ecorelay, "inbox")
         assert "1 message from you left the full mailbox of bob unread" in notice.out
         assert (await typed(ecorelay, "inbox")).out == ""
+
+
+async def test_who_stops_a_hub_that_sessions_need_is_told_that_they_start_another(ecorelay):
+    with trio.fail_after(PATIENCE_S):
+        async with session(ecorelay, "api"):
+            said = await typed(ecorelay, "hub", "stop")
+            assert "1 live session will start one when it is needed" in said.err

@@ -40,7 +40,7 @@ def test_asking_for_the_version_imports_neither_typer_nor_trio(tmp_path):
 def test_the_adapter_answers_an_assistant_without_the_command_line_the_hub_or_a_database(tmp_path):
     imported = imported_by("-m", "ecorelay", "mcp", home=tmp_path, asking=HELLO, ECORELAY_SPAWN="no")
     assert {"ecorelay_adapters.mcp_stdio", "trio"} <= imported
-    assert packages(imported) & {*COMMAND_LINE, "sqlite3", "mcp", "trio_websocket"} == set()
+    assert packages(imported) & {*COMMAND_LINE, "argparse", "sqlite3", "mcp", "trio_websocket"} == set()
     assert {m for m in imported if m.startswith(("ecorelay.core", "ecorelay.daemon"))} == set()
 
 

@@ -127,9 +127,9 @@ def test_uninstalling_sets_back_what_installing_did_and_keeps_the_mail(ecorelay:
 
 
 def test_nothing_is_uninstalled_where_nothing_was_installed(ecorelay: Person):
-    assert ecorelay("uninstall").out == "Claude Code: nothing to change\n"
+    assert ecorelay("uninstall").out == "Claude Code: nothing to change\nCodex CLI: nothing to change\n"
     said = ecorelay("uninstall", "--all", "--purge")
-    assert said.out.count(": nothing to change") == 5
+    assert said.out.count(": nothing to change") == 6
     assert not ecorelay.paths.home.exists()
 
 

@@ -202,7 +202,7 @@ async def test_peers_show_directory_branch_and_client(machine: Machine):
                 "online": True,
                 "cwd": str(machine.directory("backend")),
                 "git_branch": "fix/läuft",
-                "client": "codex-mcp-client",
+                "client": "codex",
             }
         for match in ("BACK", "Läuft", "projects/backend"):
             [peer] = (await ann.call("peers", match=match))["peers"]

@@ -14,6 +14,32 @@ from ecorelay.endpoint import read_endpoint
 from ecorelay.paths import Paths
 
 PATIENCE_S = 60
+ID = "01j5zk3m8v9w2x4y6z7abcdefg"
+AT_A_HUB = [
+    "peers",
+    "peers add bob",
+    "peers forget bob",
+    "send bob hello",
+    "inbox",
+    f"reply {ID} hello",
+    "broadcast hello",
+    "rooms",
+    "groups",
+    "groups create team bob",
+    "groups info team",
+    "groups history team",
+    "groups send team hello",
+    "groups invite team bob",
+    "groups remove team bob",
+    "groups leave team",
+    "groups delete team",
+    f"trace {ID}",
+    "block",
+    "block bob",
+    "purge --older 30d --yes",
+    "backup copy.db",
+]
+"""Every command that asks a hub, and starts one where none runs."""
 
 
 @dataclass(frozen=True)

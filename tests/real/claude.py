@@ -16,13 +16,12 @@ import os
 import shlex
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,7 +31,7 @@ from ecorelay import __version__, wire
 from ecorelay.client import HubClient, open_hub_client
 from ecorelay.endpoint import Endpoint, read_endpoint
 from ecorelay.paths import Paths, find_paths
-from ecorelay.process import is_alive
+from ecorelay.process import is_alive, start_time
 from ecorelay.spawn import hub_connector
 from ecorelay_adapters.clients.assistant import Machine
 from ecorelay_adapters.clients.claude_code import HOOKS, RULE, render
@@ -290,11 +289,13 @@ class World:
 
     def states(self, ids: Sequence[str]) -> list[str]:
         """What became of messages, in a word each: unread, pushed or seen."""
-        with tempfile.TemporaryDirectory() as folder:
-            for part in self.paths.home.glob("hub.db*"):
-                shutil.copy(part, folder)
-            with closing(sqlite3.connect(Path(folder, "hub.db"))) as copy:
-                return [_state(copy, msg_id) for msg_id in ids]
+
+        async def talk(client: HubClient) -> list[str]:
+            found = [await client.request(wire.Trace(req_id=0, msg_id=msg_id)) for msg_id in ids]
+            return [receipt.state for traced in found for receipt in traced.receipts]
+
+        states: list[str] = self.at_hub(talk)
+        return states
 
     def wait_seen(self, *ids: str) -> None:
         """Wait until there is proof that these were seen."""
@@ -393,7 +394,7 @@ class Terminal:
         )
         self._tmux("new-session", "-d", "-x", "180", "-y", "50", "-c", str(directory), line)
         self.pid = int(self._tmux("display-message", "-p", "#{pane_pid}"))
-        self.start = until(lambda: _start_of(self.pid), "it starts")
+        self.start = until(lambda: start_time(self.pid), "it starts")
 
     def _tmux(self, *words: str) -> str:
         ended = subprocess.run(
@@ -480,21 +481,6 @@ class Terminal:
             until(lambda: not self.alive, "the client is gone", 5)
         self._tmux("kill-server")
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _state(db: sqlite3.Connection, msg_id: str) -> str:
-    state, pushed = db.execute(
-        "SELECT r.state, p.at FROM messages AS m JOIN ring AS r ON r.mid = m.mid AND r.box = m.box"
-        " LEFT JOIN pushes AS p ON p.mid = m.mid AND p.box = m.box WHERE m.msg_id = ?",
-        (msg_id,),
-    ).fetchone()
-    return "seen" if state == 0 else "pushed" if pushed else "unread"
-
-
-def _start_of(pid: int) -> int:
-    from ecorelay.process import start_time
-
-    return start_time(pid)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from tests.e2e.test_upgrade import NEWER, of_version
 from tests.real.claude import TOOL, World, stopped, until
 from tests.real.model import call
 
@@ -110,6 +111,24 @@ def test_with_a_hub_that_is_stopped_the_turn_works_and_hooks_are_quiet(
     [msg_id] = world.send("bob", "after the stop")
     world.model.wait("bob", "after the stop", within=20)
     world.wait_seen(msg_id)
+
+
+def test_a_hub_upgraded_under_an_idle_session_wakes_it_for_the_next_mail(make_world: Callable[..., World]):
+    world = make_world()
+    world.paths.config.write_text("idle_exit_s = 60\n")  # one that was told to stay is left alone
+    bob = world.open("bob")
+    [before] = world.send("bob", "before the upgrade")
+    world.model.wait("bob", "before the upgrade")
+    world.wait_seen(before)
+    bob.wait_idle()
+    variables = [f"{name}={value}" for name, value in of_version(world.root, NEWER).items()]
+    world.run("env", *variables, sys.executable, "-m", "ecorelay", "peers")
+    until(lambda: world.hub is not None and world.hub.version == NEWER, "the newer hub is there")
+    until(lambda: world.peers().get("bob"), "bob is there again")
+    [after] = world.send("bob", "after the upgrade")
+    request = world.model.wait("bob", "after the upgrade", within=20)
+    assert "before the upgrade" not in request.new
+    world.wait_seen(before, after)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits another process's files")

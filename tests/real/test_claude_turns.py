@@ -74,7 +74,7 @@ def test_two_sessions_find_each_other_send_read_and_answer(world: World):
     [mail] = world.model.requests("bob")[2].result["messages"]
     assert (mail["from"], mail["text"], mail["msg_id"]) == ("alice", "ping", sent.result["msg_id"])
     assert read.result["messages"][0]["reply_to"] == mail["msg_id"]
-    world.wait_seen(mail["msg_id"])
+    assert world.states([mail["msg_id"]]) == ["replied"]
 
 
 def test_the_model_is_told_who_it_is_before_its_first_word(world: World):

@@ -98,7 +98,7 @@ EXAMPLES: tuple[wire.Frame, ...] = (
     wire.HubStop(req_id=26),
     wire.HubStop(req_id=26, reason="an upgrade"),
     wire.Hook(req_id=27, event="prompt"),
-    wire.Hook(req_id=27, event="bell", budget=1000),
+    wire.Hook(req_id=27, event="bell", turn="turn-1", budget=1000),
     wire.Printed(req_id=28, lease=7),
     wire.Printed(req_id=28, lease=7, msg_ids=(ID,), cut=(ID2,), notices=("n3-17",), carrier="other"),
     wire.Identify(req_id=29, identity="session-43"),

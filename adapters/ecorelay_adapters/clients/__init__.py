@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ecorelay_adapters.clients.claude_code import ClaudeCode
+from ecorelay_adapters.clients.codex import Codex
 
 if TYPE_CHECKING:
     from ecorelay_adapters.clients.assistant import Assistant
 
-ASSISTANTS: Final[tuple[Assistant, ...]] = (ClaudeCode(),)
+ASSISTANTS: Final[tuple[Assistant, ...]] = (ClaudeCode(), Codex())
 """In the order in which they are shown and set up."""

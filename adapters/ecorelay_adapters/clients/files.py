@@ -156,11 +156,26 @@ def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
     Raises:
         RelayError: ``mailbox_error``, it cannot be written.
     """
+    replace(path, json.dumps(settings, indent=2, ensure_ascii=False).encode() + b"\n")
+
+
+def replace(path: Path, data: bytes, *, like: Path | None = None) -> None:
+    """Put `data` at `path`, whole or not at all; a link stays one.
+
+    Args:
+        path: of the file.
+        data: all of it.
+        like: the file whose mode it gets; default: the one that was there.
+
+    Raises:
+        RelayError: ``mailbox_error``, it cannot be written.
+    """
     real = Path(os.path.realpath(path))
+    model = Path(os.path.realpath(like)) if like is not None else real
     try:
         real.parent.mkdir(parents=True, exist_ok=True)
-        mode = stat.S_IMODE(real.stat().st_mode) if real.exists() else 0o600
-        write_private(real, json.dumps(settings, indent=2, ensure_ascii=False).encode() + b"\n", durable=True)
+        mode = stat.S_IMODE(model.stat().st_mode) if model.exists() else 0o600
+        write_private(real, data, durable=True)
         real.chmod(mode)
     except OSError as error:
         raise RelayError("mailbox_error", f"cannot write {path}: {error.strerror or error}") from error

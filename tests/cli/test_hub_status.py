@@ -1,0 +1,59 @@
+"""What `ecorelay hub status` says of a hub, and of what it counted."""
+
+import sys
+
+import pytest
+
+from ecorelay import __version__, wire
+from ecorelay.cli.counters import in_words
+from ecorelay.daemon.reasons import Reason
+from tests.helpers.command_line import run_here
+from tests.helpers.scripted_hub import ScriptedHub
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-in listens on a Unix socket")
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "home"
+
+
+def test_every_reason_for_which_a_connection_ends_has_words():
+    named = {f"closed {reason}": 1 for reason in Reason}
+    assert not {what for what, _ in in_words(named)} & {name.replace("_", " ") for name in named}
+    assert len({what for what, _ in in_words(named)}) == len(named)
+
+
+def test_a_counter_of_a_newer_hub_is_shown_under_its_own_name_and_what_is_0_is_not():
+    assert in_words({"new_thing": 2, "crash": 0, "closed some_day": 1}) == [
+        ("connections ended: some day", 1),
+        ("new thing", 2),
+    ]
+
+
+def test_the_status_names_the_largest_mailboxes_and_what_was_dropped(home, monkeypatch, capsys):
+    details = wire.HubDetails(
+        req_id=0,
+        pid=7,
+        hub_id="here",
+        version=__version__,
+        sessions=2,
+        mailboxes=2,
+        mail_messages=12,
+        mail_unread=5,
+        mail_bytes=3 * 1024 * 1024,
+        largest=(
+            wire.MailboxSize(name="api", messages=11, unread=4, bytes=3 * 1024 * 1024),
+            wire.MailboxSize(name="web", messages=1, unread=1, bytes=10),
+        ),
+        problems=("hub.db is nearly full: raise limits.data_bytes",),
+        counters={"evicted_unread": 3, "closed bye": 4},
+    )
+    with ScriptedHub(home, {"hub_status": details}):
+        said = run_here(home, monkeypatch, capsys, "hub", "status")
+    assert "12 messages, 5 unread, in 2 mailboxes (3.0 MiB)" in said.out
+    assert "largest      api: 11 messages, 4 unread (3.0 MiB)\n             web: 1 message, " in said.out
+    assert "problem      hub.db is nearly full: raise limits.data_bytes" in said.out
+    assert "messages left a full mailbox unread (their senders were told): 3" in said.out
+    assert said.out.index("unread (their") < said.out.index("in good order")
