@@ -222,7 +222,7 @@ def farewell(stage: Stage, seconds: float, program: str) -> None:
     short = "ecorelay" if shutil.which("ecorelay") else program
     tell.plain("Next:")
     for what, command in (
-        ("give it to Claude Code", f"{short} install claude-code"),
+        ("set up your assistants", f"{short} install"),
         ("or any other MCP client", f"{program} mcp"),
         ("then ask two assistants", '"Who else is there? Use relay_peers, and say hello."'),
         ("be a peer yourself", f"{short} peers"),

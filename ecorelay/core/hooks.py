@@ -205,11 +205,12 @@ def hook(s: State, session: Session, frame: wire.Hook, now: Now) -> None:
             return
         case "prompt":
             _unproved(peer)
-        case _ if frame.turn != live.turn:  # of a prompt that waited, whose hook ran long ago
-            _unproved(peer)
+            live.turn = ""
+        case _ if frame.turn and live.turn and frame.turn != live.turn:
+            _unproved(peer)  # of a prompt that waited, whose hook ran long ago
         case _:  # "tool", "stop"
             _prove(s, peer, live, now)
-    live.turn = frame.turn
+    live.turn = frame.turn or live.turn
     # From here on it is shown: by this hook, or the next.
     live.woken_at = -WAKE_S
     live.rings = 0

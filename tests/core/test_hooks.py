@@ -720,3 +720,14 @@ def test_the_end_of_another_turn_proves_nothing():
     assert desk.show("prompt", turn="a") == ["hi"]
     assert desk.show("stop", turn="b") == ["hi (again)"]
     assert desk.show("stop", turn="b") == []
+
+
+def test_an_assistant_that_names_its_turns_only_at_prompts_or_never_has_its_mail_proved():
+    desk = Desk()
+    desk.ann.send("bob", "one")
+    assert desk.show("prompt", turn="a") == ["one"]
+    assert desk.show("tool") == []
+    desk.ann.send("bob", "two")
+    assert desk.show("prompt") == ["two"]
+    assert desk.show("stop", turn="b") == []
+    assert desk.world.peer("bob").unread == 0

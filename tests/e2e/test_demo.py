@@ -33,7 +33,7 @@ def test_the_demo_holds_and_leaves_nothing_behind(ecorelay, tmp_path):
     for word in (
         "SIGKILL",
         "nothing is lost",
-        "ecorelay install claude-code",
+        "ecorelay install",
         "ecorelay peers",
         "relay_reply",
     ):

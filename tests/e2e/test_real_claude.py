@@ -135,7 +135,7 @@ def test_uninstall_leaves_nothing_and_install_brings_it_back(ecorelay: Person):
     left = {key: value for key, value in json.loads(settings.read_text()).items() if value}
     assert left == {"theme": "dark", "permissions": {"allow": ["Bash(ls)"]}}
     assert not ecorelay.folder.exists()
-    assert ecorelay("uninstall").out == "Claude Code: nothing to change\n"
+    assert ecorelay("uninstall").out.startswith("Claude Code: nothing to change\n")
     ecorelay("install")
     assert len(ecorelay.plugins()) == 1
 
