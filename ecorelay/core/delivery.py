@@ -140,6 +140,7 @@ def unmark(peer: Peer, msg_id: str) -> None:
     peer.pushed.pop(msg_id, None)
     peer.stubs.discard(msg_id)
     peer.printed.pop(msg_id, None)
+    peer.after_tool.discard(msg_id)
     peer.cut.pop(msg_id, None)
 
 

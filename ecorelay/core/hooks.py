@@ -6,9 +6,10 @@ adapter rings so that an idle assistant wakes; the hook that then runs gets a pa
 says so.
 
 Printed is not seen. That the model was given it is proved by the next hook that can only run after a model's
-turn went on: of a tool, or of the turn's end. A prompt proves nothing, for the one before it may have been
-taken back: what was printed and not proved by then is shown again, marked. A prompt typed during a turn only
-waits for its end: nothing is printed with it, for that turn's hooks would prove what its model never got.
+turn went on: of a tool, or of the turn's end; what a tool's hook printed by the turn's end alone, for tools
+run side by side. A prompt proves nothing, for the one before it may have been taken back: what was printed
+and not proved by then is shown again, marked. A prompt typed during a turn only waits for its end: nothing is
+printed with it, for that turn's hooks would prove what its model never got.
 """
 
 from __future__ import annotations
@@ -110,6 +111,7 @@ def session_ended(peer: Peer) -> None:
     """Without its session, what hooks printed and nothing proved is unread again."""
     peer.printed.clear()
     peer.printed_notices.clear()
+    peer.after_tool.clear()
     peer.cut.clear()
     peer.cut_rooms.clear()
     peer.told.clear()
@@ -209,7 +211,7 @@ def hook(s: State, session: Session, frame: wire.Hook, now: Now) -> None:
         case _ if frame.turn and live.turn and frame.turn != live.turn:
             _unproved(peer)  # of a prompt that waited, whose hook ran long ago
         case _:  # "tool", "stop"
-            _prove(s, peer, live, now)
+            _prove(s, peer, live, frame.event, now)
     live.turn = frame.turn or live.turn
     # From here on it is shown: by this hook, or the next.
     live.woken_at = -WAKE_S
@@ -242,18 +244,24 @@ def _unproved(peer: Peer) -> None:
         delivery.unmark(peer, msg_id)
         peer.cut_rooms.discard(msg_id)
     peer.printed_notices.clear()
+    peer.after_tool.clear()
 
 
-def _prove(s: State, peer: Peer, live: Session, now: Now) -> None:
-    if not peer.printed and not peer.printed_notices:
+def _prove(s: State, peer: Peer, live: Session, event: wire.HookEvent, now: Now) -> None:
+    # Tools run side by side: the next one's hook may come before the model was asked again.
+    unsure = peer.after_tool if event == "tool" else frozenset()
+    proved = [msg_id for msg_id in peer.printed if msg_id not in unsure]
+    notices = tuple([notice for notice in peer.printed_notices if notice not in unsure])
+    if not proved and not notices:
         return
     live.evidence_at = now.wall
-    msg_ids = tuple([msg_id for msg_id in peer.printed if msg_id in peer.pushed])
-    notices = tuple(peer.printed_notices)
+    msg_ids = tuple([msg_id for msg_id in proved if msg_id in peer.pushed])
     if msg_ids or notices:  # nobody has seen what was only begun
         op = ConfirmMail(no=peer.no, lease=0, msg_ids=msg_ids, notices=notices, at=now.wall)
         s.out.append(Store((op,), HookProved(peer.no, msg_ids, notices)))
-    peer.printed.clear()
+    for msg_id in proved:
+        del peer.printed[msg_id]
+    peer.after_tool.difference_update(proved, notices)
 
 
 def proved(s: State, note: HookProved, result: Confirmed, now: Now) -> None:
@@ -296,6 +304,11 @@ def printed(s: State, session: Session, frame: wire.Printed, now: Now) -> None:
                     watch.pushed(s, peer, msg_id, frame.carrier, now)
         _printed_in_part(peer, lease, frame.cut)
         peer.printed_notices.update(each for each in frame.notices if each in lease.notices)
+        if lease.after_tool:
+            said = (*frame.msg_ids, *frame.cut, *frame.notices)
+            peer.after_tool.update(
+                each for each in said if each in peer.printed or each in peer.printed_notices
+            )
         peer.told.update((no, min(count, peer.group_unread.get(no, 0))) for no, count in lease.groups.items())
         delivery.flush_pushed(s)
         news(s, peer, now)

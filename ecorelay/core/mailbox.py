@@ -45,7 +45,8 @@ class PageReady(Struct, frozen=True):
     lease: int
     request: wire.Inbox
     until: float
-    hook: bool = False
+    hook: str = ""
+    """The event of the hook that reads it; empty: none does."""
 
 
 class MailConfirmed(Struct, frozen=True):
@@ -96,7 +97,7 @@ def inbox(s: State, session: Session, frame: wire.Inbox, now: Now) -> None:
 def read_for_hook(s: State, session: Session, peer: Peer, frame: wire.Hook, now: Now) -> None:
     """A hook asks for a page: of what was neither pushed nor shown by a hook before."""
     request = wire.Inbox(req_id=frame.req_id, limit=HOOK_LIMIT, budget=frame.budget)
-    _read(s, session, peer, request, now, now.mono, hook=True)
+    _read(s, session, peer, request, now, now.mono, hook=frame.event)
 
 
 def _read(
@@ -107,7 +108,7 @@ def _read(
     now: Now,
     until: float,
     *,
-    hook: bool = False,
+    hook: str = "",
 ) -> None:
     # Never a number of an earlier hub: a late confirmation would end somebody else's lease.
     lease = max(s.next_lease, now.wall)
@@ -189,6 +190,7 @@ def page_ready(s: State, note: PageReady, page: PageRead, now: Now) -> None:
     peer.stubs.difference_update(lease.stubs)
     lease.rooms = rooms
     if note.hook:
+        lease.after_tool = note.hook == "tool"
         lease.live = peer.session.sid if peer.session is not None else 0
         lease.mids = {mail.msg_id: mail.mid for mail in page.mails}
         lease.groups = dict(peer.group_unread)

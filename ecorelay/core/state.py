@@ -30,6 +30,7 @@ class Peer:
     """A registered name with a mailbox. Durable: the first block; the rest is of this process."""
 
     __slots__ = (
+        "after_tool",
         "attached",
         "auto",
         "client",
@@ -102,6 +103,8 @@ class Peer:
         """Mail that a hook printed, wholly (then it is `pushed`) or in part, and nothing proves yet that the
         model was given it."""
         self.printed_notices: set[str] = set()
+        self.after_tool: set[str] = set()
+        """Those of both that the hook of a tool printed."""
         self.cut: dict[str, int] = {}
         """Unread mail of which a hook printed the beginning: no hook shows it again; msg_id → mid."""
         self.cut_rooms: set[str] = set()
@@ -217,7 +220,19 @@ class Session:
 class Lease:
     """A page handed to a reader and not yet confirmed."""
 
-    __slots__ = ("groups", "lease", "live", "mids", "notices", "peer", "rooms", "sid", "stubs", "unread")
+    __slots__ = (
+        "after_tool",
+        "groups",
+        "lease",
+        "live",
+        "mids",
+        "notices",
+        "peer",
+        "rooms",
+        "sid",
+        "stubs",
+        "unread",
+    )
 
     def __init__(self, lease: int, peer: Peer, sid: int) -> None:
         self.lease = lease
@@ -231,6 +246,8 @@ class Lease:
         # for hooks.py
         self.live = 0
         """The sid of the session beside whose assistant the page is printed."""
+        self.after_tool = False
+        """It is the hook of a tool that prints it."""
         self.mids: dict[str, int] = {}
         """msg_id → mid of the mail in it."""
         self.groups: dict[int, int] = {}

@@ -474,6 +474,7 @@ class World:
             assert not peer.stubs
             assert not peer.printed
             assert not peer.printed_notices
+            assert not peer.after_tool
             assert not peer.cut
             assert not peer.cut_rooms
             assert not peer.told

@@ -26,6 +26,8 @@ class Life:
         """Handed to a reader at least once."""
         self.printed: set[str] = set()
         """Written out wholly by a hook of this session, not proved, not taken back."""
+        self.after_tool: set[str] = set()
+        """Those of them that the hook of a tool wrote."""
         self.proved: set[str] = set()
         self.numbers = 0
 
@@ -65,10 +67,12 @@ class Life:
             assert self.bob is None
             return
         if event in ("tool", "stop"):
-            self.proved |= self.printed
-            self.printed.clear()
+            proved = self.printed - (self.after_tool if event == "tool" else set())
+            self.proved |= proved
+            self.printed -= proved
         elif event in ("prompt", "start"):
             self.printed.clear()
+        self.after_tool &= self.printed
         page = line.call(wire.Hook, event=event, budget=self.random.choice((1_000, 2_500, 8_000)))
         ids = self.look_at(page)
         assert self.printed.isdisjoint(ids), "printed twice in one turn"
@@ -77,6 +81,8 @@ class Life:
             whole = tuple(i for i in ids if i not in cut)
             line.call(wire.Printed, lease=page.lease, msg_ids=whole, cut=cut)
             self.printed.update(whole)
+            if event == "tool":
+                self.after_tool.update(whole)
         line.close()
 
     def read(self) -> None:

@@ -731,3 +731,19 @@ def test_an_assistant_that_names_its_turns_only_at_prompts_or_never_has_its_mail
     assert desk.show("prompt") == ["two"]
     assert desk.show("stop", turn="b") == []
     assert desk.world.peer("bob").unread == 0
+
+
+def test_tools_that_run_side_by_side_prove_nothing_of_each_other():
+    desk = Desk(mailbox_messages=2)
+    desk.world.open("carol", pinned=True)
+    for text in ("one", "two", "three"):
+        desk.bob.send("carol", text)
+    long = desk.ann.send("bob", "hi").msg_id
+    assert len(desk.show("tool", cut=(long,))) == 2  # and a notice
+    desk.ann.send("bob", "you")
+    assert desk.show("tool") == ["you"]
+    assert desk.show("tool") == []
+    peer = desk.world.peer("bob")
+    assert (peer.unread, peer.notices) == (2, 1)
+    assert desk.show("stop") == []
+    assert (peer.unread, peer.notices, peer.after_tool) == (1, 0, set())
