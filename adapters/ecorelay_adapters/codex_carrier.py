@@ -65,6 +65,8 @@ NUDGE_S: Final = 3.0
 and only a turn, or who asks for it, starts it again."""
 BIND_TRIES: Final = 5
 """How often a thread that does not answer yet is tried."""
+PROVED_KEPT: Final = 2_000
+"""Submissions remembered after they were seen; the hub pushes none of them again."""
 TURNS: Final = 30
 """Turns looked at for what was handed over before we began or lost the connection."""
 ITEMS: Final = 100
@@ -123,7 +125,8 @@ class CodexCarrier(Carrier):
         """Message → the submission it is in, for all that the thread has of ours."""
         self._unproved: dict[str, str] = {}
         """Submission → the turn it was put into, empty: one of its own."""
-        self._proved: set[str] = set()
+        self._proved: dict[str, None] = {}
+        """Submissions that stand in turns, the latest last."""
         self._pointed = False
         """It was told that there is mail, and did not call us since."""
 
@@ -389,16 +392,25 @@ class CodexCarrier(Carrier):
 
     def _note_proofs(self, submissions: Iterable[str]) -> bool:
         """These stand in turns. Whether one of them was waited for."""
-        found = {each for each in submissions if codex_thread.labelled(each)} - self._proved
+        found = {each for each in submissions if codex_thread.labelled(each)} - self._proved.keys()
         for submission in found:
             self._there.update(dict.fromkeys(codex_thread.labelled(submission), submission))
-        self._proved |= found
+            self._proved[submission] = None
         awaited = {each for each in found if self._unproved.pop(each, None) is not None}
         self._tell_seen(awaited)
+        self._forget()
         return bool(awaited)
 
+    def _forget(self) -> None:
+        """Of what was seen, only the latest has to be known: more than one look into the history shows."""
+        while len(self._proved) > PROVED_KEPT:
+            oldest = next(iter(self._proved))
+            del self._proved[oldest]
+            for msg_id in codex_thread.labelled(oldest):
+                self._there.pop(msg_id, None)
+
     def _tell_seen(self, submissions: set[str]) -> None:
-        for submission in submissions & self._proved:
+        for submission in submissions & self._proved.keys():
             self._nursery.start_soon(self._reports.seen, codex_thread.labelled(submission))
 
     async def _prove(self, daemon: Daemon, thread: str) -> None:

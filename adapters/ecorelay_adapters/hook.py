@@ -40,6 +40,7 @@ FRAME_ROOM = 200
 INPUT_MAX = 64 * 1024 * 1024
 """A tool's whole answer stands in its event."""
 BELL_S = 2.0
+"""How long the bell's hook waits for the hub: it runs in the background, and holds up nobody."""
 WAKE = 2
 """The exit code that wakes."""
 EVENTS = {
@@ -133,7 +134,6 @@ def _bell(event: dict[str, Any], home: str, client: ClaudeProcess) -> int:
         return 0
     if read_session(client.file, json.loads).busy:
         return 0  # its next tool, or the end of its turn, shows it
-    # This one runs in the background: it may wait for a machine that is busy.
     with _line(home, client, BELL_S) as line:
         page = line.ask("hook_page", BELL_S, type="hook", event="bell")
     if not page.get("wake"):

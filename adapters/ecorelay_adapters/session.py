@@ -8,6 +8,7 @@ page counted as read that it did not get: a page is confirmed only once its resu
 from __future__ import annotations
 
 import os
+import random
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -384,7 +385,7 @@ class Session:
                     return None
             except trio.ClosedResourceError:  # the session goes on as another peer
                 pass
-            await trio.sleep(FOLLOW_S)
+            await trio.sleep(FOLLOW_S * random.uniform(0.5, 1.5))
 
 
 class _Another(Exception):

@@ -185,7 +185,6 @@ def hook(s: State, session: Session, frame: wire.Hook, now: Now) -> None:
     live = peer.session
     if live is None:
         raise RelayError("not_registered", "no adapter serves this assistant's session: nothing can be shown")
-    live.hooked_at = now.wall
     match frame.event:
         case "bell":
             due = now.mono - live.woken_at >= WAKE_S

@@ -157,7 +157,6 @@ class Session:
         "evidence_at",
         "heard",
         "hello",
-        "hooked_at",
         "inflight",
         "inflight_bytes",
         "inflight_mail",
@@ -207,8 +206,6 @@ class Session:
         self.woken_at = -1e9
         self.turn = ""
         """The assistant's id of the turn that is going on, or was last."""
-        self.hooked_at = 0
-        """Wall ms of the last hook of its assistant."""
         # reading, owned by mailbox.py
         self.page = 0
         """Number of the last page for a hook: who asks for another gives that one back."""

@@ -18,7 +18,7 @@ from trio.testing import MockClock
 from wsproto.events import CloseConnection, Ping, TextMessage
 
 from ecorelay import wire
-from ecorelay_adapters import codex_daemon
+from ecorelay_adapters import codex_carrier, codex_daemon
 from ecorelay_adapters.codex_carrier import (
     BATCH_CHARACTERS,
     BATCH_MAX,
@@ -182,6 +182,18 @@ async def test_a_daemon_that_comes_later_gets_the_mail_that_waits(autojump_clock
         await trio.sleep(HOLD_S)
         assert b.heard.accepted == b.heard.read == [IDS[0]]
         assert len(thread.texts()) == 1
+
+
+async def test_what_was_seen_long_ago_is_forgotten(autojump_clock: MockClock, monkeypatch):
+    monkeypatch.setattr(codex_carrier, "PROVED_KEPT", 40)
+    async with bench() as b:
+        await b.connected()
+        for number in range(50):
+            await b.push(mail(number))
+            await trio.sleep(30)
+        assert b.heard.read == IDS[:50]
+        assert list(b.carrier._there) == IDS[10:50]
+        assert len(b.carrier._proved) == 40
 
 
 async def test_a_daemon_that_stays_away_too_long_gets_nothing(autojump_clock: MockClock):

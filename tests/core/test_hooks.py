@@ -287,9 +287,6 @@ def test_notices_are_printed_once_and_go_when_the_turn_went_on():
     assert "carol" in text
     assert desk.rings == 1
     desk.ann.send("bob", "hi")
-    line = desk.world.open(role="attach", client_pid=70, client_start=7)
-    with desk.world.broken_disk():
-        line.call(wire.Hook, event="bell")
     assert desk.world.peer("bob").notices == 1
     assert desk.show("stop") == ["hi"]
     assert desk.world.peer("bob").notices == 0
