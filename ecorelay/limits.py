@@ -26,6 +26,12 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Entries in one mailbox's ring, and in one group's."""
     mailbox_bytes: Count = 16 * 1024 * 1024
     """Bytes of text in one mailbox's ring, and in one group's."""
+    outbox_messages: Count = 10_000
+    """Messages that may wait for one other hub; for one of its peers as many as a mailbox holds."""
+    outbox_bytes: Count = 256 * 1024 * 1024
+    """Bytes of what waits for one other hub."""
+    outbox_days: Seconds = 30.0
+    """How long it waits; then it ends as `dead`, and its sender is told."""
     data_bytes: Annotated[int, Meta(ge=16 * 1024 * 1024)] = 2 * 1024**3
     """Size hub.db may reach; beyond it a send is answered `mailbox_error`."""
     peers: Count = 10_000

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from ecorelay import wire
+from ecorelay import link_wire, wire
 from ecorelay.core.ops import Op
 
 
@@ -43,6 +43,20 @@ class CloseSession(Action, frozen=True, gc=False):
     """Flush what is queued for the session, then close. `reason` is counted under its first word."""
 
     sid: int
+    reason: str
+
+
+class ToLink(Action, frozen=True, gc=False):
+    """A frame to another hub."""
+
+    link: int
+    frame: link_wire.LinkFrame
+
+
+class CloseLink(Action, frozen=True, gc=False):
+    """End a link; `reason` is for a person."""
+
+    link: int
     reason: str
 
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from ecorelay import wire
+from ecorelay import link_wire, wire
 from ecorelay.core import hooks, mailbox, watch
-from ecorelay.core.actions import Push, Reply, Store
+from ecorelay.core.actions import Push, Reply, Store, ToLink
 from ecorelay.core.ops import Appended, AppendMail, Backlog, Eviction, LoadBacklog, MarkPushed
 from ecorelay.core.state import InFlight, Peer, Session, State, unread_of
 
@@ -152,7 +152,11 @@ def await_delivered(s: State, flight: InFlight, sid: int, req_id: int, now: Now)
 
 
 def settle(s: State, flight: InFlight, status: wire.Status) -> None:
-    """Give the sender its answer, if it still waits."""
+    """Give the sender its answer, if it still waits; its hub, if it is a peer of another one."""
+    if flight.link:
+        if status == "delivered":
+            s.out.append(ToLink(flight.link, link_wire.Delivered(msg_ids=(flight.msg_id,))))
+        flight.link = 0
     if flight.req_id >= 0:
         session = s.sessions.get(flight.sender_sid)
         if session is not None and session.peer is not None:
@@ -202,7 +206,7 @@ def pushed(s: State, session: Session, frame: wire.Pushed, now: Now) -> None:
             marked.append((peer.no, flight.mid, now.wall))
             if s.watchers:
                 watch.pushed(s, peer, msg_id, frame.carrier, now)
-        if flight.req_id >= 0:
+        if flight.req_id >= 0 or flight.link:
             settle(s, flight, "delivered")
     session.carrier = frame.carrier
     if marked:

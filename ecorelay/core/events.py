@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
-from ecorelay import wire
+from ecorelay import link_wire, wire
 from ecorelay.core.ops import OpResult
 from ecorelay.errors import Code
 
@@ -62,6 +62,33 @@ class ProcessChecked(Struct, frozen=True, gc=False):
     alive: bool
 
 
+class HubsConfigured(Struct, frozen=True, gc=False):
+    """The hubs that a person named."""
+
+    hub_ids: tuple[str, ...]
+
+
+class LinkUp(Struct, frozen=True, gc=False):
+    """A hub proved itself, and both sides chose this way to it. `link` is a number never used before."""
+
+    link: int
+    hub_id: str
+
+
+class LinkFrame(Struct, frozen=True, gc=False):
+    """A decoded frame of a link."""
+
+    link: int
+    frame: link_wire.OnLink
+
+
+class LinkLost(Struct, frozen=True, gc=False):
+    """The link is gone; nothing reaches its hub over it any more."""
+
+    link: int
+    reason: str
+
+
 class ClockJumped(Struct, frozen=True, gc=False):
     """The wall clock moved by more than 30 s against the other: the machine slept, or was set."""
 
@@ -73,5 +100,16 @@ class Tick(Struct, frozen=True, gc=False):
 
 
 Event = (
-    SessionOpened | SessionFrame | SessionClosed | Stored | StoreFailed | ProcessChecked | ClockJumped | Tick
+    SessionOpened
+    | SessionFrame
+    | SessionClosed
+    | HubsConfigured
+    | LinkUp
+    | LinkFrame
+    | LinkLost
+    | Stored
+    | StoreFailed
+    | ProcessChecked
+    | ClockJumped
+    | Tick
 )

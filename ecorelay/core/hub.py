@@ -15,11 +15,14 @@ from ecorelay import wire
 from ecorelay.core import (
     admin,
     delivery,
+    directory,
     groups,
     hooks,
+    links,
     mailbox,
     messages,
     moderation,
+    outbox,
     peers,
     replay,
     rooms,
@@ -30,6 +33,10 @@ from ecorelay.core.actions import Action, Store
 from ecorelay.core.events import (
     ClockJumped,
     Event,
+    HubsConfigured,
+    LinkFrame,
+    LinkLost,
+    LinkUp,
     Now,
     ProcessChecked,
     SessionClosed,
@@ -129,10 +136,20 @@ class Hub:
                 self._idle_since = now.mono
             case ProcessChecked():
                 sessions.process_checked(s, event, now)
+            case LinkFrame():
+                links.frame(s, event, now)
+            case LinkUp():
+                links.up(s, event, now)
+            case LinkLost():
+                links.lost(s, event, now)
+            case HubsConfigured():
+                links.configured(s, event.hub_ids, now)
             case ClockJumped():
                 sessions.jumped(s, now)
             case _:  # pragma: no cover
                 assert_never(event)
+        if s.changed or s.gone:
+            directory.flush(s, now)
         for action in out:
             if type(action) is Store:
                 s.outstanding += 1
@@ -178,6 +195,20 @@ class Hub:
                 messages.reply_stored(s, then, first, now)
             case messages.BroadcastStored():
                 messages.broadcast_stored(s, then, first, now)
+            case outbox.OutStored():
+                outbox.stored(s, then, first, now)
+            case outbox.OutLoading():
+                outbox.loaded(s, then, first, now)
+            case outbox.OutResumed():
+                outbox.resumed(s, then, first, now)
+            case outbox.OutGone():
+                outbox.settled(s, then, first, now)
+            case links.LinkKnown():
+                links.known(s, then, first, now)
+            case links.HubAdded():
+                links.added(s, then, first)
+            case links.FrameTaken():
+                links.taken(s, then, first, now)
             case delivery.BacklogLoaded():
                 delivery.backlog_loaded(s, then, first, now)
             case mailbox.PageReady():
@@ -256,6 +287,16 @@ class Hub:
                 hooks.prove_failed(s, then)
             case delivery.BacklogLoaded():
                 delivery.backlog_failed(s, then, now)
+            case outbox.OutLoading():
+                outbox.load_failed(s, then, now)
+            case outbox.OutResumed():
+                outbox.resume_failed(s, then, event.message)
+            case links.LinkKnown():
+                links.known_failed(s, then, event.message)
+            case links.FrameTaken():
+                links.take_failed(s, then, event.message)
+            case outbox.OutGone() | links.HubAdded():
+                pass  # the next link settles it; the next start knows it
             case mailbox.PageReady():
                 s.fail(then.sid, then.request.req_id, event.code, event.message)
                 mailbox.page_failed(s, then, now)
@@ -274,6 +315,7 @@ class Hub:
             case (
                 messages.MailStored()
                 | messages.ReplyStored()
+                | outbox.OutStored()
                 | groups.LineStored()
                 | groups.HistoryConfirmed()
                 | moderation.BlockSet()
@@ -327,6 +369,8 @@ class Hub:
                     hooks.ring_due(s, note, now)
                 case delivery.BacklogDue():
                     delivery.backlog_due(s, note)
+                case outbox.OutDue():
+                    outbox.due(s, note)
                 case mailbox.LeaseEnds():
                     mailbox.lease_ends(s, note, now)
                 case mailbox.WaitEnds():

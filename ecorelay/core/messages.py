@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from ecorelay import wire
-from ecorelay.core import delivery, replay, watch
+from ecorelay import names, wire
+from ecorelay.core import delivery, directory, outbox, replay, watch
 from ecorelay.core.actions import Store
 from ecorelay.core.ops import Appended, AppendMail, AppendReply, Replied
 from ecorelay.core.state import InFlight, Session, State, unread_of
@@ -24,7 +24,7 @@ REPLIES = -2
 ROOMS = -3
 GROUPS = -10
 """Stand for the recipient in a guard: broadcasts, replies, rooms, and (GROUPS - group no) a group."""
-_GUARDED = {BROADCAST: "broadcasts", REPLIES: "replies", ROOMS: "room messages"}
+_GUARDED: dict[int | str, str] = {BROADCAST: "broadcasts", REPLIES: "replies", ROOMS: "room messages"}
 
 
 class MailStored(Struct, frozen=True):
@@ -58,6 +58,10 @@ def send(s: State, session: Session, frame: wire.Send, now: Now) -> None:
     """Mail to one peer: stored, then pushed, then answered."""
     peer = s.speaker(session)
     s.check_text(frame.text)
+    if "@" in frame.to and (far := directory.hub_of(s, frame.to)) is not None:
+        guard(s, peer.no, names.key(frame.to), s.limits.sends_per_minute, GUARD_S, now)
+        outbox.send(s, session, peer, frame, *far, now)
+        return
     to = s.resolve(frame.to, now)
     guard(s, peer.no, to.no, s.limits.sends_per_minute, GUARD_S, now)
     op = AppendMail(
@@ -126,6 +130,10 @@ def reply_stored(s: State, note: ReplyStored, result: Replied, now: Now) -> None
         delivery.seen(peer, (op.target_id,))
     if s.watchers:
         watch.seen(s, op.sender_no, (op.target_id,), now, to=result.recipient_no)
+    if result.hub_no:
+        outbox.replied(s, result)
+        _answer(s, note.sid, note.req_id, op.msg_id, "queued")
+        return
     if result.appended.duplicate:
         status: wire.Status = "delivered" if result.appended.delivered else "queued"
         _answer(s, note.sid, note.req_id, op.msg_id, status)
@@ -191,7 +199,7 @@ def broadcast_stored(s: State, note: BroadcastStored, result: Appended | None, n
 # --- guards ------------------------------------------------------------------------------------------
 
 
-def guard(s: State, sender: int, recipient: int, limit: int, window: float, now: Now) -> None:
+def guard(s: State, sender: int, recipient: int | str, limit: int, window: float, now: Now) -> None:
     """Count one more of `limit` in `window` seconds.
 
     Raises:

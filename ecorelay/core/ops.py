@@ -16,7 +16,7 @@ the ring. The text is stored once per message and goes when the last ring lets g
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -123,7 +123,8 @@ class AppendMail(Op, frozen=True, kw_only=True):
 
     A msg_id stored before by the same sender with the same text and recipients is a duplicate:
     nothing is stored. With other content or from another sender it is refused as `bad_msg`.
-    `peer_gone` when a recipient was removed meanwhile.
+    `peer_gone` when a recipient was removed meanwhile. `origin`: the number of the hub it came from, 0 for
+    our own: ids of different hubs are different.
     """
 
     msg_id: str
@@ -136,6 +137,7 @@ class AppendMail(Op, frozen=True, kw_only=True):
     reply_to: str | None = None
     broadcast_id: str | None = None
     urgent: bool = False
+    origin: int = 0
 
 
 class AppendReply(Op, frozen=True, kw_only=True):
@@ -143,7 +145,8 @@ class AppendReply(Op, frozen=True, kw_only=True):
 
     `unknown_ask` when there is no such message for this caller (direct mail, an ask, or a message
     of a group it is a member of), `peer_gone` when its sender was removed. The target becomes seen
-    and replied. Duplicates as in `AppendMail`.
+    and replied. Duplicates as in `AppendMail`. To a peer of another hub it goes into the outbox, as by
+    `link_ops.AppendOut`.
     """
 
     msg_id: str
@@ -422,13 +425,19 @@ class Appended(Struct, frozen=True, gc=False):
 
 
 class Replied(Struct, frozen=True, gc=False):
-    """`recipient_no` got it under `mid`. `own_unread`: the replier's unread, its target now seen."""
+    """`recipient_no` got it under `mid`. `own_unread`: the replier's unread, its target now seen.
+
+    `hub_no`: it lies in the outbox of that hub, as `out_seq`, with so many bytes.
+    """
 
     appended: Appended
     recipient_no: int
     broadcast_id: str | None
     own_unread: int
     target_mid: int
+    hub_no: int = 0
+    out_seq: int = 0
+    out_bytes: int = 0
 
 
 class StoredMail(Struct, frozen=True, kw_only=True, gc=False):
@@ -636,6 +645,7 @@ OpResult = (
     | MailMeasured
     | MailPurged
     | BackupWritten
+    | Any  # of `link_ops`, which builds on this module
     | None
 )
 
@@ -678,5 +688,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     places: tuple[tuple[str, str, int], ...] = ()
     """(client, cwd, peer no), the earliest peer of a place first."""
     groups: tuple[GroupRow, ...] = ()
+    hubs: tuple[Any, ...] = ()
+    """Other hubs: `link_ops.HubRow`."""
     blocks: tuple[tuple[str, int], ...] = ()
     """(address, number of the peer of ours or 0), by address in lower case."""

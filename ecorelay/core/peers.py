@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from ecorelay import names, wire
-from ecorelay.core import hooks, replay, sessions, watch
+from ecorelay.core import directory, hooks, replay, sessions, watch
 from ecorelay.core.actions import Reply, Store
 from ecorelay.core.ops import AddPeer, Dropped, DropPeers, Numbered, RenamePeer
 from ecorelay.core.state import Peer, Session, State, unread_of
@@ -61,8 +61,9 @@ def peers(s: State, session: Session, frame: wire.Peers, now: Now) -> None:
         elif not peer.online and now.wall - peer.last_seen > SHOWN_FOR_MS:
             continue
         found.append(peer)
-    found.sort(key=lambda peer: (not peer.online, -peer.last_seen, peer.name))
-    listed = tuple([_row(peer, now) for peer in found[: frame.limit]])
+    rows = [_row(peer, now) for peer in found] + [*directory.rows(s, match, now, SHOWN_FOR_MS)]
+    rows.sort(key=lambda row: (not row.online, -row.last_seen, row.name))
+    listed = tuple(rows[: frame.limit])
     s.reply(
         session.sid,
         wire.PeerList(
@@ -70,7 +71,7 @@ def peers(s: State, session: Session, frame: wire.Peers, now: Now) -> None:
             me=me.name if me else "",
             hub_id=s.hub_id,
             peers=listed,
-            more=len(found) - len(listed),
+            more=len(rows) - len(listed),
             unread=unread_of(me) if me else 0,
         ),
     )
@@ -142,6 +143,7 @@ def renamed(s: State, note: PeerRenamed, now: Now) -> None:
         s.names.pop(old, None)
         s.names[new] = peer
     peer.auto = False
+    directory.changed(s, peer)
     replay.answer(s, note.sid, note.answer)
     sids = {*peer.attached, *([peer.session.sid] if peer.session else [])}
     for sid in sorted(sids - {note.sid}):
@@ -237,6 +239,7 @@ def peers_dropped(s: State, note: PeersDropped, result: Dropped | None) -> None:
 
 def erase(s: State, gone: Set[int]) -> None:
     """The store has removed these, which were held back: nothing leads to them, and their names are free."""
+    directory.gone(s, [s.peers[no] for no in gone])
     for no in gone:
         s.reserved.discard(names.key(s.peers.pop(no).name))
     s.blocked -= gone

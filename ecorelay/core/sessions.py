@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from ecorelay import names, wire
-from ecorelay.core import delivery, groups, hooks, mailbox, rooms, watch
+from ecorelay.core import delivery, directory, groups, hooks, mailbox, rooms, watch
 from ecorelay.core.actions import CheckProcess, CloseSession, Reply, Store
 from ecorelay.core.ops import AddPeer, MailboxState, NotePeer, Numbered, Op, OpenMailbox, RememberPeer
 from ecorelay.core.state import Peer, Session, State, unread_of
@@ -192,6 +192,7 @@ def enter(s: State, op: AddPeer, result: Numbered) -> Peer:
     give_up(s, op)
     peer = Peer(no=result.no, peer_id=op.peer_id, name=op.name, auto=op.auto, last_seen=op.at)
     s.add_peer(peer)
+    directory.changed(s, peer)
     return peer
 
 
@@ -270,8 +271,10 @@ def bound(s: State, note: SessionBound, state: MailboxState, now: Now) -> None:
     out = {no: lease.hidden for no, lease in peer.history.items()}
     peer.group_unread = {no: left for no, count in state.groups if (left := count - out.get(no, 0)) > 0}
     session.ready = True
-    if s.watchers and peer.session is session:
-        watch.online(s, peer, now)
+    if peer.session is session:
+        directory.changed(s, peer)
+        if s.watchers:
+            watch.online(s, peer, now)
     _welcome(s, session, peer)
     delivery.continue_backlog(s, session)
     hooks.news(s, peer, now)
@@ -503,6 +506,7 @@ def _leave(s: State, session: Session, now: Now) -> None:
         rooms.leave_all(s, peer)
         peer.session = None
         peer.last_seen = now.wall
+        directory.changed(s, peer)
         if s.watchers and session.ready:
             watch.offline(s, peer, now)
         s.out.append(Store((NotePeer(no=peer.no, last_seen=now.wall),)))

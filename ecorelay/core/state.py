@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ecorelay.core.events import Now
+    from ecorelay.core.link_ops import HubKnown
     from ecorelay.core.ops import Snapshot
     from ecorelay.limits import Limits
 
@@ -128,10 +129,104 @@ class Peer:
         return self.session is not None and self.session.ready
 
 
+class RemotePeer:
+    """A peer of another hub, as that hub told of it last."""
+
+    __slots__ = ("client", "cwd", "git_branch", "last_seen", "name", "online", "peer_id", "push")
+
+    def __init__(self, peer_id: str, name: str = "") -> None:
+        self.peer_id = peer_id
+        self.name = name
+        self.online = False
+        self.push = False
+        self.client = ""
+        self.cwd = ""
+        self.git_branch = ""
+        self.last_seen = 0
+
+
+class RemoteHub:
+    """Another hub: its peers, what waits for it, and how far both streams have come."""
+
+    __slots__ = (
+        "asked",
+        "base",
+        "began",
+        "bytes",
+        "caught_up",
+        "complete",
+        "first",
+        "hub_id",
+        "inflight",
+        "inflight_bytes",
+        "introduced",
+        "known",
+        "last",
+        "link",
+        "loading",
+        "lost_at",
+        "names",
+        "no",
+        "peers",
+        "received",
+        "receiving",
+        "sent",
+        "settled",
+        "stale",
+        "stream",
+        "up",
+        "waiting",
+    )
+
+    def __init__(self, no: int, hub_id: str) -> None:
+        self.no = no
+        self.hub_id = hub_id
+        self.link = 0
+        """0: there is none."""
+        self.lost_at = 0
+        """Wall ms of the loss of the last link; 0: there was none in this run."""
+        # owned by directory.py
+        self.peers: dict[str, RemotePeer] = {}
+        self.names: dict[str, RemotePeer] = {}
+        self.complete = False
+        """`peers` are all it has, or had when its link was lost."""
+        self.stale: set[str] = set()
+        """Those it has not told of again since it began to tell of all."""
+        self.introduced = False
+        """It was told who is here."""
+        # owned by outbox.py
+        self.waiting = 0
+        self.bytes = 0
+        self.began = ""
+        """The stream of ours that `base` and `settled` are about."""
+        self.base = 0
+        self.settled = 0
+        self.sent = 0
+        self.last = 0
+        self.up = False
+        """It has said what it has of our stream: mail may be sent."""
+        self.caught_up = False
+        self.loading = False
+        self.inflight: deque[tuple[int, int]] = deque()
+        """Sent without a result: seq and bytes."""
+        self.inflight_bytes = 0
+        self.asked: dict[str, InFlight] = {}
+        """Senders that wait for `delivered`, by msg_id."""
+        # owned by links.py
+        self.known: HubKnown | None = None
+        """What the store says of its stream, until its hello."""
+        self.stream = ""
+        self.first = 1
+        self.received = 0
+        """Committed, contiguously."""
+        self.receiving = 0
+        """Given to the store."""
+
+
 class InFlight:
     """A push not yet acknowledged. `req_id` of the sender's request while it waits for `delivered`."""
 
-    __slots__ = ("at", "mail", "mid", "msg_id", "req_id", "sender_sid", "size")
+    __slots__ = ("at", "link", "mail", "mid", "msg_id", "req_id", "sender_sid", "size")
 
     def __init__(self, msg_id: str, mid: int, size: int, at: float) -> None:
         self.msg_id = msg_id
@@ -141,6 +236,8 @@ class InFlight:
         self.at = at
         self.sender_sid = 0
         self.req_id = -1
+        self.link = 0
+        """The link it came over: its sender's hub is told that it was taken at once."""
         self.mail: wire.Mail | None = None
         """A room message, kept in case the carrier cannot take it."""
 
@@ -339,7 +436,17 @@ class State:
         """Numbers of our own peers that a person stopped from sending."""
         self.blocked_far: dict[str, str] = {}
         """The same of other hubs: address in lower case → address."""
+        self.hubs: dict[str, RemoteHub] = {}
+        """Other hubs, by hub_id in lower case."""
         # of this process
+        self.links: dict[int, RemoteHub] = {}
+        self.opening: set[int] = set()
+        """Links whose hub the store is asked about."""
+        self.stream = ""
+        """Of this run, for what we send to other hubs."""
+        self.changed: dict[int, Peer] = {}
+        self.gone: list[str] = []
+        """What linked hubs are to be told when the event is handled. Owned by directory.py."""
         self.sessions: dict[int, Session] = {}
         self.beside: dict[tuple[int, int], int] = {}
         """An assistant's process (id, start) → sid of the session beside it."""
@@ -358,7 +465,7 @@ class State:
         self.delivery_waits: deque[tuple[float, InFlight]] = deque()
         self.pushed_rows: dict[str, list[tuple[int, int, int]]] = {}
         self.pushed_due = 0.0
-        self.guards: dict[tuple[int, int], tuple[float, int]] = {}
+        self.guards: dict[tuple[int, int | str], tuple[float, int]] = {}
         self.jumped_at = -1e9
         self._timers: list[tuple[float, int, Any]] = []
         self._timer_no = 0
@@ -366,6 +473,8 @@ class State:
 
     def _load(self, snapshot: Snapshot) -> None:
         for row in snapshot.peers:
+            if row.hub:  # of mail that went to or came from another hub
+                continue
             peer = Peer(no=row.no, peer_id=row.peer_id, name=row.name, auto=row.auto, last_seen=row.last_seen)
             peer.client, peer.cwd, peer.git_branch = row.client, row.cwd, row.git_branch
             self.add_peer(peer)
@@ -378,6 +487,13 @@ class State:
         for client, cwd, no in snapshot.places:
             if no in self.peers:
                 self.places.setdefault((client, cwd), []).append(self.peers[no])
+        for far in snapshot.hubs:
+            hub = self.hubs[names.key(far.hub_id)] = RemoteHub(far.no, far.hub_id)
+            hub.complete, hub.waiting, hub.bytes = far.complete, far.waiting, far.bytes
+            hub.lost_at = far.seen_at
+            for each in far.peers:
+                hub.peers[each.peer_id] = RemotePeer(each.peer_id, each.name)
+                hub.names[names.key(each.name)] = hub.peers[each.peer_id]
         for made in snapshot.groups:
             group = Group(no=made.no, group_id=made.group_id, name=made.name, admin_no=made.admin_no)
             for no in made.members:
@@ -481,7 +597,8 @@ class State:
             raise RelayError(
                 "hub_not_found",
                 f"{address}: this hub ({self.hub_id}) has no link to a hub called {hub!r}; "
-                "known hubs: none. Pick an address from relay_peers",
+                f"known hubs: {', '.join(hub.hub_id for hub in self.hubs.values()) or 'none'}. "
+                "Pick an address from relay_peers",
             )
 
     def _did_you_mean(self, name: str) -> str:

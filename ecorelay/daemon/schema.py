@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-VERSION: Final = 2
+VERSION: Final = 3
 """`PRAGMA user_version` of a file this program writes."""
 APPLICATION_ID: Final = 0x45434F52
 """``ECOR``: tells `file` and us whose database it is."""
@@ -38,6 +38,55 @@ CREATE TABLE blocks (
     since INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX blocks_no ON blocks (no);
+"""
+
+_FAR: Final = """
+-- Other hubs, and the peers they told us of. complete: of all. last_seq: the latest in the outbox,
+-- given once. outbox_bytes: of what lies in it.
+CREATE TABLE hubs (
+    no INTEGER PRIMARY KEY AUTOINCREMENT,
+    key TEXT NOT NULL UNIQUE,
+    hub_id TEXT NOT NULL,
+    complete INTEGER NOT NULL DEFAULT 0,
+    seen_at INTEGER NOT NULL DEFAULT 0,
+    last_seq INTEGER NOT NULL DEFAULT 0,
+    outbox_bytes INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+CREATE TABLE directory (
+    hub_no INTEGER NOT NULL,
+    peer_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    PRIMARY KEY (hub_no, peer_id)
+) STRICT, WITHOUT ROWID;
+
+-- What waits for a hub; box is the recipient's number, body the frame as it is sent.
+CREATE TABLE outbox (
+    hub_no INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    msg_id TEXT NOT NULL,
+    mid INTEGER NOT NULL,
+    box INTEGER NOT NULL,
+    body BLOB NOT NULL,
+    size INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    PRIMARY KEY (hub_no, seq)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX outbox_box ON outbox (hub_no, box);
+CREATE INDEX outbox_mid ON outbox (mid);
+
+-- direction 0: ours, number is the seq before its first frame; 1: theirs, number is the highest committed.
+-- place: order of beginning. rejected: JSON, (number, code, message) of frames that were refused.
+CREATE TABLE streams (
+    hub_no INTEGER NOT NULL,
+    direction INTEGER NOT NULL,
+    stream TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    place INTEGER NOT NULL,
+    rejected TEXT NOT NULL DEFAULT '[]',
+    PRIMARY KEY (hub_no, direction, stream)
+) STRICT, WITHOUT ROWID;
 """
 
 TABLES: Final = f"""
@@ -221,50 +270,11 @@ CREATE TABLE ops (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX ops_at ON ops (at);
 
--- Other hubs: what they are, the addresses they told us of, what waits for them, and both streams.
-CREATE TABLE hubs (
-    no INTEGER PRIMARY KEY AUTOINCREMENT,
-    key TEXT NOT NULL UNIQUE,
-    hub_id TEXT NOT NULL,
-    identity TEXT,
-    complete INTEGER NOT NULL DEFAULT 0,
-    seen_at INTEGER NOT NULL DEFAULT 0
-) STRICT;
+{_FAR}{_BLOCKS}"""
 
-CREATE TABLE directory (
-    hub_no INTEGER NOT NULL,
-    key TEXT NOT NULL,
-    name TEXT NOT NULL,
-    peer_id TEXT NOT NULL,
-    no INTEGER,
-    online INTEGER NOT NULL DEFAULT 0,
-    told_at INTEGER NOT NULL,
-    PRIMARY KEY (hub_no, key)
-) STRICT, WITHOUT ROWID;
-
-CREATE TABLE outbox (
-    hub_no INTEGER NOT NULL,
-    seq INTEGER NOT NULL,
-    msg_id TEXT NOT NULL,
-    mid INTEGER,
-    recipient TEXT NOT NULL DEFAULT '',
-    body BLOB NOT NULL,
-    size INTEGER NOT NULL,
-    at INTEGER NOT NULL,
-    PRIMARY KEY (hub_no, seq)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX outbox_recipient ON outbox (hub_no, recipient);
-
--- direction 0: ours, number is the next to give; 1: theirs, number is the highest committed.
-CREATE TABLE streams (
-    hub_no INTEGER NOT NULL,
-    direction INTEGER NOT NULL,
-    stream TEXT NOT NULL,
-    number INTEGER NOT NULL,
-    at INTEGER NOT NULL,
-    PRIMARY KEY (hub_no, direction, stream)
-) STRICT, WITHOUT ROWID;
-{_BLOCKS}"""
-
-UPGRADES: Final[dict[int, str]] = {1: f"ALTER TABLE notices ADD COLUMN about TEXT;{_BLOCKS}"}
+UPGRADES: Final[dict[int, str]] = {
+    1: f"ALTER TABLE notices ADD COLUMN about TEXT;{_BLOCKS}",
+    # Nothing was ever written into these.
+    2: f"DROP TABLE hubs; DROP TABLE directory; DROP TABLE outbox; DROP TABLE streams;{_FAR}",
+}
 """From each older version to the next: the statements that make it so."""

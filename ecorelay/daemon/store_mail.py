@@ -1,10 +1,10 @@
-"""Mail on its way in: append, reply, and the receipt that it was pushed."""
+"""Mail on its way in: append, and the receipt that it was pushed."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from ecorelay.core.ops import Appended, AppendMail, AppendReply, Eviction, MarkPushed, Replied
+from ecorelay.core.ops import Appended, AppendMail, Eviction, MarkPushed
 from ecorelay.daemon import store_ring
 from ecorelay.daemon.schema import KIND_NUMBERS, SEEN, SYSTEM, UNREAD
 from ecorelay.daemon.store_ring import Shedding
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _PLAIN: Final = "INSERT INTO messages (mid, msg_id, kind, sender_no, sender, at, size, checksum, box) VALUES"
 _FULL: Final = (
     "INSERT INTO messages (mid, msg_id, kind, sender_no, sender, at, size, checksum, box,"
-    " boxes, refs, reply_to, broadcast_id, urgent) VALUES"
+    " boxes, refs, reply_to, broadcast_id, urgent, origin) VALUES"
 )
 BOUND_BYTES: Final = 64 * 1024
 """Bytes of text in one statement. SQLite keeps what was bound to a prepared statement until it is bound anew,
@@ -60,12 +60,12 @@ def append(ledger: Ledger, mails: Sequence[AppendMail]) -> list[Appended | Relay
         row = (mid, mail.msg_id, kind, mail.sender_no, mail.sender, mail.at, len(text), check)
         if not to or not boxes.keys() >= set(to):
             results[mid - first] = _peer_gone()
-        elif len(to) == 1 and mail.reply_to is None and mail.broadcast_id is None and not mail.urgent:
+        elif len(to) == 1 and not (mail.reply_to or mail.broadcast_id or mail.urgent or mail.origin):
             rows.append((*row, to[0]))
             texts.append((mid, text))
         else:
             sole, several = (to[0], None) if len(to) == 1 else (None, as_json(to))
-            extra = (sole, several, len(to), mail.reply_to, mail.broadcast_id, mail.urgent)
+            extra = (sole, several, len(to), mail.reply_to, mail.broadcast_id, mail.urgent, mail.origin)
             full.append((*row, *extra))
             texts.append((mid, text))
         mid += 1
@@ -84,7 +84,7 @@ def append(ledger: Ledger, mails: Sequence[AppendMail]) -> list[Appended | Relay
         _count(ledger, mails, first, texts, results)
     for mid, text in known:
         try:
-            results[mid - first] = _known(ledger, mails[mid - first], text)
+            results[mid - first] = stored_before(ledger, mails[mid - first], text)
         except RelayError as error:
             results[mid - first] = error
     if again:  # each id once at a time, so that the first of two is the one stored
@@ -103,7 +103,8 @@ def _enter(ledger: Ledger, texts: Sequence[tuple[int, bytes]], *, sole: bool, sh
     for part in _bundles(texts):
         execute_rows(db, "INSERT INTO bodies VALUES", part)
     between = (texts[0][0], texts[-1][0])
-    sender = f"iif(m.kind = {SYSTEM}, 0, m.sender_no)"  # nobody is told of lost notices
+    # Nobody is told of lost notices, and no peer of another hub: its hub tells it what became of the frame.
+    sender = f"iif(m.kind = {SYSTEM} OR m.origin, 0, m.sender_no)"
     if sole:
         db.execute(
             "INSERT INTO ring (box, state, mid, size, sender, shared)"
@@ -248,7 +249,7 @@ def find_known(ledger: Ledger, msg_id: str) -> int:
     return found or 0
 
 
-def _known(ledger: Ledger, mail: AppendMail, text: bytes) -> Appended:
+def stored_before(ledger: Ledger, mail: AppendMail, text: bytes) -> Appended:
     """What is answered to a message that is stored already.
 
     Raises:
@@ -256,8 +257,8 @@ def _known(ledger: Ledger, mail: AppendMail, text: bytes) -> Appended:
     """
     row = ledger.db.execute(
         "SELECT mid, kind, sender_no, sender, reply_to, broadcast_id, size, checksum,"
-        " coalesce(boxes, json_array(box)) FROM messages WHERE msg_id = ? AND origin = 0",
-        (mail.msg_id,),
+        " coalesce(boxes, json_array(box)) FROM messages WHERE msg_id = ? AND origin = ?",
+        (mail.msg_id, mail.origin),
     ).fetchone()
     mid, kind, sender_no, sender, reply_to, broadcast_id, size, check, boxes = row
     same = (
@@ -283,66 +284,6 @@ def _was_delivered(ledger: Ledger, no: int, mid: int) -> bool:
             (no, mid),
         )
     )
-
-
-# --- reply -----------------------------------------------------------------------------------------------
-
-
-def reply(ledger: Ledger, op: AppendReply) -> Replied:
-    """See `AppendReply`."""
-    row = ledger.db.execute(
-        "SELECT m.mid, m.sender_no, m.broadcast_id, r.state, e.mid FROM messages AS m"
-        " LEFT JOIN ring AS r ON r.box = ?1 AND r.state IN (0, 1) AND r.mid = m.mid"
-        " LEFT JOIN receipts AS e ON e.mid = m.mid AND e.box = ?1"
-        " LEFT JOIN group_members AS g ON g.group_no = m.group_no AND g.no = ?1"
-        " WHERE m.msg_id = ?2 AND (r.mid NOTNULL OR e.mid NOTNULL OR g.no NOTNULL)",
-        (op.sender_no, op.target_id),
-    ).fetchone()
-    if row is None or not row[1]:
-        raise RelayError("unknown_ask", f"you were sent no message {op.target_id}: relay_inbox lists yours")
-    target, asker, broadcast_id, state, receipt = row
-    ledger.load((asker, op.sender_no))
-    if asker not in ledger.boxes:
-        raise RelayError("peer_gone", "whoever sent it was removed: nobody is left to answer")
-    mail = AppendMail(
-        msg_id=op.msg_id,
-        kind="reply",
-        sender_no=op.sender_no,
-        sender=op.sender,
-        recipients=(asker,),
-        text=op.text,
-        at=op.at,
-        reply_to=op.target_id,
-        broadcast_id=broadcast_id,
-    )
-    # Refused before anything is touched.
-    known = _known(ledger, mail, op.text.encode()) if find_known(ledger, op.msg_id) else None
-    _mark_replied(ledger, op, target, state)
-    if known is None:
-        [appended] = append(ledger, (mail,))
-        if isinstance(appended, RelayError):  # pragma: no cover
-            raise appended
-    else:
-        appended = known
-    own = ledger.box(op.sender_no)[2]
-    in_mailbox = state is not None or receipt is not None
-    return Replied(appended, asker, broadcast_id, own, target if in_mailbox else 0)
-
-
-def _mark_replied(ledger: Ledger, op: AppendReply, mid: int, state: int | None) -> None:
-    if state is None:
-        ledger.db.execute(
-            "UPDATE receipts SET replied_at = ? WHERE mid = ? AND box = ?", (op.at, mid, op.sender_no)
-        )
-        return
-    ledger.db.execute(
-        f"UPDATE ring SET state = {SEEN}, seen_at = iif(seen_at, seen_at, ?1), replied_at = ?1"
-        " WHERE box = ?2 AND state = ?3 AND mid = ?4",
-        (op.at, op.sender_no, state, mid),
-    )
-    if state == UNREAD:
-        entries, size, unread = ledger.box(op.sender_no)
-        ledger.put_boxes({op.sender_no: (entries, size, unread - 1)})
 
 
 # --- pushed ----------------------------------------------------------------------------------------------

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from ecorelay.core import ops
+from ecorelay.core import link_ops, ops
 from ecorelay.daemon import (
     store_backup,
     store_groups,
+    store_links,
     store_mail,
     store_moderation,
     store_pages,
     store_peers,
     store_purge,
+    store_reply,
     store_trace,
     store_upkeep,
 )
@@ -32,7 +34,7 @@ DO: Final[dict[type[Op], Callable[[Ledger, Any], OpResult]]] = {
     ops.ForgetPeer: store_moderation.forget_peer,
     ops.SetBlock: store_moderation.set_block,
     ops.OpenMailbox: store_pages.open_mailbox,
-    ops.AppendReply: store_mail.reply,
+    ops.AppendReply: store_reply.reply,
     ops.LoadBacklog: store_pages.load_backlog,
     ops.MarkPushed: store_mail.mark_pushed,
     ops.ReadPage: store_pages.read_page,
@@ -52,6 +54,14 @@ DO: Final[dict[type[Op], Callable[[Ledger, Any], OpResult]]] = {
     ops.MeasureMail: store_trace.measure,
     ops.PurgeMail: store_purge.purge,
     ops.WriteBackup: store_backup.want,
+    link_ops.KnowHub: store_links.know_hub,
+    link_ops.ResumeOut: store_links.resume_out,
+    link_ops.AppendOut: store_links.append_out,
+    link_ops.LoadOut: store_links.load_out,
+    link_ops.SettleOut: store_links.settle_out,
+    link_ops.Receive: store_links.receive,
+    link_ops.SaveDirectory: store_links.save_directory,
+    link_ops.ForgetHub: store_links.forget_hub,
 }
 
 APART: Final = frozenset({ops.MarkPushed, ops.EndLease, ops.NotePeer, ops.RememberPeer, ops.FindOp})
@@ -69,6 +79,7 @@ READS: Final = frozenset(
         ops.TraceMessage,
         ops.MeasureMail,
         ops.WriteBackup,
+        link_ops.LoadOut,
     }
 )
 """Can be done on a disk that takes no writes, so that what is stored stays readable: their marks
@@ -79,5 +90,9 @@ REPEATABLE: Final = READS | {
     ops.MoveCursor,
     ops.Housekeep,
     ops.SetBlock,
+    link_ops.KnowHub,
+    link_ops.ResumeOut,
+    link_ops.SettleOut,
+    link_ops.SaveDirectory,
 }
 """Done twice, they are done once."""

@@ -273,8 +273,9 @@ def notices_for(db: sqlite3.Connection, no: int) -> tuple[Notice, ...]:
     found = listed(
         db,
         "SELECT json_group_array(json_array(id, total, told, about, reason, at)) FROM"
-        " (SELECT n.id, n.total, n.told, n.reason, n.at, coalesce(p.name, n.about, 'a removed peer') AS about"
-        " FROM notices AS n LEFT JOIN peers AS p ON p.no = n.about_no"
+        " (SELECT n.id, n.total, n.told, n.reason, n.at,"
+        " coalesce(p.name || coalesce('@' || h.hub_id, ''), n.about, 'a removed peer') AS about"
+        " FROM notices AS n LEFT JOIN peers AS p ON p.no = n.about_no LEFT JOIN hubs AS h ON h.key = p.hub"
         " WHERE n.sender_no = ? ORDER BY n.id LIMIT ?)",
         (no, NOTICES_PER_PAGE),
     )

@@ -17,6 +17,7 @@ from ecorelay.core.ops import (
     RenamePeer,
     Snapshot,
 )
+from ecorelay.daemon import store_links
 from ecorelay.daemon.store_sql import as_json, listed
 from ecorelay.errors import RelayError
 
@@ -172,5 +173,6 @@ def snapshot(db: sqlite3.Connection) -> Snapshot:
                 "SELECT no, group_id, name, admin_no FROM groups WHERE hub = '' ORDER BY no"
             )
         ),
+        hubs=store_links.snapshot(db),
         blocks=tuple(db.execute("SELECT address, coalesce(no, 0) FROM blocks ORDER BY key")),
     )

@@ -30,22 +30,25 @@ _RECEIPTS: Final = """
 SELECT json_group_array(json_array(name, in_ring, forwarded_at, pushed_at, carrier, seen_at, replied_at,
         outcome, reason, ended_at))
 FROM (
-    SELECT coalesce(n.name || iif(n.hub = '', '', '@' || n.hub), '(removed)') AS name,
+    SELECT coalesce(n.name || iif(n.hub = '', '', '@' || coalesce(h.hub_id, n.hub)), '(removed)') AS name,
         r.mid NOTNULL AS in_ring,
         coalesce(e.forwarded_at, 0) AS forwarded_at,
         coalesce(p.at, 0) AS pushed_at,
         coalesce(p.carrier, '') AS carrier,
-        coalesce(r.seen_at, e.seen_at) AS seen_at,
-        coalesce(r.replied_at, e.replied_at) AS replied_at,
+        coalesce(r.seen_at, e.seen_at, 0) AS seen_at,
+        coalesce(r.replied_at, e.replied_at, 0) AS replied_at,
         coalesce(e.outcome, 0) AS outcome,
         coalesce(e.reason, '') AS reason,
-        coalesce(e.ended_at, 0) AS ended_at
+        coalesce(e.ended_at, 0) AS ended_at,
+        o.mid NOTNULL AS in_outbox
     FROM json_each(?2) AS j
     LEFT JOIN ring AS r ON r.box = j.value AND r.state IN (0, 1) AND r.mid = ?1
     LEFT JOIN receipts AS e ON e.mid = ?1 AND e.box = j.value
     LEFT JOIN pushes AS p ON p.mid = ?1 AND p.box = j.value
     LEFT JOIN peers AS n ON n.no = j.value
-    WHERE r.mid NOTNULL OR e.mid NOTNULL
+    LEFT JOIN hubs AS h ON h.key = n.hub
+    LEFT JOIN outbox AS o ON o.mid = ?1 AND o.box = j.value
+    WHERE r.mid NOTNULL OR e.mid NOTNULL OR o.mid NOTNULL
     ORDER BY j.key
 )
 """

@@ -134,6 +134,7 @@ def sweep(ledger: Ledger, start: int, now: int, before: int, ids_before: int) ->
         "DELETE FROM messages WHERE mid > ? AND mid <= ? AND at < iif(origin, ?, ?)"
         " AND NOT EXISTS (SELECT 1 FROM bodies AS b WHERE b.mid = messages.mid)"
         " AND NOT EXISTS (SELECT 1 FROM receipts AS r WHERE r.mid = messages.mid)"
+        " AND NOT EXISTS (SELECT 1 FROM outbox AS o WHERE o.mid = messages.mid)"
         " AND NOT EXISTS (SELECT 1 FROM group_log AS l"
         " WHERE l.group_no = messages.group_no AND l.seq = messages.seq)",
         (start, upto, now - FOREIGN_IDS_MS, ids_before),

@@ -1,0 +1,278 @@
+"""Links to other hubs: how one begins and ends, and what comes over it.
+
+A link is up once each side knows what the other has of its stream. What comes in is decided here and stored
+in one transaction with the word that it was taken, so that a result never says more than the disk holds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from ecorelay import link_wire, names
+from ecorelay.core import delivery, directory, outbox
+from ecorelay.core.actions import CloseLink, Store, ToLink
+from ecorelay.core.link_ops import FarPeer, HubKnown, KnowHub, Receive, Received
+from ecorelay.core.ops import AppendMail
+from ecorelay.core.state import RemoteHub
+from ecorelay.errors import Code, RelayError, WireError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ecorelay.core.events import LinkFrame, LinkLost, LinkUp, Now
+    from ecorelay.core.state import State
+
+KINDS = frozenset({"message", "ask", "reply"})
+"""What one hub's peers may send to another's; the rest is a hub's own word."""
+
+
+class LinkKnown(Struct, frozen=True):
+    """Note: the hub at the other end has its number."""
+
+    link: int
+    hub_id: str
+
+
+class HubAdded(Struct, frozen=True):
+    """Note: a hub of the configuration has its number."""
+
+    hub_id: str
+
+
+class FrameTaken(Struct, frozen=True):
+    """Note: a frame that came over this link is stored, or rejected."""
+
+    link: int
+    stream: str
+    number: int
+    mail: AppendMail | None
+
+
+# --- hubs --------------------------------------------------------------------------------------------------
+
+
+def configured(s: State, hub_ids: Sequence[str], now: Now) -> None:
+    """These hubs may be written to, whether or not they were ever there."""
+    for hub_id in hub_ids:
+        if names.key(hub_id) not in s.hubs:
+            s.out.append(Store((KnowHub(hub_id=hub_id, at=now.wall),), HubAdded(hub_id)))
+
+
+def added(s: State, note: HubAdded, result: HubKnown) -> None:
+    """It has a number."""
+    _hub(s, note.hub_id, result)
+
+
+def _hub(s: State, hub_id: str, known: HubKnown) -> RemoteHub:
+    key = names.key(hub_id)
+    hub = s.hubs.get(key)
+    if hub is None:
+        hub = s.hubs[key] = RemoteHub(known.hub_no, hub_id)
+    return hub
+
+
+# --- begin and end -----------------------------------------------------------------------------------------
+
+
+def up(s: State, event: LinkUp, now: Now) -> None:
+    """A hub proved itself, and this is the way to it from now on."""
+    s.opening.add(event.link)
+    op = KnowHub(hub_id=event.hub_id, at=now.wall)
+    s.out.append(Store((op,), LinkKnown(event.link, event.hub_id)))
+
+
+def known(s: State, note: LinkKnown, result: HubKnown, now: Now) -> None:
+    """Say hello. Another link of the same hub is given up: the latest counts."""
+    if note.link not in s.opening:  # lost meanwhile
+        return
+    s.opening.discard(note.link)
+    hub = _hub(s, note.hub_id, result)
+    if hub.link:
+        s.out.append(CloseLink(hub.link, "another link took its place"))
+        _detach(s, hub, now)
+    hub.link = note.link
+    hub.known = result
+    s.links[note.link] = hub
+    s.stream = s.stream or s.new_id(now.wall)
+    first = hub.settled - hub.base + 1 if hub.began == s.stream else 1
+    hello = link_wire.LinkHello(stream=s.stream, first=first, app_version=s.version)
+    s.out.append(ToLink(hub.link, hello))
+
+
+def known_failed(s: State, note: LinkKnown, message: str) -> None:
+    """The disk refused: without it nothing can be taken."""
+    s.opening.discard(note.link)
+    s.out.append(CloseLink(note.link, message))
+
+
+def lost(s: State, event: LinkLost, now: Now) -> None:
+    """The link is gone, for whatever reason."""
+    s.opening.discard(event.link)
+    hub = s.links.get(event.link)
+    if hub is not None:
+        _detach(s, hub, now)
+    s.count("link lost")
+
+
+def _detach(s: State, hub: RemoteHub, now: Now) -> None:
+    del s.links[hub.link]
+    hub.link = 0
+    hub.lost_at = now.wall
+    hub.known = None
+    hub.introduced = False
+    hub.stale = set()
+    outbox.lost(s, hub)
+
+
+# --- frames ------------------------------------------------------------------------------------------------
+
+
+def frame(s: State, event: LinkFrame, now: Now) -> None:
+    """Something came over a link."""
+    hub = s.links.get(event.link)
+    if hub is None:  # it was just given up
+        return
+    match event.frame:
+        case link_wire.Durable():
+            _durable(s, hub, event.frame, now)
+        case link_wire.Results():
+            outbox.results(s, hub, event.frame, now)
+        case link_wire.Delivered():
+            outbox.delivered(s, hub, event.frame)
+        case link_wire.Presence():
+            directory.told(s, hub, event.frame, now)
+        case link_wire.LinkHello():
+            _hello(s, hub, event.frame, now)
+        case link_wire.Resume():
+            outbox.resume(s, hub, event.frame, now)
+        case link_wire.LinkPing() | link_wire.LinkPong():
+            pass  # of the shell's concern
+
+
+def _hello(s: State, hub: RemoteHub, frame: link_wire.LinkHello, now: Now) -> None:
+    """Say what we have of its stream, and who is here."""
+    have = hub.known
+    if have is None:
+        s.out.append(CloseLink(hub.link, "a second hello"))
+        return
+    hub.known = None
+    hub.stream, hub.first = frame.stream, frame.first
+    hub.received = max(have.received if have.stream == frame.stream else 0, frame.first - 1)
+    hub.receiving = hub.received
+    rejected = tuple(
+        [
+            link_wire.Rejection(seq=each.number, code=each.code, message=each.message)
+            for each in have.rejected
+            if have.stream != frame.stream or each.number >= frame.first
+        ]
+    )
+    resume = link_wire.Resume(stream=have.stream or None, received=have.received, rejected=rejected)
+    s.out.append(ToLink(hub.link, resume))
+    hub.introduced = True
+    directory.introduce(s, hub, now)
+
+
+def _durable(s: State, hub: RemoteHub, frame: link_wire.Durable, now: Now) -> None:
+    if not hub.stream or frame.seq != hub.receiving + 1:
+        s.out.append(CloseLink(hub.link, f"frame {frame.seq} does not follow {hub.receiving}"))
+        return
+    hub.receiving = frame.seq
+    mail, sender, refusal = None, FarPeer(name=""), RelayError("bad_msg", "")
+    try:
+        body = link_wire.decode_body(frame.body)
+        sender, mail = _mail(s, hub, frame, body, now)
+    except WireError as error:
+        refusal = RelayError("bad_msg", str(error))
+    except RelayError as error:
+        refusal = error
+    op = Receive(
+        hub_no=hub.no,
+        stream=hub.stream,
+        first=hub.first,
+        number=frame.seq,
+        sender=sender,
+        mail=mail,
+        code="" if mail is not None else refusal.code,
+        message="" if mail is not None else refusal.message[:200],
+        at=now.wall,
+    )
+    s.out.append(Store((op,), FrameTaken(hub.link, hub.stream, frame.seq, mail)))
+
+
+def _mail(
+    s: State, hub: RemoteHub, frame: link_wire.Durable, body: link_wire.Body, now: Now
+) -> tuple[FarPeer, AppendMail]:
+    """What a durable frame asks to be stored.
+
+    Raises:
+        RelayError: it is refused, for good.
+    """
+    address = f"{body.sender}@{hub.hub_id}"
+    if names.key(address) in s.blocked_far:
+        s.count("blocked_refused")
+        raise RelayError("blocked", f"a person there blocked {address}")
+    s.check_text(body.text)
+    sender = FarPeer(name=body.sender, peer_id=body.sender_id)
+    at = now.wall - min(frame.age_ms, now.wall)
+    if isinstance(body, link_wire.AskAllBody):
+        online = [peer.no for peer in s.peers.values() if peer.online and not peer.going]
+        mail = AppendMail(
+            msg_id=frame.msg_id,
+            kind="ask",
+            sender_no=0,
+            sender=address,
+            recipients=tuple(online[: s.limits.broadcast_peers]),
+            text=body.text,
+            at=at,
+            broadcast_id=frame.msg_id,
+            origin=hub.no,
+        )
+        return sender, mail
+    if body.kind not in KINDS:
+        raise RelayError("bad_msg", f"mail of kind {body.kind} comes from no peer of another hub")
+    peer = s.by_peer_id.get(body.to_id) if body.to_id else s.find(body.to, now)
+    if peer is None:
+        code: Code = "peer_gone" if body.to_id else "peer_not_found"
+        raise RelayError(code, f"no peer of {s.hub_id} is called {body.to!r}")
+    mail = AppendMail(
+        msg_id=frame.msg_id,
+        kind=body.kind,
+        sender_no=0,
+        sender=address,
+        recipients=(peer.no,),
+        text=body.text,
+        at=at,
+        reply_to=body.reply_to,
+        broadcast_id=body.broadcast_id,
+        urgent=body.urgent,
+        origin=hub.no,
+    )
+    return sender, mail
+
+
+def taken(s: State, note: FrameTaken, result: Received, now: Now) -> None:
+    """Stored: push it, and say so."""
+    hub = s.links.get(note.link)
+    flight = None
+    if note.mail is not None and result.appended is not None and not result.appended.duplicate:
+        flight = delivery.deliver(s, note.mail, result.appended, now)
+    if hub is None or hub.stream != note.stream:
+        return
+    hub.received = note.number
+    rejected: tuple[link_wire.Rejection, ...] = ()
+    if result.code:
+        s.count(f"link rejected {result.code}")
+        rejected = (link_wire.Rejection(seq=note.number, code=result.code, message=result.message),)
+    s.out.append(ToLink(hub.link, link_wire.Results(received=note.number, rejected=rejected)))
+    if flight is not None:
+        flight.link = hub.link
+
+
+def take_failed(s: State, note: FrameTaken, message: str) -> None:
+    """The disk refused: what comes after cannot be taken either. The next link begins from what is stored."""
+    hub = s.links.get(note.link)
+    if hub is not None and hub.receiving > hub.received:
+        hub.receiving = hub.received
+        s.out.append(CloseLink(hub.link, f"cannot store: {message}"))

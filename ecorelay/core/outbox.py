@@ -1,0 +1,305 @@
+"""Mail for peers of other hubs: stored in the outbox, sent while the link is up, kept until its hub has it.
+
+An outbox is to a link what a mailbox is to a session: what is new goes at once from memory as long as all
+before it has gone, and else waits in the store until the window has room.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import Raw, Struct
+
+from ecorelay import link_wire, names, wire
+from ecorelay.core import delivery, directory, mailbox
+from ecorelay.core.actions import CloseLink, Store, ToLink
+from ecorelay.core.link_ops import (
+    AppendOut,
+    FarPeer,
+    LoadOut,
+    OutAppended,
+    OutLoaded,
+    OutSettled,
+    Resumed,
+    ResumeOut,
+    SettleOut,
+)
+from ecorelay.core.state import InFlight, unread_of
+from ecorelay.link_wire import WINDOW_BYTES, WINDOW_FRAMES
+
+if TYPE_CHECKING:
+    from ecorelay.core.events import Now
+    from ecorelay.core.ops import Replied
+    from ecorelay.core.state import Peer, RemoteHub, Session, State
+
+LOAD_AGAIN_S = 5.0
+
+
+class OutStored(Struct, frozen=True):
+    """Note: it lies in the outbox; send it, and answer the sender."""
+
+    sid: int
+    req_id: int
+    hub: str
+    op: AppendOut
+    unverified: bool
+
+
+class OutLoading(Struct, frozen=True):
+    """Note: send what was loaded over this link."""
+
+    link: int
+
+
+class OutDue(Struct, frozen=True):
+    """Timer note: loading failed a while ago."""
+
+    link: int
+
+
+class OutResumed(Struct, frozen=True):
+    """Note: what the other hub has is settled; the rest goes over this link."""
+
+    link: int
+
+
+class OutGone(Struct, frozen=True):
+    """Note: so much left the outbox of a hub."""
+
+    hub: str
+
+
+# --- sending -----------------------------------------------------------------------------------------------
+
+
+def send(
+    s: State, session: Session, peer: Peer, frame: wire.Send, hub: RemoteHub, name: str, now: Now
+) -> None:
+    """Mail to a peer of another hub."""
+    far = directory.find(hub, name)
+    to = far or FarPeer(name=name)
+    body = link_wire.MailBody(
+        to=to.name,
+        to_id=to.peer_id or None,
+        sender=peer.name,
+        sender_id=peer.peer_id,
+        kind="message",
+        text=frame.text,
+        reply_to=frame.reply_to,
+        urgent=frame.urgent,
+    )
+    op = AppendOut(
+        hub_no=hub.no,
+        to=to,
+        msg_id=frame.op_id,
+        kind="message",
+        sender_no=peer.no,
+        sender=peer.name,
+        text=frame.text,
+        body=link_wire.encode_body(body),
+        at=now.wall,
+        reply_to=frame.reply_to,
+    )
+    key = names.key(hub.hub_id)
+    s.out.append(Store((op,), OutStored(session.sid, frame.req_id, key, op, unverified=far is None)))
+
+
+def stored(s: State, note: OutStored, result: OutAppended, now: Now) -> None:
+    """Committed: it goes over the link, if that is up and nothing waits before it."""
+    hub = s.hubs.get(note.hub)
+    op = note.op
+    if hub is not None and not result.duplicate:
+        _count_in(hub, len(op.body))
+        gone = goes_at_once(s, hub, result.seq, op.msg_id, op.at, op.body, now)
+        if gone and directory.pushes(hub, op.to.peer_id):
+            flight = InFlight(op.msg_id, 0, 0, now.mono)
+            hub.asked[op.msg_id] = flight
+            delivery.await_delivered(s, flight, note.sid, note.req_id, now)
+            return
+    session = s.sessions.get(note.sid)
+    if session is not None and session.peer is not None:
+        answer = wire.Sent(
+            req_id=note.req_id,
+            msg_id=op.msg_id,
+            status="queued",
+            unverified=note.unverified,
+            unread=unread_of(session.peer),
+        )
+        s.reply(note.sid, answer)
+
+
+def _count_in(hub: RemoteHub, size: int) -> None:
+    hub.waiting += 1
+    hub.bytes += size
+
+
+def goes_at_once(s: State, hub: RemoteHub, seq: int, msg_id: str, at: int, body: bytes, now: Now) -> bool:
+    """Send what was just stored, unless it has to wait: for the link, for others, for room."""
+    hub.last = max(hub.last, seq)
+    if not hub.up or not hub.caught_up or hub.loading or not _has_room(hub):
+        hub.caught_up = False
+        load(s, hub)
+        return False
+    _transmit(s, hub, seq, msg_id, at, body, now)
+    return True
+
+
+def replied(s: State, result: Replied) -> None:
+    """A reply lies in the outbox: the store knew where it goes."""
+    hub = next((hub for hub in s.hubs.values() if hub.no == result.hub_no), None)
+    if hub is not None and not result.appended.duplicate:
+        _count_in(hub, result.out_bytes)
+        hub.last = max(hub.last, result.out_seq)
+        hub.caught_up = False
+        load(s, hub)
+
+
+def _has_room(hub: RemoteHub) -> bool:
+    return len(hub.inflight) < WINDOW_FRAMES and hub.inflight_bytes < WINDOW_BYTES
+
+
+def _transmit(s: State, hub: RemoteHub, seq: int, msg_id: str, at: int, body: bytes, now: Now) -> None:
+    hub.sent = seq
+    hub.inflight.append((seq, len(body)))
+    hub.inflight_bytes += len(body)
+    frame = link_wire.Durable(seq=seq - hub.base, msg_id=msg_id, age_ms=max(0, now.wall - at), body=Raw(body))
+    s.out.append(ToLink(hub.link, frame))
+
+
+# --- what waits --------------------------------------------------------------------------------------------
+
+
+def load(s: State, hub: RemoteHub) -> None:
+    """Load more for a link that fell behind, once half its window is free."""
+    if (
+        hub.up
+        and not hub.caught_up
+        and not hub.loading
+        and len(hub.inflight) * 2 <= WINDOW_FRAMES
+        and hub.inflight_bytes * 2 <= WINDOW_BYTES
+    ):
+        hub.loading = True
+        op = LoadOut(
+            hub_no=hub.no,
+            after=hub.sent,
+            max_count=WINDOW_FRAMES - len(hub.inflight),
+            max_bytes=WINDOW_BYTES - hub.inflight_bytes,
+        )
+        s.out.append(Store((op,), OutLoading(hub.link)))
+
+
+def loaded(s: State, note: OutLoading, result: OutLoaded, now: Now) -> None:
+    """Send it, in order."""
+    hub = s.links.get(note.link)
+    if hub is None or not hub.up:
+        return
+    hub.loading = False
+    for frame in result.frames:
+        _transmit(s, hub, frame.seq, frame.msg_id, frame.at, frame.body, now)
+        hub.last = max(hub.last, frame.seq)
+    hub.caught_up = not result.more and hub.sent >= hub.last
+    load(s, hub)
+
+
+def load_failed(s: State, note: OutLoading, now: Now) -> None:
+    """The disk refused: it is still there; try again in a while."""
+    hub = s.links.get(note.link)
+    if hub is not None:
+        s.count("outbox_load_failed")
+        s.at(now.mono + LOAD_AGAIN_S, OutDue(note.link))
+
+
+def due(s: State, note: OutDue) -> None:
+    """Time to try again."""
+    hub = s.links.get(note.link)
+    if hub is not None:
+        hub.loading = False
+        load(s, hub)
+
+
+# --- what became of it -------------------------------------------------------------------------------------
+
+
+def resume(s: State, hub: RemoteHub, frame: link_wire.Resume, now: Now) -> None:
+    """The other hub says what it has."""
+    op = ResumeOut(
+        hub_no=hub.no,
+        stream=s.stream,
+        known=frame.stream or "",
+        received=frame.received,
+        rejected=tuple([(each.seq, each.code) for each in frame.rejected]),
+        at=now.wall,
+    )
+    s.out.append(Store((op,), OutResumed(hub.link)))
+
+
+def resumed(s: State, note: OutResumed, result: Resumed, now: Now) -> None:
+    """From here on everything goes over this link."""
+    hub = s.links.get(note.link)
+    if hub is None:
+        return
+    gone(s, hub, result.out, now)
+    hub.began = s.stream
+    hub.base, hub.settled, hub.sent = result.base, result.settled, result.settled
+    hub.last = max(hub.last, result.last)
+    hub.up, hub.loading = True, False
+    hub.caught_up = hub.sent >= hub.last
+    load(s, hub)
+
+
+def results(s: State, hub: RemoteHub, frame: link_wire.Results, now: Now) -> None:
+    """The other hub has more of it, or refused it."""
+    upto = hub.base + frame.received
+    if not hub.up or upto > hub.sent:
+        s.out.append(CloseLink(hub.link, "results of what was never sent"))
+        return
+    if upto <= hub.settled:
+        return
+    hub.settled = upto
+    while hub.inflight and hub.inflight[0][0] <= upto:
+        hub.inflight_bytes -= hub.inflight.popleft()[1]
+    rejected = tuple([(hub.base + each.seq, each.code) for each in frame.rejected])
+    op = SettleOut(hub_no=hub.no, upto=upto, rejected=rejected, at=now.wall)
+    s.out.append(Store((op,), OutGone(names.key(hub.hub_id))))
+    load(s, hub)
+
+
+def resume_failed(s: State, note: OutResumed, message: str) -> None:
+    """The disk refused: from where on to send is not known."""
+    s.out.append(CloseLink(note.link, f"cannot read the outbox: {message}"))
+
+
+def settled(s: State, note: OutGone, result: OutSettled, now: Now) -> None:
+    """The rows are gone."""
+    hub = s.hubs.get(note.hub)
+    if hub is not None:
+        gone(s, hub, result, now)
+
+
+def gone(s: State, hub: RemoteHub, result: OutSettled, now: Now) -> None:
+    """So much less waits; senders find a notice about what did not arrive."""
+    hub.waiting -= result.count
+    hub.bytes -= result.bytes
+    for each in result.told:
+        sender = s.peers.get(each.sender_no)
+        if sender is not None and sender.loaded and each.first:
+            sender.notices += 1
+            mailbox.wake(s, sender, now)
+
+
+def delivered(s: State, hub: RemoteHub, frame: link_wire.Delivered) -> None:
+    """A session there took these at once."""
+    for msg_id in frame.msg_ids:
+        flight = hub.asked.pop(msg_id, None)
+        if flight is not None:
+            delivery.settle(s, flight, "delivered")
+
+
+def lost(s: State, hub: RemoteHub) -> None:
+    """The link is gone: who waits for more than the outbox is answered."""
+    for flight in hub.asked.values():
+        delivery.settle(s, flight, "queued")
+    hub.asked.clear()
+    hub.inflight.clear()
+    hub.inflight_bytes = 0
+    hub.up = hub.loading = hub.caught_up = False

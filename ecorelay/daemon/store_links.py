@@ -1,0 +1,455 @@
+"""Other hubs: what waits for them, what came from them, and which of their peers we know."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from ecorelay import names
+from ecorelay.core.link_ops import (
+    FarPeer,
+    HubKnown,
+    HubRow,
+    OutAppended,
+    OutFrame,
+    OutLoaded,
+    OutSettled,
+    Received,
+    Refusal,
+    Resumed,
+)
+from ecorelay.core.ops import Appended, Eviction
+from ecorelay.daemon import store_mail, store_ring
+from ecorelay.daemon.schema import DEAD, KIND_NUMBERS
+from ecorelay.daemon.store_sql import as_json, execute_rows, listed, one
+from ecorelay.daemon.store_text import checksum
+from ecorelay.errors import RelayError
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Mapping
+
+    from ecorelay.core.link_ops import (
+        AppendOut,
+        ForgetHub,
+        KnowHub,
+        LoadOut,
+        Receive,
+        ResumeOut,
+        SaveDirectory,
+        SettleOut,
+    )
+    from ecorelay.daemon.store_ledger import Ledger
+
+OURS: Final = 0
+THEIRS: Final = 1
+"""`streams.direction`."""
+STREAMS_KEPT: Final = 20
+"""Of each direction and hub: a restored backup finds the stream that its other hub remembers."""
+REJECTED_KEPT: Final = 1_000
+"""Rejections of one stream: as many as may be on their way without a result."""
+FORGOTTEN: Final = "hub_forgotten"
+EXPIRED_REASON: Final = "expired"
+
+
+# --- hubs and their peers --------------------------------------------------------------------------------
+
+
+def know_hub(ledger: Ledger, op: KnowHub) -> HubKnown:
+    """See `KnowHub`."""
+    db = ledger.db
+    key = names.key(op.hub_id)
+    db.execute(
+        "INSERT INTO hubs (key, hub_id, seen_at) VALUES (?1, ?2, ?3)"
+        " ON CONFLICT (key) DO UPDATE SET seen_at = max(seen_at, ?3)",
+        (key, op.hub_id, op.at),
+    )
+    no: int = one(db, "SELECT no FROM hubs WHERE key = ?", (key,))
+    ledger.note_time(op.at)
+    found = db.execute(
+        "SELECT stream, number, rejected FROM streams WHERE hub_no = ? AND direction = ?"
+        " ORDER BY at DESC, place DESC LIMIT 1",
+        (no, THEIRS),
+    ).fetchone()
+    if found is None:
+        return HubKnown(hub_no=no)
+    return HubKnown(hub_no=no, stream=found[0], received=found[1], rejected=_refusals(found[2]))
+
+
+def _refusals(text: str) -> tuple[Refusal, ...]:
+    return tuple([Refusal(*each) for each in msgspec.json.decode(text)])
+
+
+def save_directory(ledger: Ledger, op: SaveDirectory) -> None:
+    """See `SaveDirectory`."""
+    db, no = ledger.db, op.hub_no
+    if op.reset:
+        db.execute("DELETE FROM directory WHERE hub_no = ?", (no,))
+        db.execute("UPDATE hubs SET complete = 0 WHERE no = ?", (no,))
+    if op.gone:
+        db.execute(
+            "DELETE FROM directory WHERE hub_no = ? AND peer_id IN (SELECT value FROM json_each(?))",
+            (no, as_json(op.gone)),
+        )
+    if op.peers:
+        execute_rows(
+            db,
+            "INSERT INTO directory (hub_no, peer_id, name) VALUES",
+            [(no, peer.peer_id, peer.name) for peer in op.peers],
+            "ON CONFLICT (hub_no, peer_id) DO UPDATE SET name = excluded.name",
+        )
+        db.execute(
+            "UPDATE peers SET name = d.name FROM directory AS d JOIN hubs AS h ON h.no = d.hub_no"
+            " WHERE d.hub_no = ? AND peers.hub = h.key AND peers.peer_id = d.peer_id"
+            " AND peers.name <> d.name",
+            (no,),
+        )
+    db.execute(
+        "UPDATE hubs SET complete = complete OR ?, seen_at = max(seen_at, ?) WHERE no = ?",
+        (op.complete, op.at, no),
+    )
+
+
+def _far_no(ledger: Ledger, hub_no: int, far: FarPeer, at: int) -> int:
+    """The number of another hub's peer, which is given one when it is first needed."""
+    db = ledger.db
+    hub: str | None = one(db, "SELECT key FROM hubs WHERE no = ?", (hub_no,))
+    if hub is None:
+        raise RelayError("hub_not_found", "that hub was forgotten meanwhile")
+    peer_id = far.peer_id or f"@{names.key(far.name)}"  # no peer_id has an @ in it
+    row = db.execute("SELECT no, name FROM peers WHERE hub = ? AND peer_id = ?", (hub, peer_id)).fetchone()
+    if row is None:
+        made = db.execute(
+            "INSERT INTO peers (peer_id, hub, name, created, last_seen) VALUES (?, ?, ?, ?4, ?4)",
+            (peer_id, hub, far.name, at),
+        ).lastrowid
+        assert made is not None, "SQLite gives a row number to every new row"
+        return made
+    if row[1] != far.name:
+        db.execute("UPDATE peers SET name = ? WHERE no = ?", (far.name, row[0]))
+    no: int = row[0]
+    return no
+
+
+def snapshot(db: sqlite3.Connection) -> tuple[HubRow, ...]:
+    """All hubs we know of."""
+    peers: dict[int, list[FarPeer]] = {}
+    for hub_no, peer_id, name in db.execute("SELECT hub_no, peer_id, name FROM directory"):
+        peers.setdefault(hub_no, []).append(FarPeer(name=name, peer_id=peer_id))
+    return tuple(
+        [
+            HubRow(
+                no=no,
+                hub_id=hub_id,
+                complete=bool(complete),
+                seen_at=seen_at,
+                waiting=waiting,
+                bytes=size,
+                peers=tuple(peers.get(no, ())),
+            )
+            for no, hub_id, complete, seen_at, waiting, size in db.execute(
+                "SELECT h.no, h.hub_id, h.complete, h.seen_at, count(o.seq), coalesce(sum(o.size), 0)"
+                " FROM hubs AS h LEFT JOIN outbox AS o ON o.hub_no = h.no GROUP BY h.no ORDER BY h.no"
+            )
+        ]
+    )
+
+
+# --- what goes there -------------------------------------------------------------------------------------
+
+
+def append_out(ledger: Ledger, op: AppendOut) -> OutAppended:
+    """See `AppendOut`."""
+    db = ledger.db
+    box = _far_no(ledger, op.hub_no, op.to, op.at)
+    text = op.text.encode()
+    kind = KIND_NUMBERS[op.kind]
+    check = checksum(op.msg_id, kind, op.sender, op.reply_to, op.broadcast_id, text)
+    if known := store_mail.find_known(ledger, op.msg_id):
+        return _known(ledger, op, known, (op.sender_no, len(text), check, box))
+    _refuse_full(ledger, op, box)
+    mid = ledger.take_mids(1)
+    db.execute(
+        "INSERT INTO messages (mid, msg_id, kind, sender_no, sender, at, size, checksum, box, reply_to,"
+        " broadcast_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            mid,
+            op.msg_id,
+            kind,
+            op.sender_no,
+            op.sender,
+            op.at,
+            len(text),
+            check,
+            box,
+            op.reply_to,
+            op.broadcast_id,
+        ),
+    )
+    ledger.stored_mid = mid
+    ledger.note_time(op.at)
+    db.execute("UPDATE hubs SET last_seq = last_seq + 1 WHERE no = ?", (op.hub_no,))
+    seq: int = one(db, "SELECT last_seq FROM hubs WHERE no = ?", (op.hub_no,))
+    db.execute(
+        "INSERT INTO outbox (hub_no, seq, msg_id, mid, box, body, size, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (op.hub_no, seq, op.msg_id, mid, box, op.body, len(op.body), op.at),
+    )
+    return OutAppended(seq, mid)
+
+
+def _known(ledger: Ledger, op: AppendOut, mid: int, said: tuple[int, int, int, int]) -> OutAppended:
+    """What is answered to mail that is stored already.
+
+    Raises:
+        RelayError: ``bad_msg``, it is another message.
+    """
+    db = ledger.db
+    stored = db.execute(
+        "SELECT sender_no, size, checksum, box FROM messages WHERE mid = ?", (mid,)
+    ).fetchone()
+    if stored != said:
+        raise RelayError("bad_msg", "msg_id was used for another message: make a new one for each")
+    seq = one(db, "SELECT seq FROM outbox WHERE mid = ?", (mid,)) or 0
+    forwarded = one(db, "SELECT forwarded_at FROM receipts WHERE mid = ? AND box = ?", (mid, said[3])) or 0
+    return OutAppended(seq, mid, duplicate=True, forwarded=bool(forwarded))
+
+
+def _refuse_full(ledger: Ledger, op: AppendOut, box: int) -> None:
+    db, limits = ledger.db, ledger.limits
+    waiting: int = one(db, "SELECT count(*) FROM outbox WHERE hub_no = ? AND box = ?", (op.hub_no, box))
+    if waiting >= limits.mailbox_messages:
+        raise RelayError(
+            "limit_reached",
+            f"{waiting} messages wait for {op.to.name} until the link to its hub is back: they are kept; "
+            "send more when they have left (`ecorelay hub status`)",
+        )
+    first: int = one(db, "SELECT coalesce(min(seq), 0) FROM outbox WHERE hub_no = ?", (op.hub_no,))
+    last: int = one(db, "SELECT last_seq FROM hubs WHERE no = ?", (op.hub_no,))
+    size: int = one(db, "SELECT outbox_bytes FROM hubs WHERE no = ?", (op.hub_no,))
+    if first and (last - first + 1 >= limits.outbox_messages or size + len(op.body) > limits.outbox_bytes):
+        raise RelayError(
+            "limit_reached",
+            f"{last - first + 1} messages ({size} bytes) wait for that hub until its link is back: they are "
+            "kept; send more when they have left (`ecorelay hub status`)",
+        )
+    db.execute("UPDATE hubs SET outbox_bytes = outbox_bytes + ? WHERE no = ?", (len(op.body), op.hub_no))
+
+
+def load_out(ledger: Ledger, op: LoadOut) -> OutLoaded:
+    """See `LoadOut`."""
+    db = ledger.db
+    sizes = db.execute(
+        "SELECT seq, size FROM outbox WHERE hub_no = ? AND seq > ? ORDER BY seq LIMIT ?",
+        (op.hub_no, op.after, op.max_count + 1),
+    ).fetchall()
+    upto, total, count = 0, 0, 0
+    for seq, size in sizes[: op.max_count]:
+        total += size
+        if count and total > op.max_bytes:
+            break
+        upto, count = seq, count + 1
+    rows = db.execute(
+        "SELECT seq, msg_id, at, body FROM outbox WHERE hub_no = ? AND seq > ? AND seq <= ? ORDER BY seq",
+        (op.hub_no, op.after, upto),
+    )
+    return OutLoaded(tuple([OutFrame(*row) for row in rows]), count < len(sizes))
+
+
+def settle_out(ledger: Ledger, op: SettleOut) -> OutSettled:
+    """See `SettleOut`."""
+    ledger.note_time(op.at)
+    return _settle(ledger, op.hub_no, op.upto, dict(op.rejected), op.at)
+
+
+def _settle(ledger: Ledger, hub_no: int, upto: int, rejected: Mapping[int, str], at: int) -> OutSettled:
+    db = ledger.db
+    where = "WHERE hub_no = ? AND seq <= ?"
+    size: int
+    count, size = db.execute(
+        f"SELECT count(*), coalesce(sum(size), 0) FROM outbox {where}", (hub_no, upto)
+    ).fetchone()
+    if not count:
+        return OutSettled(0, 0)
+    bad = _rejected(ledger, hub_no, upto, rejected, at)
+    db.execute(
+        "INSERT INTO receipts (mid, box, forwarded_at, ended_at)"
+        " SELECT mid, box, ?1, ?1 FROM outbox WHERE hub_no = ?2 AND seq <= ?3 AND mid NOTNULL"
+        " ON CONFLICT (mid, box) DO NOTHING",
+        (at, hub_no, upto),
+    )
+    db.execute(f"DELETE FROM outbox {where}", (hub_no, upto))
+    db.execute("UPDATE hubs SET outbox_bytes = outbox_bytes - ? WHERE no = ?", (size, hub_no))
+    return OutSettled(count, size, bad)
+
+
+def _rejected(
+    ledger: Ledger, hub_no: int, upto: int, rejected: Mapping[int, str], at: int
+) -> tuple[Eviction, ...]:
+    """Receipts of what did not arrive, and notices to those who sent it."""
+    seqs = [seq for seq in rejected if seq <= upto]
+    if not seqs:
+        return ()
+    db = ledger.db
+    rows = listed(
+        db,
+        "SELECT json_group_array(json_array(o.seq, o.mid, o.box, m.sender_no)) FROM outbox AS o"
+        " JOIN messages AS m ON m.mid = o.mid"
+        " WHERE o.hub_no = ? AND o.seq IN (SELECT value FROM json_each(?))",
+        (hub_no, as_json(seqs)),
+    )
+    return _die(ledger, [(mid, box, sender, rejected[seq]) for seq, mid, box, sender in rows], at)
+
+
+def _die(ledger: Ledger, rows: list[tuple[int, int, int, str]], at: int) -> tuple[Eviction, ...]:
+    """Mail (mid, box, sender, why) ends as dead; its senders are told."""
+    if not rows:
+        return ()
+    execute_rows(
+        ledger.db,
+        "INSERT INTO receipts (mid, box, outcome, reason, ended_at) VALUES",
+        [(mid, box, DEAD, why, at) for mid, box, _, why in rows],
+        "ON CONFLICT (mid, box) DO NOTHING",
+    )
+    told: list[Eviction] = []
+    by_reason: dict[str, Counter[tuple[int, int]]] = {}
+    for _, box, sender, why in rows:
+        by_reason.setdefault(why, Counter())[sender, box] += 1
+    for why, pairs in by_reason.items():
+        first = store_ring.tell(ledger, {pair: (count, at) for pair, count in pairs.items()}, why)
+        told += [Eviction(sender, box, n, (sender, box) in first) for (sender, box), n in pairs.items()]
+    return tuple(told)
+
+
+def resume_out(ledger: Ledger, op: ResumeOut) -> Resumed:
+    """See `ResumeOut`."""
+    db, no = ledger.db, op.hub_no
+    ledger.note_time(op.at)
+    settled = OutSettled(0, 0)
+    base = _base(db, no, op.known) if op.known else None
+    if base is not None:
+        rejected = {base + number: code for number, code in op.rejected}
+        settled = _settle(ledger, no, base + op.received, rejected, op.at)
+    last: int = one(db, "SELECT last_seq FROM hubs WHERE no = ?", (no,))
+    first: int | None = one(db, "SELECT min(seq) FROM outbox WHERE hub_no = ?", (no,))
+    before = last if first is None else first - 1
+    begun = _base(db, no, op.stream)
+    if begun is None:
+        begun = before
+        _put_stream(db, no, OURS, op.stream, begun, op.at)
+    return Resumed(base=begun, settled=before, last=last, out=settled)
+
+
+def _base(db: sqlite3.Connection, hub_no: int, stream: str) -> int | None:
+    found: int | None = one(
+        db,
+        "SELECT number FROM streams WHERE hub_no = ? AND direction = ? AND stream = ?",
+        (hub_no, OURS, stream),
+    )
+    return found
+
+
+def _put_stream(
+    db: sqlite3.Connection, hub_no: int, direction: int, stream: str, number: int, at: int
+) -> None:
+    """A new stream; of those before it the latest are kept."""
+    db.execute(
+        "INSERT INTO streams (hub_no, direction, stream, number, at, place) VALUES (?1, ?2, ?3, ?4, ?5,"
+        " (SELECT coalesce(max(place), 0) + 1 FROM streams WHERE hub_no = ?1 AND direction = ?2))",
+        (hub_no, direction, stream, number, at),
+    )
+    db.execute(
+        "DELETE FROM streams WHERE hub_no = ?1 AND direction = ?2 AND place <="
+        " (SELECT max(place) FROM streams WHERE hub_no = ?1 AND direction = ?2) - ?3",
+        (hub_no, direction, STREAMS_KEPT),
+    )
+
+
+# --- what came from there --------------------------------------------------------------------------------
+
+
+def receive(ledger: Ledger, op: Receive) -> Received:
+    """See `Receive`."""
+    db = ledger.db
+    row = db.execute(
+        "SELECT number, rejected FROM streams WHERE hub_no = ? AND direction = ? AND stream = ?",
+        (op.hub_no, THEIRS, op.stream),
+    ).fetchone()
+    have = max(row[0] if row is not None else 0, op.first - 1)
+    if op.number != have + 1:
+        raise RelayError("bad_msg", f"frame {op.number} does not follow {have}")
+    sender_no = _far_no(ledger, op.hub_no, op.sender, op.at) if op.mail is not None else 0
+    appended, code, message = _take(ledger, op, sender_no)
+    if row is None:
+        _put_stream(db, op.hub_no, THEIRS, op.stream, op.number, op.at)
+    else:
+        db.execute(
+            "UPDATE streams SET number = ?, at = ? WHERE hub_no = ? AND direction = ? AND stream = ?",
+            (op.number, op.at, op.hub_no, THEIRS, op.stream),
+        )
+    if code:
+        refused: list[Any] = msgspec.json.decode(row[1]) if row is not None else []
+        refused = [*refused, [op.number, code, message]][-REJECTED_KEPT:]
+        db.execute(
+            "UPDATE streams SET rejected = ? WHERE hub_no = ? AND direction = ? AND stream = ?",
+            (msgspec.json.encode(refused).decode(), op.hub_no, THEIRS, op.stream),
+        )
+    return Received(sender_no, appended, code, message)
+
+
+def _take(ledger: Ledger, op: Receive, sender_no: int) -> tuple[Appended | None, str, str]:
+    mail = op.mail
+    if mail is None:
+        return None, op.code, op.message
+    known = one(
+        ledger.db, "SELECT mid FROM messages WHERE msg_id = ? AND origin = ?", (mail.msg_id, op.hub_no)
+    )
+    if known:
+        return Appended(known, (), duplicate=True), "", ""
+    if not mail.recipients:  # a broadcast that found nobody
+        return None, "", ""
+    mail = msgspec.structs.replace(mail, sender_no=sender_no, origin=op.hub_no)
+    [result] = store_mail.append(ledger, (mail,))
+    if isinstance(result, RelayError):
+        return None, result.code, result.message
+    return result, "", ""
+
+
+# --- the end of it ---------------------------------------------------------------------------------------
+
+
+def forget_hub(ledger: Ledger, op: ForgetHub) -> OutSettled:
+    """See `ForgetHub`."""
+    db, no = ledger.db, op.hub_no
+    ledger.note_time(op.at)
+    ended = _end_all(ledger, no, "", FORGOTTEN, op.at)
+    for table in ("directory", "streams"):
+        db.execute(f"DELETE FROM {table} WHERE hub_no = ?", (no,))
+    db.execute("DELETE FROM hubs WHERE no = ?", (no,))
+    return ended
+
+
+def expire_out(ledger: Ledger, hub_no: int, before: int, at: int) -> OutSettled:
+    """What has waited since before `before` (ms) ends as dead; only while no link could be sending it."""
+    return _end_all(ledger, hub_no, f"AND o.at < {int(before)}", EXPIRED_REASON, at)
+
+
+def _end_all(ledger: Ledger, hub_no: int, which: str, reason: str, at: int) -> OutSettled:
+    db = ledger.db
+    rows = listed(
+        db,
+        "SELECT json_group_array(json_array(o.seq, o.mid, o.box, m.sender_no, o.size)) FROM outbox AS o"
+        f" JOIN messages AS m ON m.mid = o.mid WHERE o.hub_no = ? {which}",
+        (hub_no,),
+    )
+    if not rows:
+        return OutSettled(0, 0)
+    told = _die(ledger, [(mid, box, sender, reason) for _, mid, box, sender, _ in rows], at)
+    size = sum(row[4] for row in rows)
+    db.execute(
+        "DELETE FROM outbox WHERE hub_no = ? AND seq IN (SELECT value FROM json_each(?))",
+        (hub_no, as_json([row[0] for row in rows])),
+    )
+    db.execute("UPDATE hubs SET outbox_bytes = outbox_bytes - ? WHERE no = ?", (size, hub_no))
+    return OutSettled(len(rows), size, told)
