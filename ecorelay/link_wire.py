@@ -124,6 +124,15 @@ class Presence(LinkFrame, frozen=True, kw_only=True):
     complete: bool = False
 
 
+class Activate(LinkFrame, frozen=True, kw_only=True):
+    """From the hub with the smaller hub_id: of all our streams this is the link from now on.
+
+    The highest `generation` counts: an older one may arrive late, out of a connection that hung.
+    """
+
+    generation: Number
+
+
 class LinkPing(LinkFrame, frozen=True, kw_only=True):
     """Answer with a `link_pong` of the same number."""
 
@@ -136,11 +145,15 @@ class LinkPong(LinkFrame, frozen=True, kw_only=True):
     number: Number
 
 
+LIVE: tuple[type[LinkFrame], ...] = (Delivered,)
+"""Frames that may be left out where too much waits for the link."""
+
+
 class _Typed(Struct):
     type: str
 
 
-OnLink = LinkHello | Resume | Durable | Results | Delivered | Presence | LinkPing | LinkPong
+OnLink = LinkHello | Resume | Durable | Results | Delivered | Presence | Activate | LinkPing | LinkPong
 
 
 # --- bodies of durable frames ------------------------------------------------------------------------

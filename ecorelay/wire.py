@@ -726,6 +726,27 @@ class MailboxSize(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
     bytes: int = 0
 
 
+class LinkDetails(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """One other hub. `waiting` messages of `waiting_bytes` lie in its outbox, `in_flight` of them were sent.
+
+    `up` since `since`; down since `since`, 0 if it never was up. `address` of the stream, `round_trip_ms` of
+    the last ping, `peers` it told of and how many of them are `online`. `trouble`: why it was not reached last.
+    """
+
+    hub_id: str
+    up: bool = False
+    since: int = 0
+    address: str = ""
+    version: str = ""
+    round_trip_ms: float = 0.0
+    waiting: int = 0
+    waiting_bytes: int = 0
+    in_flight: int = 0
+    peers: int = 0
+    online: int = 0
+    trouble: str = ""
+
+
 class HubDetails(Result, frozen=True, kw_only=True):
     """`ecorelay hub status`.
 
@@ -751,6 +772,7 @@ class HubDetails(Result, frozen=True, kw_only=True):
     mail_unread: int = 0
     mail_bytes: int = 0
     largest: tuple[MailboxSize, ...] = ()
+    links: tuple[LinkDetails, ...] = ()
     problems: tuple[str, ...] = ()
     counters: dict[str, int] = {}
 

@@ -25,6 +25,7 @@ from ecorelay.core.state import Session, State, unread_of
 
 if TYPE_CHECKING:
     from ecorelay.core.events import Now
+    from ecorelay.core.state import RemoteHub
     from ecorelay.errors import Code
 
 LARGEST = 20
@@ -149,6 +150,20 @@ def not_sized(s: State, note: MailSized, message: str) -> None:
     _describe(s, note, nothing, (f"what lies in the mailboxes is not known: {message}",))
 
 
+def _link(hub: RemoteHub) -> wire.LinkDetails:
+    return wire.LinkDetails(
+        hub_id=hub.hub_id,
+        up=hub.up,
+        since=hub.up_at if hub.up else hub.lost_at,
+        version=hub.version,
+        waiting=hub.waiting,
+        waiting_bytes=hub.bytes,
+        in_flight=len(hub.inflight),
+        peers=len(hub.peers),
+        online=sum(1 for peer in hub.peers.values() if peer.online) if hub.introduced else 0,
+    )
+
+
 def _describe(s: State, note: MailSized, mail: MailMeasured, problems: tuple[str, ...]) -> None:
     if note.sid not in s.sessions:
         return
@@ -173,6 +188,7 @@ def _describe(s: State, note: MailSized, mail: MailMeasured, problems: tuple[str
                     for no, count, unread, size in mail.largest
                     if no in s.peers
                 ),
+                links=tuple(map(_link, s.hubs.values())),
                 problems=problems,
                 counters=dict(s.counters),
                 unread=_unread(s, note.sid),

@@ -147,7 +147,7 @@ def frame(s: State, event: LinkFrame, now: Now) -> None:
             _hello(s, hub, event.frame, now)
         case link_wire.Resume():
             outbox.resume(s, hub, event.frame, now)
-        case link_wire.LinkPing() | link_wire.LinkPong():
+        case link_wire.Activate() | link_wire.LinkPing() | link_wire.LinkPong():
             pass  # of the shell's concern
 
 
@@ -158,7 +158,7 @@ def _hello(s: State, hub: RemoteHub, frame: link_wire.LinkHello, now: Now) -> No
         s.out.append(CloseLink(hub.link, "a second hello"))
         return
     hub.known = None
-    hub.stream, hub.first = frame.stream, frame.first
+    hub.stream, hub.first, hub.version = frame.stream, frame.first, frame.app_version
     hub.received = max(have.received if have.stream == frame.stream else 0, frame.first - 1)
     hub.receiving = hub.received
     rejected = tuple(

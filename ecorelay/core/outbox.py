@@ -242,7 +242,7 @@ def resumed(s: State, note: OutResumed, result: Resumed, now: Now) -> None:
     hub.began = s.stream
     hub.base, hub.settled, hub.sent = result.base, result.settled, result.settled
     hub.last = max(hub.last, result.last)
-    hub.up, hub.loading = True, False
+    hub.up, hub.up_at, hub.loading = True, now.wall, False
     hub.caught_up = hub.sent >= hub.last
     load(s, hub)
 

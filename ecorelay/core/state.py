@@ -175,6 +175,8 @@ class RemoteHub:
         "stale",
         "stream",
         "up",
+        "up_at",
+        "version",
         "waiting",
     )
 
@@ -184,7 +186,10 @@ class RemoteHub:
         self.link = 0
         """0: there is none."""
         self.lost_at = 0
-        """Wall ms of the loss of the last link; 0: there was none in this run."""
+        """Wall ms of the loss of the last link, or when it was seen last before this run; 0: never."""
+        self.up_at = 0
+        self.version = ""
+        """Of its program."""
         # owned by directory.py
         self.peers: dict[str, RemotePeer] = {}
         self.names: dict[str, RemotePeer] = {}

@@ -13,8 +13,19 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from ecorelay import wire
-from ecorelay.core.actions import Action, CheckProcess, CloseSession, Describe, Push, Reply, Stop, Store
+from ecorelay import link_wire, wire
+from ecorelay.core.actions import (
+    Action,
+    CheckProcess,
+    CloseLink,
+    CloseSession,
+    Describe,
+    Push,
+    Reply,
+    Stop,
+    Store,
+    ToLink,
+)
 from ecorelay.core.events import (
     ClockJumped,
     Event,
@@ -35,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from ecorelay.daemon.clock import Clock
+    from ecorelay.daemon.links import Links
     from ecorelay.daemon.ports import Core, Outward
     from ecorelay.daemon.store import Storage
 
@@ -93,8 +105,12 @@ class Shell:
         """Those that said hello, by sid. Owned by `sessions`."""
         self.outstanding = 0
         """Units in the store."""
+        self.notes: Callable[[], Sequence[str]] = lambda: ()
+        """What else a person should know, for `hub status`."""
         self.on_room: Callable[[], object] = lambda: None
         """Called when the store took something off its backlog."""
+        self.links: Links | None = None
+        """Streams to other hubs, where there may be any; puts itself here."""
         self._facts = facts
         self._stop = stop
         self._alive = alive
@@ -130,6 +146,8 @@ class Shell:
         if seconds := self._jumps.jumped(now):
             log("clock jumped", seconds=round(seconds))
             self._events.appendleft(ClockJumped(seconds))
+            if self.links is not None:
+                self.links.probe()
         handle = self.core.handle
         queue = self._events
         try:
@@ -164,6 +182,10 @@ class Shell:
     def send(self, out: Outward, data: bytes) -> None:
         """Queue a line for a session; it leaves with the next :meth:`flush`."""
         out.put(data)
+        self.queue(out)
+
+    def queue(self, out: Outward) -> None:
+        """Something was put there; it leaves with the next :meth:`flush`."""
         if not out.dirty:
             out.dirty = True
             self._dirty.append(out)
@@ -187,6 +209,13 @@ class Shell:
                 self.outstanding += 1
                 if action.ops and type(action.ops[0]) is WriteBackup:
                     self._copies.append(action.then)
+            case ToLink():
+                if self.links is not None:
+                    spare = isinstance(action.frame, link_wire.LIVE)
+                    self.links.send(action.link, link_wire.encode(action.frame), spare=spare)
+            case CloseLink():
+                if self.links is not None:
+                    self.links.close(action.link, action.reason)
             case CloseSession():
                 if (out := self.sessions.get(action.sid)) is not None:
                     out.end(action.reason)
@@ -235,9 +264,13 @@ class Shell:
             durability=facts.durability,
             data_dir=facts.data_dir,
             db_bytes=self.store.size_bytes(),
-            problems=(*details.problems, *self.store.problems),
+            links=tuple([self._link(each) for each in details.links]),
+            problems=(*details.problems, *self.store.problems, *self.notes()),
             counters=counters,
         )
+
+    def _link(self, details: wire.LinkDetails) -> wire.LinkDetails:
+        return details if self.links is None else self.links.describe(details)
 
     def _contain(self, event: Event, error: Exception) -> None:
         log_crash(type(event).__name__, error)

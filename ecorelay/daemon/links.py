@@ -1,0 +1,322 @@
+"""Streams to other hubs that proved themselves, and which of each hub's streams is the link.
+
+Two hubs may reach each other over several streams at once: both dialed, or one hangs and nobody has noticed
+yet. The hub with the smaller hub_id chooses: it keeps the stream that answers, and tells the other side with
+`activate`. A stream that is not chosen waits, in case it is needed.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol
+
+import msgspec
+import trio
+
+from ecorelay import link_wire, names, wire
+from ecorelay.core.events import LinkFrame, LinkLost, LinkUp
+from ecorelay.daemon.guard import guard
+from ecorelay.daemon.outqueue import OutQueue
+from ecorelay.daemon.reasons import Ended, Reason
+from ecorelay.framing import LineSplitter
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from ecorelay.core.events import Event
+    from ecorelay.daemon.perform import Shell
+
+READ_SIZE: Final = 256 * 1024
+SLICE_FRAMES: Final = 64
+"""Frames handed to the core at once, at most."""
+LOOK_S: Final = 1.0
+"""How often it is looked whether a stream is silent."""
+PROBE_S: Final = 1.0
+"""Silence after something was said, until it is asked whether anybody is there; and for the answer."""
+SUSPECT_S: Final = 2.0
+"""Silence after which another way is looked for."""
+HUNG_S: Final = 10.0
+"""Silence, after something was said, after which the stream is given up."""
+IDLE_PING_S: Final = 15.0
+IDLE_DEAD_S: Final = 45.0
+"""The same where nothing was said."""
+STANDBY_MAX: Final = 3
+"""Streams of one hub that wait beside its link; a further one takes the place of the oldest."""
+
+
+class ProvenStream(Protocol):
+    """What is needed of `ecorelay_bridge.Proven`."""
+
+    @property
+    def stream(self) -> trio.abc.Stream:
+        """To the other hub, encrypted."""
+
+    @property
+    def hub_id(self) -> str:
+        """Of the other hub, proved."""
+
+    @property
+    def address(self) -> str:
+        """Where it is, for a person."""
+
+
+class Road:
+    """One stream to another hub.
+
+    Args:
+        hub_id: of that hub.
+        about: what the bridge told of it, for `hub status`.
+    """
+
+    def __init__(self, hub_id: str, about: ProvenStream) -> None:
+        self.hub_id = hub_id
+        self.about = about
+        self.link = 0
+        """Its number while it is the link."""
+        self.scope = trio.CancelScope()
+        self.reason = ""
+        self.since = trio.current_time()
+        self.heard = trio.current_time()
+        self.unanswered = 0.0
+        """Since when something was said and nothing heard; 0: that is not so."""
+        self.asked = 0.0
+        """When the last ping was sent; 0: it was answered."""
+        self.round_trip = 0.0
+        """Seconds, of the last ping."""
+        self.pings = 0
+        self.out: OutQueue
+
+    def say(self, data: bytes) -> None:
+        """Queue lines."""
+        if not self.unanswered:
+            self.unanswered = trio.current_time()
+        self.out.put(data)
+
+    def ping(self) -> None:
+        """Ask whether anybody is there."""
+        if not self.asked:
+            self.asked = trio.current_time()
+            self.pings += 1
+            self.say(link_wire.encode(link_wire.LinkPing(number=self.pings)))
+            self.out.flush()
+
+    def end(self, reason: str) -> None:
+        """Close it; the first reason counts."""
+        self.reason = self.reason or str(reason)
+        self.scope.cancel()
+
+
+class Links:
+    """All streams to other hubs.
+
+    Args:
+        shell: takes what hubs say; its actions come back to :meth:`send` and :meth:`close`.
+        hub_id: our own.
+        seek: another way to this hub is wanted.
+        rest: none is.
+        room: waits while too much waits for the store.
+    """
+
+    def __init__(
+        self,
+        shell: Shell,
+        hub_id: str,
+        *,
+        seek: Callable[[str], object],
+        rest: Callable[[str], object],
+        room: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._shell = shell
+        self._hub_id = hub_id
+        self._seek = seek
+        self._rest = rest
+        self._room = room
+        self.roads: dict[str, list[Road]] = {}
+        """By hub_id in lower case, the oldest first."""
+        self.troubles: dict[str, str] = {}
+        """Why a hub was not reached last, by hub_id in lower case; of who wants to tell it in `hub status`."""
+        self._links: dict[int, Road] = {}
+        self._last_link = 0
+        self._generations: dict[str, int] = {}
+        shell.links = self
+
+    # --- what the core wants -------------------------------------------------------------------------
+
+    def send(self, link: int, data: bytes, *, spare: bool = False) -> None:
+        """Queue a line for another hub; `spare`: it may be left out where too much waits."""
+        road = self._links.get(link)
+        if road is None:
+            return
+        if not spare:
+            road.say(data)
+        elif not road.out.offer(data, lambda _: b""):
+            self._shell.tally.count("live frames dropped")
+        self._shell.queue(road.out)
+
+    def describe(self, details: wire.LinkDetails) -> wire.LinkDetails:
+        """What the core says of a link, with what only its stream shows."""
+        roads = self.roads.get(names.key(details.hub_id), ())
+        road = next((each for each in roads if each.link), None)
+        if road is None:
+            return msgspec.structs.replace(details, trouble=self.troubles.get(names.key(details.hub_id), ""))
+        return msgspec.structs.replace(
+            details, address=road.about.address, round_trip_ms=round(road.round_trip * 1000, 2)
+        )
+
+    def close(self, link: int, reason: str) -> None:
+        """End a link."""
+        if (road := self._links.get(link)) is not None:
+            road.end(reason)
+
+    def probe(self) -> None:
+        """The machine slept, perhaps: see who is still there."""
+        for road in [road for roads in self.roads.values() for road in roads]:
+            road.ping()
+
+    def end_all(self, reason: str) -> None:
+        """The hub stops."""
+        for road in [road for roads in self.roads.values() for road in roads]:
+            road.end(reason)
+
+    # --- streams ---------------------------------------------------------------------------------------
+
+    async def serve(self, proven: ProvenStream) -> None:
+        """Use a stream until it ends. Raises nothing but Cancelled; the caller closes it."""
+        road = Road(proven.hub_id, proven)
+        try:
+            with road.scope:
+                road.end(await guard(partial(self._run, road)))
+        finally:
+            self._gone(road)
+
+    async def _run(self, road: Road) -> str:
+        roads = self.roads.setdefault(names.key(road.hub_id), [])
+        standby = [each for each in roads if not each.link]
+        if len(standby) >= STANDBY_MAX:
+            standby[0].end("a newer stream took its place")
+        async with trio.open_nursery() as nursery:
+            road.out = OutQueue(road.about.stream, nursery, road.end)
+            roads.append(road)
+            nursery.start_soon(self._watch, road)
+            if self._chooses(road.hub_id):
+                nursery.start_soon(self._choose, road)
+            try:
+                await self._read(road)
+            finally:
+                road.out.close()
+                nursery.cancel_scope.cancel()
+        return Reason.EOF
+
+    def _gone(self, road: Road) -> None:
+        key = names.key(road.hub_id)
+        roads = self.roads.get(key, [])
+        if road in roads:
+            roads.remove(road)
+        if road.link:
+            del self._links[road.link]
+            self._shell.feed((LinkLost(road.link, road.reason),))
+            if roads and self._chooses(road.hub_id):
+                self._activate(roads[-1])
+            else:
+                self._seek(road.hub_id)
+        if not roads:
+            self.roads.pop(key, None)
+
+    async def _read(self, road: Road) -> None:
+        lines = LineSplitter(link_wire.LINE_MAX)
+        stream = road.about.stream
+        while data := await stream.receive_some(READ_SIZE):
+            road.heard = trio.current_time()
+            road.unanswered = 0.0
+            whole = lines.feed(data)
+            while self._take(road, whole):
+                await trio.lowlevel.checkpoint()
+            self._shell.flush()
+            await self._room()
+
+    def _take(self, road: Road, lines: Iterator[bytes]) -> bool:
+        """Hand a slice of lines to the core; whether there are more."""
+        events: list[Event] = []
+        for line in lines:
+            frame = link_wire.decode(line)
+            match frame:
+                case None:
+                    self._shell.tally.count("link frames of a later version")
+                case link_wire.LinkPing():
+                    road.out.put(link_wire.encode(link_wire.LinkPong(number=frame.number)))
+                    self._shell.queue(road.out)
+                case link_wire.LinkPong():
+                    if frame.number == road.pings and road.asked:
+                        road.round_trip = trio.current_time() - road.asked
+                        road.asked = 0.0
+                case link_wire.Activate():
+                    self._told_to_activate(road, frame.generation)
+                case _ if road.link:
+                    events.append(LinkFrame(road.link, frame))
+                case _:
+                    raise Ended(Reason.GARBAGE)
+            if len(events) >= SLICE_FRAMES:
+                break
+        else:
+            self._shell.feed(events)
+            return False
+        self._shell.feed(events)
+        return True
+
+    # --- which of them is the link ---------------------------------------------------------------------
+
+    def _chooses(self, hub_id: str) -> bool:
+        return names.key(self._hub_id) < names.key(hub_id)
+
+    async def _choose(self, road: Road) -> None:
+        """A new stream: it becomes the link unless the one there is answers."""
+        link = next((each for each in self.roads[names.key(road.hub_id)] if each.link), None)
+        if link is not None:
+            link.ping()
+            began = trio.current_time()
+            with trio.move_on_after(PROBE_S):
+                while link.heard < began:  # noqa: ASYNC110 - nobody is told of each byte
+                    await trio.sleep(PROBE_S / 20)
+            if link.link and link.heard >= began:
+                return
+        self._activate(road)
+
+    def _activate(self, road: Road) -> None:
+        key = names.key(road.hub_id)
+        wall = self._shell.clock.now().wall
+        self._generations[key] = max(self._generations.get(key, 0) + 1, wall)
+        road.say(link_wire.encode(link_wire.Activate(generation=self._generations[key])))
+        self._become_link(road)
+
+    def _told_to_activate(self, road: Road, generation: int) -> None:
+        key = names.key(road.hub_id)
+        if self._chooses(road.hub_id) or generation <= self._generations.get(key, 0):
+            return
+        self._generations[key] = generation
+        if not road.link:
+            self._become_link(road)
+
+    def _become_link(self, road: Road) -> None:
+        self._last_link += 1
+        road.link = self._last_link
+        self._links[road.link] = road
+        self._rest(road.hub_id)
+        self._shell.feed((LinkUp(road.link, road.hub_id),))
+
+    # --- silence -----------------------------------------------------------------------------------------
+
+    async def _watch(self, road: Road) -> None:
+        """Notice that nobody is there any more."""
+        suspect = False
+        while True:
+            await trio.sleep(LOOK_S)
+            now = trio.current_time()
+            silent = now - road.heard
+            waited = now - road.unanswered if road.unanswered else 0.0
+            if waited >= HUNG_S or silent >= IDLE_DEAD_S:
+                raise Ended(Reason.STALLED)
+            if waited >= PROBE_S or silent >= IDLE_PING_S:
+                road.ping()
+            if waited >= SUSPECT_S and road.link and not suspect:
+                self._seek(road.hub_id)
+            suspect = waited >= SUSPECT_S
