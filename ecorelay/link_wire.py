@@ -102,6 +102,13 @@ class Delivered(LinkFrame, frozen=True, kw_only=True):
     msg_ids: Annotated[tuple[Id, ...], Meta(max_length=WINDOW_FRAMES)]
 
 
+class Asked(LinkFrame, frozen=True, kw_only=True):
+    """So many peers here were asked by the broadcast `msg_id`."""
+
+    msg_id: Id
+    count: Number
+
+
 class PeerState(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One peer of the hub that says it. `away_ms`: how long ago it was seen, 0 while online."""
 
@@ -145,7 +152,7 @@ class LinkPong(LinkFrame, frozen=True, kw_only=True):
     number: Number
 
 
-LIVE: tuple[type[LinkFrame], ...] = (Delivered,)
+LIVE: tuple[type[LinkFrame], ...] = (Delivered, Asked)
 """Frames that may be left out where too much waits for the link."""
 
 
@@ -153,7 +160,9 @@ class _Typed(Struct):
     type: str
 
 
-OnLink = LinkHello | Resume | Durable | Results | Delivered | Presence | Activate | LinkPing | LinkPong
+OnLink = (
+    LinkHello | Resume | Durable | Results | Delivered | Asked | Presence | Activate | LinkPing | LinkPong
+)
 
 
 # --- bodies of durable frames ------------------------------------------------------------------------

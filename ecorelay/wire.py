@@ -500,10 +500,11 @@ class Sent(Result, frozen=True, kw_only=True):
 
 
 class Broadcasted(Result, frozen=True, kw_only=True):
-    """`peer_count` peers were asked."""
+    """`peer_count` peers were asked. `pending_hubs`: hubs that have not said yet how many they asked."""
 
     broadcast_id: str
     peer_count: int
+    pending_hubs: int = 0
 
 
 class Mail(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -729,8 +730,8 @@ class MailboxSize(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
 class LinkDetails(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One other hub. `waiting` messages of `waiting_bytes` lie in its outbox, `in_flight` of them were sent.
 
-    `up` since `since`; down since `since`, 0 if it never was up. `address` of the stream, `round_trip_ms` of
-    the last ping, `peers` it told of and how many of them are `online`. `trouble`: why it was not reached last.
+    `up` or down since `since`, 0 if it never was up. `address` of the stream, `round_trip_ms` of the last
+    ping, `peers` it told of and how many of them are `online`. `trouble`: why it was not reached last.
     """
 
     hub_id: str

@@ -117,6 +117,8 @@ class Tools:
         )
         got = await self._hub.request(request)
         fields = {"ok": True, "broadcast_id": got.broadcast_id, "peer_count": got.peer_count}
+        if got.pending_hubs:
+            fields["pending_hubs"] = got.pending_hubs
         return Outcome(fields, got.unread)
 
     async def _inbox(self, given: args.InboxArgs) -> Outcome:

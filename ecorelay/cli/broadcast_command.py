@@ -89,7 +89,8 @@ def _say_asked(asked: wire.Broadcasted, name: str, as_json: bool) -> None:
     if as_json:
         screen.out_json(broadcast_id=asked.broadcast_id, peer_count=asked.peer_count, **{"from": name})
         return
-    screen.out(f"{screen.line(asked.broadcast_id)} {asked.peer_count} asked\n")
+    pending = f", {asked.pending_hubs} hubs still to say" if asked.pending_hubs else ""
+    screen.out(f"{screen.line(asked.broadcast_id)} {asked.peer_count} asked{pending}\n")
     if not asked.peer_count:
         screen.say("nobody else is online: `ecorelay peers` shows who is known, `ecorelay send` leaves mail")
     elif screen.is_terminal(sys.stderr):

@@ -194,7 +194,7 @@ class Hub:
             case messages.ReplyStored():
                 messages.reply_stored(s, then, first, now)
             case messages.BroadcastStored():
-                messages.broadcast_stored(s, then, first, now)
+                messages.broadcast_stored(s, then, results, now)
             case outbox.OutStored():
                 outbox.stored(s, then, first, now)
             case outbox.OutLoading():
@@ -371,6 +371,8 @@ class Hub:
                     delivery.backlog_due(s, note)
                 case outbox.OutDue():
                     outbox.due(s, note)
+                case messages.AskingEnds():
+                    messages.asking_ends(s, note)
                 case mailbox.LeaseEnds():
                     mailbox.lease_ends(s, note, now)
                 case mailbox.WaitEnds():

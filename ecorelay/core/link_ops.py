@@ -50,7 +50,8 @@ class ResumeOut(Op, frozen=True, kw_only=True):
 class AppendOut(Op, frozen=True, kw_only=True):
     """→ `OutAppended`. Mail for a peer of another hub: into the outbox, with its receipt.
 
-    ``limit_reached`` where too much waits for that peer or hub. Duplicates as in `AppendMail`.
+    ``limit_reached`` where too much waits for that peer or hub. Duplicates as in `AppendMail`. `also`: one of
+    several copies of the same message, which an op of the same unit may have stored; never a duplicate.
     """
 
     hub_no: int
@@ -64,6 +65,7 @@ class AppendOut(Op, frozen=True, kw_only=True):
     at: int
     reply_to: str | None = None
     broadcast_id: str | None = None
+    also: bool = False
 
 
 class LoadOut(Op, frozen=True, kw_only=True):

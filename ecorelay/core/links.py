@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from ecorelay import link_wire, names
-from ecorelay.core import delivery, directory, outbox
+from ecorelay.core import delivery, directory, messages, outbox
 from ecorelay.core.actions import CloseLink, Store, ToLink
 from ecorelay.core.link_ops import FarPeer, HubKnown, KnowHub, Receive, Received
 from ecorelay.core.ops import AppendMail
@@ -141,6 +141,8 @@ def frame(s: State, event: LinkFrame, now: Now) -> None:
             outbox.results(s, hub, event.frame, now)
         case link_wire.Delivered():
             outbox.delivered(s, hub, event.frame)
+        case link_wire.Asked():
+            messages.asked(s, hub, event.frame)
         case link_wire.Presence():
             directory.told(s, hub, event.frame, now)
         case link_wire.LinkHello():
@@ -261,6 +263,9 @@ def taken(s: State, note: FrameTaken, result: Received, now: Now) -> None:
     if hub is None or hub.stream != note.stream:
         return
     hub.received = note.number
+    if note.mail is not None and note.mail.broadcast_id == note.mail.msg_id:
+        count = len(note.mail.recipients) if result.appended is not None else 0
+        s.out.append(ToLink(hub.link, link_wire.Asked(msg_id=note.mail.msg_id, count=count)))
     rejected: tuple[link_wire.Rejection, ...] = ()
     if result.code:
         s.count(f"link rejected {result.code}")

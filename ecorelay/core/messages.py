@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 from msgspec import Struct
 
 from ecorelay import names, wire
 from ecorelay.core import delivery, directory, outbox, replay, watch
 from ecorelay.core.actions import Store
+from ecorelay.core.link_ops import AppendOut
 from ecorelay.core.ops import Appended, AppendMail, AppendReply, Replied
-from ecorelay.core.state import InFlight, Session, State, unread_of
+from ecorelay.core.state import Asking, InFlight, Session, State, unread_of
 from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ecorelay import link_wire
     from ecorelay.core.events import Now
+    from ecorelay.core.state import RemoteHub
 
 GUARD_S = 60.0
 BROADCAST_GUARD_S = 3600.0
 GUARDS_KEPT = 20_000
+ASKED_WITHIN_S = 1.0
+"""How long the answer to a broadcast waits for other hubs to say how many they asked."""
 BROADCAST = -1
 REPLIES = -2
 ROOMS = -3
@@ -49,6 +57,13 @@ class BroadcastStored(Struct, frozen=True):
     sid: int
     frame: wire.Broadcasted
     op: AppendMail
+    out: tuple[AppendOut, ...] = ()
+
+
+class AskingEnds(Struct, frozen=True):
+    """Timer note: who has not said by now how many it asked is not waited for."""
+
+    broadcast_id: str
 
 
 # --- send --------------------------------------------------------------------------------------------
@@ -173,7 +188,13 @@ def broadcast(s: State, session: Session, frame: wire.Broadcast, now: Now) -> No
             f"{len(recipients)} peers are online, a broadcast asks at most {s.limits.broadcast_peers}: "
             "pick some by relay_peers, or use a group",
         )
-    answer = wire.Broadcasted(req_id=frame.req_id, broadcast_id=frame.op_id, peer_count=len(recipients))
+    hubs = [hub for hub in s.hubs.values() if hub.up]
+    answer = wire.Broadcasted(
+        req_id=frame.req_id,
+        broadcast_id=frame.op_id,
+        peer_count=len(recipients),
+        pending_hubs=len(hubs),
+    )
     op = AppendMail(
         msg_id=frame.op_id,
         kind="ask",
@@ -185,15 +206,48 @@ def broadcast(s: State, session: Session, frame: wire.Broadcast, now: Now) -> No
         broadcast_id=frame.op_id,
     )
     saved = replay.save(peer, frame, answer, now)
-    ops = (op, saved) if recipients else (saved,)
-    s.out.append(Store(ops, BroadcastStored(session.sid, answer, op)))
+    out = tuple([outbox.ask_all(hub, peer, frame, now) for hub in hubs])
+    ops = (*((op,) if recipients else ()), *out, saved)
+    s.out.append(Store(ops, BroadcastStored(session.sid, answer, op, out)))
 
 
-def broadcast_stored(s: State, note: BroadcastStored, result: Appended | None, now: Now) -> None:
-    """Committed for all of them."""
-    if result is not None and not result.duplicate:
-        delivery.deliver(s, note.op, result, now)
-    replay.answer(s, note.sid, note.frame)
+def broadcast_stored(s: State, note: BroadcastStored, results: Sequence[Any], now: Now) -> None:
+    """Committed for all of them; the asker is told once the other hubs have said how many they asked."""
+    if note.op.recipients and not results[0].duplicate:
+        delivery.deliver(s, note.op, results[0], now)
+    if not note.out:
+        replay.answer(s, note.sid, note.frame)
+        return
+    placed = results[-1 - len(note.out) : -1]
+    waits = outbox.asked_all(s, note.out, placed, now)
+    if waits:
+        s.asking[note.frame.broadcast_id] = Asking(note.sid, note.frame, waits)
+        s.at(now.mono + ASKED_WITHIN_S, AskingEnds(note.frame.broadcast_id))
+    else:
+        replay.answer(s, note.sid, note.frame)
+
+
+def asked(s: State, hub: RemoteHub, frame: link_wire.Asked) -> None:
+    """Another hub says how many it asked."""
+    asking = s.asking.get(frame.msg_id)
+    if asking is None or hub.no not in asking.waits:
+        return
+    asking.waits.discard(hub.no)
+    asking.count += frame.count
+    if not asking.waits:
+        asking_ends(s, AskingEnds(frame.msg_id))
+
+
+def asking_ends(s: State, note: AskingEnds) -> None:
+    """All have said it, or it took too long."""
+    asking = s.asking.pop(note.broadcast_id, None)
+    if asking is not None:
+        frame = msgspec.structs.replace(
+            asking.frame,
+            peer_count=asking.frame.peer_count + asking.count,
+            pending_hubs=len(asking.waits),
+        )
+        replay.answer(s, asking.sid, frame)
 
 
 # --- guards ------------------------------------------------------------------------------------------

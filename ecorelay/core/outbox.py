@@ -28,11 +28,15 @@ from ecorelay.core.state import InFlight, unread_of
 from ecorelay.link_wire import WINDOW_BYTES, WINDOW_FRAMES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ecorelay.core.events import Now
     from ecorelay.core.ops import Replied
     from ecorelay.core.state import Peer, RemoteHub, Session, State
 
 LOAD_AGAIN_S = 5.0
+EVERYBODY = "*"
+"""Stands for the peers of another hub in the receipt of a broadcast; no peer is called so."""
 
 
 class OutStored(Struct, frozen=True):
@@ -126,6 +130,37 @@ def stored(s: State, note: OutStored, result: OutAppended, now: Now) -> None:
             unread=unread_of(session.peer),
         )
         s.reply(note.sid, answer)
+
+
+def ask_all(hub: RemoteHub, peer: Peer, frame: wire.Broadcast, now: Now) -> AppendOut:
+    """A broadcast, as it goes to one other hub."""
+    body = link_wire.AskAllBody(sender=peer.name, sender_id=peer.peer_id, text=frame.question)
+    return AppendOut(
+        hub_no=hub.no,
+        to=FarPeer(name=EVERYBODY),
+        msg_id=frame.op_id,
+        kind="ask",
+        sender_no=peer.no,
+        sender=peer.name,
+        text=frame.question,
+        body=link_wire.encode_body(body),
+        at=now.wall,
+        broadcast_id=frame.op_id,
+        also=True,
+    )
+
+
+def asked_all(s: State, ops: Sequence[AppendOut], results: Sequence[OutAppended], now: Now) -> set[int]:
+    """A broadcast lies in these outboxes; numbers of the hubs to which it went at once."""
+    hubs = {hub.no: hub for hub in s.hubs.values()}
+    went = set()
+    for op, result in zip(ops, results, strict=True):
+        hub = hubs.get(op.hub_no)
+        if hub is not None:
+            _count_in(hub, len(op.body))
+            if goes_at_once(s, hub, result.seq, op.msg_id, op.at, op.body, now):
+                went.add(hub.no)
+    return went
 
 
 def _count_in(hub: RemoteHub, size: int) -> None:

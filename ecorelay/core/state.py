@@ -228,6 +228,19 @@ class RemoteHub:
         """Given to the store."""
 
 
+class Asking:
+    """A broadcast whose answer waits for other hubs to say how many they asked."""
+
+    __slots__ = ("count", "frame", "sid", "waits")
+
+    def __init__(self, sid: int, frame: wire.Broadcasted, waits: set[int]) -> None:
+        self.sid = sid
+        self.frame = frame
+        self.waits = waits
+        """Numbers of the hubs."""
+        self.count = 0
+
+
 class InFlight:
     """A push not yet acknowledged. `req_id` of the sender's request while it waits for `delivered`."""
 
@@ -449,6 +462,8 @@ class State:
         """Links whose hub the store is asked about."""
         self.stream = ""
         """Of this run, for what we send to other hubs."""
+        self.asking: dict[str, Asking] = {}
+        """By broadcast_id. Owned by messages.py."""
         self.changed: dict[int, Peer] = {}
         self.gone: list[str] = []
         """What linked hubs are to be told when the event is handled. Owned by directory.py."""

@@ -134,7 +134,7 @@ class Links:
         self.roads: dict[str, list[Road]] = {}
         """By hub_id in lower case, the oldest first."""
         self.troubles: dict[str, str] = {}
-        """Why a hub was not reached last, by hub_id in lower case; of who wants to tell it in `hub status`."""
+        """Why a hub was not reached last, by hub_id in lower case; set by who knows."""
         self._links: dict[int, Road] = {}
         self._last_link = 0
         self._generations: dict[str, int] = {}

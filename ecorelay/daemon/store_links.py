@@ -167,9 +167,17 @@ def append_out(ledger: Ledger, op: AppendOut) -> OutAppended:
     text = op.text.encode()
     kind = KIND_NUMBERS[op.kind]
     check = checksum(op.msg_id, kind, op.sender, op.reply_to, op.broadcast_id, text)
-    if known := store_mail.find_known(ledger, op.msg_id):
+    known = store_mail.find_known(ledger, op.msg_id)
+    if known and not op.also:
         return _known(ledger, op, known, (op.sender_no, len(text), check, box))
     _refuse_full(ledger, op, box)
+    if known:
+        db.execute(
+            "UPDATE messages SET boxes = json_insert(coalesce(boxes, json_array(box)), '$[#]', ?), box = NULL"
+            " WHERE mid = ?",
+            (box, known),
+        )
+        return _put_out(ledger, op, known, box)
     mid = ledger.take_mids(1)
     db.execute(
         "INSERT INTO messages (mid, msg_id, kind, sender_no, sender, at, size, checksum, box, reply_to,"
@@ -189,6 +197,11 @@ def append_out(ledger: Ledger, op: AppendOut) -> OutAppended:
         ),
     )
     ledger.stored_mid = mid
+    return _put_out(ledger, op, mid, box)
+
+
+def _put_out(ledger: Ledger, op: AppendOut, mid: int, box: int) -> OutAppended:
+    db = ledger.db
     ledger.note_time(op.at)
     db.execute("UPDATE hubs SET last_seq = last_seq + 1 WHERE no = ?", (op.hub_no,))
     seq: int = one(db, "SELECT last_seq FROM hubs WHERE no = ?", (op.hub_no,))

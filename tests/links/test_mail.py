@@ -313,3 +313,45 @@ def test_trace_tells_what_is_known_here(land: Land, here: Machine, there: Machin
     [receipt] = alice.call(wire.Trace, msg_id=msg_id).receipts
     assert (receipt.recipient, receipt.state) == ("bob@there", "forwarded")
     assert receipt.forwarded_at == land.clock.wall
+
+
+# --- broadcasts ----------------------------------------------------------------------------------------------
+
+
+def test_a_broadcast_asks_those_who_are_online_on_every_linked_hub(land: Land, here: Machine, there: Machine):
+    far = land.machine("far")
+    bob, carol, dave = there.open("bob", push=True), there.open("carol"), far.open("dave", push=True)
+    gone = there.open("gone")
+    gone.close()
+    land.link(here, there)
+    alice, near = here.open("alice", push=True), here.open("near", push=True)
+    land.link(here, far)
+    asked = alice.call(wire.Broadcast, question="who has the fix?")
+    assert (asked.peer_count, asked.pending_hubs) == (4, 0)
+    for client in (bob, dave, near):
+        [push] = client.pushes
+        assert (push.kind, push.sender.partition("@")[0], push.broadcast_id) == (
+            "ask",
+            "alice",
+            asked.broadcast_id,
+        )
+    assert carol.texts() == ["who has the fix?"]
+    bob.call(wire.Reply, ask_id=asked.broadcast_id, text="I")
+    [push] = alice.pushes
+    assert (push.sender, push.text, push.broadcast_id) == ("bob@there", "I", asked.broadcast_id)
+
+
+def test_a_hub_that_does_not_say_how_many_it_asked_is_not_waited_for(
+    land: Land, here: Machine, there: Machine
+):
+    there.open("bob")
+    alice = here.open("alice")
+    link = land.link(here, there)
+    link.held.add(here)
+    req = alice.ask(wire.Broadcast, question="anybody?")
+    assert req not in alice.answers
+    land.forward(1.1)
+    assert (alice.answers[req].peer_count, alice.answers[req].pending_hubs) == (0, 1)
+    land.cut()
+    asked = alice.call(wire.Broadcast, question="alone?")
+    assert (asked.peer_count, asked.pending_hubs) == (0, 0)
