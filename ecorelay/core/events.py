@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from msgspec import Struct
@@ -63,9 +64,14 @@ class ProcessChecked(Struct, frozen=True, gc=False):
 
 
 class HubsConfigured(Struct, frozen=True, gc=False):
-    """The hubs that a person named."""
+    """The hubs that a person named, and what hubs may not do here.
+
+    `restricted`: hub_id in lower case, or ``*`` for those not named → what of mail, groups, rooms and
+    broadcast it may not.
+    """
 
     hub_ids: tuple[str, ...]
+    restricted: Mapping[str, frozenset[str]] = {}
 
 
 class LinkUp(Struct, frozen=True, gc=False):

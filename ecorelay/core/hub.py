@@ -143,7 +143,7 @@ class Hub:
             case LinkLost():
                 links.lost(s, event, now)
             case HubsConfigured():
-                links.configured(s, event.hub_ids, now)
+                links.configured(s, event, now)
             case ClockJumped():
                 sessions.jumped(s, now)
             case _:  # pragma: no cover

@@ -19,9 +19,7 @@ from ecorelay.core.state import RemoteHub
 from ecorelay.errors import Code, RelayError, WireError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ecorelay.core.events import LinkFrame, LinkLost, LinkUp, Now
+    from ecorelay.core.events import HubsConfigured, LinkFrame, LinkLost, LinkUp, Now
     from ecorelay.core.state import State
 
 KINDS = frozenset({"message", "ask", "reply"})
@@ -53,9 +51,10 @@ class FrameTaken(Struct, frozen=True):
 # --- hubs --------------------------------------------------------------------------------------------------
 
 
-def configured(s: State, hub_ids: Sequence[str], now: Now) -> None:
+def configured(s: State, event: HubsConfigured, now: Now) -> None:
     """These hubs may be written to, whether or not they were ever there."""
-    for hub_id in hub_ids:
+    s.restricted = event.restricted
+    for hub_id in event.hub_ids:
         if names.key(hub_id) not in s.hubs:
             s.out.append(Store((KnowHub(hub_id=hub_id, at=now.wall),), HubAdded(hub_id)))
 
@@ -78,7 +77,7 @@ def _hub(s: State, hub_id: str, known: HubKnown) -> RemoteHub:
 
 def up(s: State, event: LinkUp, now: Now) -> None:
     """A hub proved itself, and this is the way to it from now on."""
-    s.opening.add(event.link)
+    s.opening[event.link] = None
     op = KnowHub(hub_id=event.hub_id, at=now.wall)
     s.out.append(Store((op,), LinkKnown(event.link, event.hub_id)))
 
@@ -87,7 +86,7 @@ def known(s: State, note: LinkKnown, result: HubKnown, now: Now) -> None:
     """Say hello. Another link of the same hub is given up: the latest counts."""
     if note.link not in s.opening:  # lost meanwhile
         return
-    s.opening.discard(note.link)
+    early = s.opening.pop(note.link)
     hub = _hub(s, note.hub_id, result)
     if hub.link:
         s.out.append(CloseLink(hub.link, "another link took its place"))
@@ -99,17 +98,20 @@ def known(s: State, note: LinkKnown, result: HubKnown, now: Now) -> None:
     first = hub.settled - hub.base + 1 if hub.began == s.stream else 1
     hello = link_wire.LinkHello(stream=s.stream, first=first, app_version=s.version)
     s.out.append(ToLink(hub.link, hello))
+    if early is not None:
+        frame(s, early, now)
 
 
 def known_failed(s: State, note: LinkKnown, message: str) -> None:
     """The disk refused: without it nothing can be taken."""
-    s.opening.discard(note.link)
-    s.out.append(CloseLink(note.link, message))
+    if note.link in s.opening:
+        del s.opening[note.link]
+        s.out.append(CloseLink(note.link, message))
 
 
 def lost(s: State, event: LinkLost, now: Now) -> None:
     """The link is gone, for whatever reason."""
-    s.opening.discard(event.link)
+    s.opening.pop(event.link, None)
     hub = s.links.get(event.link)
     if hub is not None:
         _detach(s, hub, now)
@@ -132,8 +134,10 @@ def _detach(s: State, hub: RemoteHub, now: Now) -> None:
 def frame(s: State, event: LinkFrame, now: Now) -> None:
     """Something came over a link."""
     hub = s.links.get(event.link)
-    if hub is None:  # it was just given up
-        return
+    if hub is None:
+        if event.link in s.opening:
+            _early(s, event)
+        return  # or it was just given up
     match event.frame:
         case link_wire.Durable():
             _durable(s, hub, event.frame, now)
@@ -151,6 +155,15 @@ def frame(s: State, event: LinkFrame, now: Now) -> None:
             outbox.resume(s, hub, event.frame, now)
         case link_wire.Activate() | link_wire.LinkPing() | link_wire.LinkPong():
             pass  # of the shell's concern
+
+
+def _early(s: State, event: LinkFrame) -> None:
+    """The other side was quicker than our disk. It says hello, and then waits for ours."""
+    if s.opening[event.link] is not None or not isinstance(event.frame, link_wire.LinkHello):
+        del s.opening[event.link]
+        s.out.append(CloseLink(event.link, "more than a hello before ours"))
+        return
+    s.opening[event.link] = event
 
 
 def _hello(s: State, hub: RemoteHub, frame: link_wire.LinkHello, now: Now) -> None:
@@ -211,6 +224,8 @@ def _mail(
     Raises:
         RelayError: it is refused, for good.
     """
+    what = "broadcast" if isinstance(body, link_wire.AskAllBody) else "mail"
+    check_allowed(s, hub, what)
     address = f"{body.sender}@{hub.hub_id}"
     if names.key(address) in s.blocked_far:
         s.count("blocked_refused")
@@ -252,6 +267,14 @@ def _mail(
         origin=hub.no,
     )
     return sender, mail
+
+
+def check_allowed(s: State, hub: RemoteHub, what: str) -> None:
+    """Refuse what a person does not let this hub do: ``blocked``."""
+    key = names.key(hub.hub_id)
+    if what in s.restricted.get(key, s.restricted.get("*", ())):
+        s.count("denied_refused")
+        raise RelayError("blocked", f"{s.hub_id} takes no {what} from {hub.hub_id}")
 
 
 def taken(s: State, note: FrameTaken, result: Received, now: Now) -> None:

@@ -16,9 +16,9 @@ from ecorelay.core.actions import Action, Reply
 from ecorelay.errors import Code, RelayError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from ecorelay.core.events import Now
+    from ecorelay.core.events import LinkFrame, Now
     from ecorelay.core.link_ops import HubKnown
     from ecorelay.core.ops import Snapshot
     from ecorelay.limits import Limits
@@ -457,9 +457,11 @@ class State:
         self.hubs: dict[str, RemoteHub] = {}
         """Other hubs, by hub_id in lower case."""
         # of this process
+        self.restricted: Mapping[str, frozenset[str]] = {}
+        """See `HubsConfigured`."""
         self.links: dict[int, RemoteHub] = {}
-        self.opening: set[int] = set()
-        """Links whose hub the store is asked about."""
+        self.opening: dict[int, LinkFrame | None] = {}
+        """Links whose hub the store is asked about, and the hello that came over them meanwhile."""
         self.stream = ""
         """Of this run, for what we send to other hubs."""
         self.asking: dict[str, Asking] = {}

@@ -286,6 +286,7 @@ class Links:
         wall = self._shell.clock.now().wall
         self._generations[key] = max(self._generations.get(key, 0) + 1, wall)
         road.say(link_wire.encode(link_wire.Activate(generation=self._generations[key])))
+        self._shell.queue(road.out)
         self._become_link(road)
 
     def _told_to_activate(self, road: Road, generation: int) -> None:

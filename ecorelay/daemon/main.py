@@ -9,11 +9,13 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
 from ecorelay import __version__, names
 from ecorelay.config import load
 from ecorelay.core.hub import Hub
+from ecorelay.daemon.federation import own_hub_id
 from ecorelay.daemon.guard import log_crash
 from ecorelay.daemon.lock import HubLock
 from ecorelay.daemon.log import log, log_to, warn
@@ -50,6 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         paths = find_paths(os.environ)
         config = load(paths, os.environ)
+        config = msgspec.structs.replace(config, hub_id=own_hub_id(paths, config.hub_id))
         make_private_dir(paths.home)
         settle(paths.home, config.limits.sessions)
         # The log too is the holder's alone: two could not rotate it.
@@ -98,6 +101,7 @@ def _serve(paths: Paths, config: Config, lock: HubLock, starter: Starter) -> Non
                 core=hub,
                 store=store,
                 place=place,
+                paths=paths,
                 config=config,
                 facts=facts,
                 listening=lambda: starter.tell_listening(str(place)),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from ecorelay.daemon.clock import SystemClock
+from ecorelay.daemon.federation import Federation
 from ecorelay.daemon.guard import contain
 from ecorelay.daemon.listen import Door
 from ecorelay.daemon.log import log
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from ecorelay.daemon.place import Place
     from ecorelay.daemon.ports import Core
     from ecorelay.daemon.store import Storage
+    from ecorelay.paths import Paths
 
 SETTLE_S = 1.0
 """Seconds for the store to answer what was asked before the end."""
@@ -64,6 +66,7 @@ async def run_hub(
     core: Core,
     store: Storage,
     place: Place,
+    paths: Paths,
     config: Config,
     facts: Callable[..., Facts],
     listening: Callable[[], object],
@@ -76,6 +79,7 @@ async def run_hub(
         core: decides.
         store: opened, not started.
         place: where to take connections.
+        paths: of the data directory, which may hold a bridge.json.
         config: limits, idle exit.
         facts: makes them, given `started`.
         listening: called once connections are taken.
@@ -94,10 +98,11 @@ async def run_hub(
         stop=stopper.stop,
     )
     sessions = Sessions(shell, config.limits, token=place.endpoint.token)
+    federation = Federation(paths, place.endpoint.hub_id, shell, room=sessions.wait_room)
     ticker = Ticker(
         shell,
         idle_exit_s=math.inf if config.keep_alive else config.idle_exit_s,
-        busy=lambda: sessions.silent > 0,
+        busy=lambda: sessions.silent > 0 or federation.active,
         leave=lambda: stopper.stop("nobody needs it"),
     )
     door = Door(place.sock, sessions.serve, tally)
@@ -107,11 +112,12 @@ async def run_hub(
         place.announce()
         listening()
         async with trio.open_nursery() as hub:
-            hub.start_soon(_watch_signals, signals, stopper)
+            hub.start_soon(_watch_signals, signals, stopper, federation)
             hub.start_soon(ticker.run)
             hub.start_soon(_watch_place, place, stopper)
             async with trio.open_nursery() as edge:
                 edge.start_soon(door.run, edge)
+                edge.start_soon(federation.run)
                 await stopper.wanted.wait()
                 log("stopping", reason=stopper.reason)
                 door.close()
@@ -139,11 +145,14 @@ async def _say_goodbye(shell: Shell, sessions: Sessions, reason: str) -> None:
 def _signals() -> list[signal.Signals]:
     if sys.platform == "win32":
         return [signal.SIGINT, signal.SIGTERM, signal.SIGBREAK]
-    return [signal.SIGINT, signal.SIGTERM]
+    return [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
-async def _watch_signals(signals: AsyncIterator[int], stopper: Stopper) -> None:
+async def _watch_signals(signals: AsyncIterator[int], stopper: Stopper, federation: Federation) -> None:
     async for number in signals:
+        if sys.platform != "win32" and number == signal.SIGHUP:
+            federation.reload()
+            continue
         stopper.stop(signal.Signals(number).name)
 
 
