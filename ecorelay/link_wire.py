@@ -20,7 +20,7 @@ from msgspec import Meta, Raw, Struct
 
 from ecorelay.errors import WireError
 from ecorelay.names import Id, Name
-from ecorelay.wire import Kind, Number, Path, Short
+from ecorelay.wire import Kind, Number, Path, Reason, Short
 
 LINK_VERSION: Final = 1
 OLDEST_LINK_VERSION: Final = 1
@@ -33,6 +33,13 @@ PRESENCE_PART: Final = 200
 """Peers in one frame."""
 PEERS_MAX: Final = 10_000
 """Peers of one hub that another remembers; a hub has no more (`limits.peers`)."""
+MEMBERS_MAX: Final = 100
+"""Members of a group, and of a room; no hub may have more (`limits.group_members`)."""
+GROUPS_PART: Final = 200
+"""Groups in one frame."""
+LINES_PART: Final = 100
+LINES_BYTES: Final = 1024 * 1024
+"""Lines of a group in one frame, and the bytes of their texts (one line may be longer)."""
 
 Code = Annotated[str, Meta(max_length=64)]
 """Of a rejection; a later version may have more than `ecorelay.errors` knows."""
@@ -140,6 +147,144 @@ class Activate(LinkFrame, frozen=True, kw_only=True):
     generation: Number
 
 
+# --- groups: the frames that are not stored --------------------------------------------------------------
+
+
+class GroupMember(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """A member as the group's hub knows it. `hub` None: of that hub itself. `since`: what it sees comes later.
+
+    The first of a list of members is the admin.
+    """
+
+    peer_id: Id
+    name: Name
+    hub: Name | None = None
+    since: Number = 0
+
+
+Members = Annotated[tuple[GroupMember, ...], Meta(max_length=MEMBERS_MAX)]
+
+
+class GroupLine(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """One line of a group. `author_hub` None: of the group's own hub. `text` None: nothing is left of it."""
+
+    seq: Annotated[int, Meta(ge=1, le=2**62)]
+    msg_id: Id
+    author: Name
+    author_id: Id | None = None
+    author_hub: Name | None = None
+    text: str | None = None
+    system: bool = False
+    age_ms: Number = 0
+
+
+class GroupState(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """Where a group is: its last line, and a checksum of its members."""
+
+    group: Id
+    last: Number
+    last_id: Id | None = None
+    members: Number
+
+
+class GroupStates(LinkFrame, frozen=True, kw_only=True):
+    """By a group's hub, once what waited has gone out: groups in which the other hub has members.
+
+    `complete`: with those told since the link began they are all; without it they are groups that changed.
+    """
+
+    groups: Annotated[tuple[GroupState, ...], Meta(max_length=GROUPS_PART)] = ()
+    complete: bool = False
+
+
+class GroupAsk(LinkFrame, frozen=True, kw_only=True):
+    """To a group's hub: what comes after line `after`, which I know as `after_id`. → `group_page`."""
+
+    group: Id
+    after: Number = 0
+    after_id: Id | None = None
+
+
+class GroupPage(LinkFrame, frozen=True, kw_only=True):
+    """Lines in order and without a gap: those asked for, or all there are where the other hub went astray.
+
+    `last` is the group's last line, `members` are those of that moment. `more`: ask again. `gone`: you have no
+    members in such a group. `busy`: the disk refused; ask later.
+    """
+
+    group: Id
+    name: Name | None = None
+    last: Number = 0
+    lines: Annotated[tuple[GroupLine, ...], Meta(max_length=LINES_PART)] = ()
+    members: Members = ()
+    more: bool = False
+    gone: bool = False
+    busy: bool = False
+
+
+# --- rooms -----------------------------------------------------------------------------------------------
+
+
+class RoomMember(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """A member as the room's hub knows it. `hub` None: of that hub itself."""
+
+    peer_id: Id
+    name: Name
+    hub: Name | None = None
+
+
+RoomMembers = Annotated[tuple[RoomMember, ...], Meta(max_length=MEMBERS_MAX)]
+
+
+class RoomHere(LinkFrame, frozen=True, kw_only=True):
+    """To a room's hub: these of my peers are in it, and no others. `ask` > 0: → `room_answer`."""
+
+    room: Name
+    peers: Annotated[tuple[Id, ...], Meta(max_length=MEMBERS_MAX)] = ()
+    ask: Number = 0
+
+
+class RoomsHere(LinkFrame, frozen=True, kw_only=True):
+    """After the link began: my peers are in the rooms told so far, and in no other."""
+
+
+class RoomPost(LinkFrame, frozen=True, kw_only=True):
+    """To a room's hub: one of my peers says something. → `room_answer`."""
+
+    room: Name
+    peer_id: Id
+    msg_id: Id
+    text: str
+    ask: Number
+
+
+class RoomAnswer(LinkFrame, frozen=True, kw_only=True):
+    """`refused`: these are not in the room. `code`: it was not done. `count`: to so many it went."""
+
+    ask: Number
+    room: Name
+    count: Number = 0
+    refused: Annotated[tuple[Id, ...], Meta(max_length=MEMBERS_MAX)] = ()
+    code: Code = ""
+    message: Short = ""
+
+
+class RoomList(LinkFrame, frozen=True, kw_only=True):
+    """By a room's hub to those with members in it: who is in it now."""
+
+    room: Name
+    members: RoomMembers = ()
+
+
+class RoomLine(LinkFrame, frozen=True, kw_only=True):
+    """By a room's hub to those with members in it: something was said."""
+
+    room: Name
+    msg_id: Id
+    author: RoomMember
+    text: str
+
+
 class LinkPing(LinkFrame, frozen=True, kw_only=True):
     """Answer with a `link_pong` of the same number."""
 
@@ -152,7 +297,7 @@ class LinkPong(LinkFrame, frozen=True, kw_only=True):
     number: Number
 
 
-LIVE: tuple[type[LinkFrame], ...] = (Delivered, Asked)
+LIVE: tuple[type[LinkFrame], ...] = (Delivered, Asked, RoomPost, RoomLine)
 """Frames that may be left out where too much waits for the link."""
 
 
@@ -161,7 +306,25 @@ class _Typed(Struct):
 
 
 OnLink = (
-    LinkHello | Resume | Durable | Results | Delivered | Asked | Presence | Activate | LinkPing | LinkPong
+    LinkHello
+    | Resume
+    | Durable
+    | Results
+    | Delivered
+    | Asked
+    | Presence
+    | GroupStates
+    | GroupAsk
+    | GroupPage
+    | RoomHere
+    | RoomsHere
+    | RoomPost
+    | RoomAnswer
+    | RoomList
+    | RoomLine
+    | Activate
+    | LinkPing
+    | LinkPong
 )
 
 
@@ -191,7 +354,47 @@ class AskAllBody(LinkFrame, frozen=True, kw_only=True, tag="ask_all"):
     text: str
 
 
-Body = MailBody | AskAllBody
+class GroupPostBody(LinkFrame, frozen=True, kw_only=True, tag="group_post"):
+    """To a group's hub: one of my peers says something in it."""
+
+    group: Id
+    sender_id: Id
+    text: str
+
+
+class GroupLeaveBody(LinkFrame, frozen=True, kw_only=True, tag="group_leave"):
+    """To a group's hub: this peer of mine is not in it any more."""
+
+    group: Id
+    peer_id: Id
+
+
+class GroupLineBody(LinkFrame, frozen=True, kw_only=True, tag="group_line"):
+    """By a group's hub: a line of it, which follows the line `after`.
+
+    `members`: all of them from this line on, where it changed them. `removed` was put out, for `reason`.
+    """
+
+    group: Id
+    name: Name
+    after: Id | None = None
+    line: GroupLine
+    members: Members | None = None
+    removed: Id | None = None
+    reason: Reason = ""
+
+
+class GroupEndBody(LinkFrame, frozen=True, kw_only=True, tag="group_end"):
+    """By a group's hub: it is no more. `text` tells the members."""
+
+    group: Id
+    by: Name
+    text: Annotated[str, Meta(max_length=1024)]
+
+
+MailBodies = MailBody | AskAllBody
+GroupBodies = GroupPostBody | GroupLeaveBody | GroupLineBody | GroupEndBody
+Body = MailBodies | GroupBodies
 
 _on_link: msgspec.json.Decoder[OnLink] = msgspec.json.Decoder(OnLink)
 _body: msgspec.json.Decoder[Body] = msgspec.json.Decoder(Body)

@@ -157,6 +157,9 @@ def settle(s: State, flight: InFlight, status: wire.Status) -> None:
         if status == "delivered":
             s.out.append(ToLink(flight.link, link_wire.Delivered(msg_ids=(flight.msg_id,))))
         flight.link = 0
+    if flight.asked is not None:
+        flight.asked.pop(flight.msg_id, None)
+        flight.asked = None
     if flight.req_id >= 0:
         session = s.sessions.get(flight.sender_sid)
         if session is not None and session.peer is not None:

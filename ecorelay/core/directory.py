@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING, TypeVar
 
+from msgspec import Struct
+
 from ecorelay import link_wire, names, wire
 from ecorelay.core.actions import Store, ToLink
 from ecorelay.core.link_ops import FarPeer, SaveDirectory
@@ -22,7 +24,20 @@ if TYPE_CHECKING:
     from ecorelay.core.state import Peer, RemoteHub, State
 
 CLOSE_NAMES_SEARCHED = 1_000
+SAVE_AGAIN_S = 5.0
 T = TypeVar("T")
+
+
+class DirectorySaved(Struct, frozen=True):
+    """Note: what a hub told is on disk."""
+
+    hub: str
+
+
+class DirectoryDue(Struct, frozen=True):
+    """Timer note: the disk refused it."""
+
+    hub: str
 
 
 # --- addresses -------------------------------------------------------------------------------------------
@@ -129,7 +144,22 @@ def told(s: State, hub: RemoteHub, frame: link_wire.Presence, now: Now) -> None:
         op = SaveDirectory(
             hub_no=hub.no, peers=tuple(changed), gone=tuple(gone), complete=frame.complete, at=now.wall
         )
-        s.out.append(Store((op,)))
+        s.out.append(Store((op,), DirectorySaved(names.key(hub.hub_id))))
+
+
+def save_failed(s: State, note: DirectorySaved, now: Now) -> None:
+    """The disk refused: until it is told of all again, it has gaps."""
+    s.count("directory_save_failed")
+    s.at(now.mono + SAVE_AGAIN_S, DirectoryDue(note.hub))
+
+
+def due(s: State, note: DirectoryDue, now: Now) -> None:
+    """Try again, with all there is."""
+    hub = s.hubs.get(note.hub)
+    if hub is not None:
+        peers = tuple([FarPeer(name=peer.name, peer_id=peer.peer_id) for peer in hub.peers.values()])
+        op = SaveDirectory(hub_no=hub.no, peers=peers, reset=True, complete=hub.complete, at=now.wall)
+        s.out.append(Store((op,), DirectorySaved(note.hub)))
 
 
 def _name(hub: RemoteHub, peer: RemotePeer, name: str) -> None:

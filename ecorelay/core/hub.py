@@ -187,7 +187,7 @@ class Hub:
     def _stored(self, s: State, then: Any, results: tuple[OpResult, ...], now: Now) -> None:
         first: Any = results[0] if results else None
         match then:
-            case None | mailbox.LeaseFreed():
+            case None | mailbox.LeaseFreed() | directory.DirectorySaved():
                 pass
             case messages.MailStored():
                 messages.mail_stored(s, then, first, now)
@@ -295,8 +295,12 @@ class Hub:
                 links.known_failed(s, then, event.message)
             case links.FrameTaken():
                 links.take_failed(s, then, event.message)
-            case outbox.OutGone() | links.HubAdded():
-                pass  # the next link settles it; the next start knows it
+            case outbox.OutGone():
+                outbox.settle_failed(s, then, now)
+            case directory.DirectorySaved():
+                directory.save_failed(s, then, now)
+            case links.HubAdded():
+                pass  # the next start knows it
             case mailbox.PageReady():
                 s.fail(then.sid, then.request.req_id, event.code, event.message)
                 mailbox.page_failed(s, then, now)
@@ -371,6 +375,10 @@ class Hub:
                     delivery.backlog_due(s, note)
                 case outbox.OutDue():
                     outbox.due(s, note)
+                case outbox.GoneDue():
+                    outbox.gone_due(s, note, now)
+                case directory.DirectoryDue():
+                    directory.due(s, note, now)
                 case messages.AskingEnds():
                     messages.asking_ends(s, note)
                 case mailbox.LeaseEnds():

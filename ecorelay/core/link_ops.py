@@ -52,6 +52,8 @@ class AppendOut(Op, frozen=True, kw_only=True):
 
     ``limit_reached`` where too much waits for that peer or hub. Duplicates as in `AppendMail`. `also`: one of
     several copies of the same message, which an op of the same unit may have stored; never a duplicate.
+    Otherwise the same to another peer of that hub is one too: whom a name leads to may have changed.
+    `missing`: there is no such peer, says this text; all but a duplicate is ``peer_not_found``.
     """
 
     hub_no: int
@@ -66,6 +68,7 @@ class AppendOut(Op, frozen=True, kw_only=True):
     reply_to: str | None = None
     broadcast_id: str | None = None
     also: bool = False
+    missing: str = ""
 
 
 class LoadOut(Op, frozen=True, kw_only=True):
@@ -141,9 +144,13 @@ class Refusal(Struct, frozen=True, gc=False):
 
 
 class HubKnown(Struct, frozen=True, kw_only=True, gc=False):
-    """The hub's number. `stream`: its latest that we know, of which we have `received`; empty: none."""
+    """The hub's number. `stream`: its latest that we know, of which we have `received`; empty: none.
+
+    `next_seq`: of what lies in its outbox the first, or else what comes into it next.
+    """
 
     hub_no: int
+    next_seq: int
     stream: str = ""
     received: int = 0
     rejected: tuple[Refusal, ...] = ()

@@ -15,7 +15,7 @@ from ecorelay.core import delivery, directory, messages, outbox
 from ecorelay.core.actions import CloseLink, Store, ToLink
 from ecorelay.core.link_ops import FarPeer, HubKnown, KnowHub, Receive, Received
 from ecorelay.core.ops import AppendMail
-from ecorelay.core.state import RemoteHub
+from ecorelay.core.state import Opening, RemoteHub
 from ecorelay.errors import Code, RelayError, WireError
 
 if TYPE_CHECKING:
@@ -76,30 +76,40 @@ def _hub(s: State, hub_id: str, known: HubKnown) -> RemoteHub:
 
 
 def up(s: State, event: LinkUp, now: Now) -> None:
-    """A hub proved itself, and this is the way to it from now on."""
-    s.opening[event.link] = None
+    """A hub proved itself, and this is the way to it from now on.
+
+    Another link of the same hub is given up before the store is asked: what would still come over that one
+    could not be in the answer.
+    """
+    key = names.key(event.hub_id)
+    given_up = [link for link, opening in s.opening.items() if opening.hub == key]
+    for link in given_up:
+        del s.opening[link]
+    hub = s.hubs.get(key)
+    if hub is not None and hub.link:
+        given_up.append(hub.link)
+        _detach(s, hub, now)
+    s.out += [CloseLink(link, "another link took its place") for link in given_up]
+    s.opening[event.link] = Opening(key)
     op = KnowHub(hub_id=event.hub_id, at=now.wall)
     s.out.append(Store((op,), LinkKnown(event.link, event.hub_id)))
 
 
 def known(s: State, note: LinkKnown, result: HubKnown, now: Now) -> None:
-    """Say hello. Another link of the same hub is given up: the latest counts."""
-    if note.link not in s.opening:  # lost meanwhile
+    """Say hello."""
+    opening = s.opening.pop(note.link, None)
+    if opening is None:  # lost or given up meanwhile
         return
-    early = s.opening.pop(note.link)
     hub = _hub(s, note.hub_id, result)
-    if hub.link:
-        s.out.append(CloseLink(hub.link, "another link took its place"))
-        _detach(s, hub, now)
     hub.link = note.link
     hub.known = result
     s.links[note.link] = hub
     s.stream = s.stream or s.new_id(now.wall)
-    first = hub.settled - hub.base + 1 if hub.began == s.stream else 1
+    first = result.next_seq - hub.base if hub.began == s.stream else 1
     hello = link_wire.LinkHello(stream=s.stream, first=first, app_version=s.version)
     s.out.append(ToLink(hub.link, hello))
-    if early is not None:
-        frame(s, early, now)
+    if opening.early is not None:
+        frame(s, opening.early, now)
 
 
 def known_failed(s: State, note: LinkKnown, message: str) -> None:
@@ -159,11 +169,11 @@ def frame(s: State, event: LinkFrame, now: Now) -> None:
 
 def _early(s: State, event: LinkFrame) -> None:
     """The other side was quicker than our disk. It says hello, and then waits for ours."""
-    if s.opening[event.link] is not None or not isinstance(event.frame, link_wire.LinkHello):
+    if s.opening[event.link].early is not None or not isinstance(event.frame, link_wire.LinkHello):
         del s.opening[event.link]
         s.out.append(CloseLink(event.link, "more than a hello before ours"))
         return
-    s.opening[event.link] = event
+    s.opening[event.link].early = event
 
 
 def _hello(s: State, hub: RemoteHub, frame: link_wire.LinkHello, now: Now) -> None:
@@ -190,7 +200,10 @@ def _hello(s: State, hub: RemoteHub, frame: link_wire.LinkHello, now: Now) -> No
 
 
 def _durable(s: State, hub: RemoteHub, frame: link_wire.Durable, now: Now) -> None:
-    if not hub.stream or frame.seq != hub.receiving + 1:
+    if hub.known is not None:
+        s.out.append(CloseLink(hub.link, "mail before hello"))
+        return
+    if frame.seq != hub.receiving + 1:
         s.out.append(CloseLink(hub.link, f"frame {frame.seq} does not follow {hub.receiving}"))
         return
     hub.receiving = frame.seq

@@ -233,6 +233,14 @@ class Line(Struct, frozen=True, kw_only=True, gc=False):
     system: bool = False
 
 
+class FarMember(Struct, frozen=True, kw_only=True, gc=False):
+    """A peer of another hub that is to be a member of a group of ours."""
+
+    hub_no: int
+    peer_id: str
+    name: str
+
+
 class CreateGroup(Op, frozen=True, kw_only=True):
     """→ `GroupMade`. `name_taken` when there is one of that name. `members` without the admin."""
 
@@ -241,28 +249,38 @@ class CreateGroup(Op, frozen=True, kw_only=True):
     admin_no: int
     members: tuple[int, ...]
     line: Line
+    far: tuple[FarMember, ...] = ()
 
 
 class AddMember(Op, frozen=True, kw_only=True):
-    """→ `LineAdded`. The new member's cursor stands just before `line`. Twice is fine (seq 0 then)."""
+    """→ `LineAdded`. The new member's cursor stands just before `line`. Twice is fine (seq 0 then).
+
+    It is `no` of our own peers, or else `far`.
+    """
 
     group_no: int
     no: int
     line: Line
+    far: FarMember | None = None
 
 
 class RemoveMember(Op, frozen=True, kw_only=True):
-    """→ `LineAdded`. `not_member` when it is none."""
+    """→ `LineAdded`. `not_member` when it is none. `reason`: of a peer of another hub that did not leave."""
 
     group_no: int
     no: int
     line: Line
+    reason: str | None = None
 
 
 class DropGroup(Op, frozen=True, kw_only=True):
-    """→ None. The group with its history and cursors."""
+    """→ `LineAdded`, without a number. The group with its history and cursors.
+
+    `farewell` tells members that are peers of other hubs; its author is `sender`.
+    """
 
     group_no: int
+    farewell: Line | None = None
 
 
 class AppendGroup(Op, frozen=True, kw_only=True):
@@ -498,19 +516,36 @@ class Confirmed(Struct, frozen=True, gc=False):
     notices: int
 
 
+class OutRow(Struct, frozen=True, gc=False):
+    """It lies in the outbox of a hub as `seq`."""
+
+    hub_no: int
+    seq: int
+    msg_id: str
+    at: int
+    body: bytes
+
+
 class GroupMade(Struct, frozen=True, gc=False):
-    """The group's number and the first line's."""
+    """The group's number and the first line's; the numbers of `far`; what goes to their hubs."""
 
     group_no: int
     seq: int
+    far: tuple[int, ...] = ()
+    outs: tuple[OutRow, ...] = ()
 
 
 class LineAdded(Struct, frozen=True, gc=False):
-    """The line's number; `own_read`: the author's cursor moved along."""
+    """The line's number; `own_read`: the author's cursor moved along. `outs`: what goes to other hubs.
+
+    `no`: the number of the member that is a peer of another hub.
+    """
 
     seq: int
     duplicate: bool = False
     own_read: bool = False
+    outs: tuple[OutRow, ...] = ()
+    no: int = 0
 
 
 class StoredLine(Struct, frozen=True, kw_only=True, gc=False):
@@ -668,13 +703,20 @@ class PeerRow(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class GroupRow(Struct, frozen=True, kw_only=True, gc=False):
-    """A group as stored; members are peer numbers, the admin among them, in order of joining."""
+    """A group as stored; members are peer numbers, the admin among them, in order of joining.
+
+    Of a group of another hub: `hub` (its key), `roster` as that hub told it (`link_wire.GroupMember`), only our
+    own peers in `members`, and those of them that are `leaving`.
+    """
 
     no: int
     group_id: str
     name: str
     admin_no: int
     members: tuple[int, ...]
+    hub: str = ""
+    roster: tuple[Any, ...] = ()
+    leaving: tuple[int, ...] = ()
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):

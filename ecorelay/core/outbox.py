@@ -25,6 +25,7 @@ from ecorelay.core.link_ops import (
     SettleOut,
 )
 from ecorelay.core.state import InFlight, unread_of
+from ecorelay.errors import RelayError
 from ecorelay.link_wire import WINDOW_BYTES, WINDOW_FRAMES
 
 if TYPE_CHECKING:
@@ -65,10 +66,18 @@ class OutResumed(Struct, frozen=True):
     """Note: what the other hub has is settled; the rest goes over this link."""
 
     link: int
+    hub: str
 
 
 class OutGone(Struct, frozen=True):
-    """Note: so much left the outbox of a hub."""
+    """Note: all up to this seq left the outbox of a hub."""
+
+    hub: str
+    upto: int
+
+
+class GoneDue(Struct, frozen=True):
+    """Timer note: the disk refused to settle what a hub has."""
 
     hub: str
 
@@ -80,7 +89,13 @@ def send(
     s: State, session: Session, peer: Peer, frame: wire.Send, hub: RemoteHub, name: str, now: Now
 ) -> None:
     """Mail to a peer of another hub."""
-    far = directory.find(hub, name)
+    far, missing = None, ""
+    try:
+        far = directory.find(hub, name)
+    except RelayError as error:
+        if not frame.resend:
+            raise
+        missing = error.message  # but it may have been stored when there was one
     to = far or FarPeer(name=name)
     body = link_wire.MailBody(
         to=to.name,
@@ -103,6 +118,7 @@ def send(
         body=link_wire.encode_body(body),
         at=now.wall,
         reply_to=frame.reply_to,
+        missing=missing,
     )
     key = names.key(hub.hub_id)
     s.out.append(Store((op,), OutStored(session.sid, frame.req_id, key, op, unverified=far is None)))
@@ -117,6 +133,7 @@ def stored(s: State, note: OutStored, result: OutAppended, now: Now) -> None:
         gone = goes_at_once(s, hub, result.seq, op.msg_id, op.at, op.body, now)
         if gone and directory.pushes(hub, op.to.peer_id):
             flight = InFlight(op.msg_id, 0, 0, now.mono)
+            flight.asked = hub.asked
             hub.asked[op.msg_id] = flight
             delivery.await_delivered(s, flight, note.sid, note.req_id, now)
             return
@@ -232,7 +249,7 @@ def loaded(s: State, note: OutLoading, result: OutLoaded, now: Now) -> None:
     for frame in result.frames:
         _transmit(s, hub, frame.seq, frame.msg_id, frame.at, frame.body, now)
         hub.last = max(hub.last, frame.seq)
-    hub.caught_up = not result.more and hub.sent >= hub.last
+    hub.caught_up = not result.more  # what was stored after these is heard of after them
     load(s, hub)
 
 
@@ -257,25 +274,35 @@ def due(s: State, note: OutDue) -> None:
 
 def resume(s: State, hub: RemoteHub, frame: link_wire.Resume, now: Now) -> None:
     """The other hub says what it has."""
+    if hub.resuming:
+        s.out.append(CloseLink(hub.link, "a second resume"))
+        return
+    hub.resuming = True
+    rejected = {each.seq: each.code for each in frame.rejected}
+    if frame.stream == hub.began:
+        rejected |= {seq - hub.base: code for seq, code in hub.refused}
     op = ResumeOut(
         hub_no=hub.no,
         stream=s.stream,
         known=frame.stream or "",
         received=frame.received,
-        rejected=tuple([(each.seq, each.code) for each in frame.rejected]),
+        rejected=tuple(rejected.items()),
         at=now.wall,
     )
-    s.out.append(Store((op,), OutResumed(hub.link)))
+    s.out.append(Store((op,), OutResumed(hub.link, names.key(hub.hub_id))))
 
 
 def resumed(s: State, note: OutResumed, result: Resumed, now: Now) -> None:
     """From here on everything goes over this link."""
-    hub = s.links.get(note.link)
+    hub = s.hubs.get(note.hub)
     if hub is None:
         return
     gone(s, hub, result.out, now)
     hub.began = s.stream
     hub.base, hub.settled, hub.sent = result.base, result.settled, result.settled
+    hub.refused = []
+    if hub.link != note.link:  # lost meanwhile
+        return
     hub.last = max(hub.last, result.last)
     hub.up, hub.up_at, hub.loading = True, now.wall, False
     hub.caught_up = hub.sent >= hub.last
@@ -290,13 +317,19 @@ def results(s: State, hub: RemoteHub, frame: link_wire.Results, now: Now) -> Non
         return
     if upto <= hub.settled:
         return
+    for each in frame.rejected:
+        if hub.settled < hub.base + each.seq <= upto:
+            hub.refused.append((hub.base + each.seq, each.code))
     hub.settled = upto
     while hub.inflight and hub.inflight[0][0] <= upto:
         hub.inflight_bytes -= hub.inflight.popleft()[1]
-    rejected = tuple([(hub.base + each.seq, each.code) for each in frame.rejected])
-    op = SettleOut(hub_no=hub.no, upto=upto, rejected=rejected, at=now.wall)
-    s.out.append(Store((op,), OutGone(names.key(hub.hub_id))))
+    _settle(s, hub, now)
     load(s, hub)
+
+
+def _settle(s: State, hub: RemoteHub, now: Now) -> None:
+    op = SettleOut(hub_no=hub.no, upto=hub.settled, rejected=tuple(hub.refused), at=now.wall)
+    s.out.append(Store((op,), OutGone(names.key(hub.hub_id), hub.settled)))
 
 
 def resume_failed(s: State, note: OutResumed, message: str) -> None:
@@ -308,7 +341,21 @@ def settled(s: State, note: OutGone, result: OutSettled, now: Now) -> None:
     """The rows are gone."""
     hub = s.hubs.get(note.hub)
     if hub is not None:
+        hub.refused = [each for each in hub.refused if each[0] > note.upto]
         gone(s, hub, result, now)
+
+
+def settle_failed(s: State, note: OutGone, now: Now) -> None:
+    """The disk refused: they are still there; what comes next settles them too, or the next try."""
+    s.count("outbox_settle_failed")
+    s.at(now.mono + LOAD_AGAIN_S, GoneDue(note.hub))
+
+
+def gone_due(s: State, note: GoneDue, now: Now) -> None:
+    """Time to try again."""
+    hub = s.hubs.get(note.hub)
+    if hub is not None and hub.up:  # the next link settles it as well
+        _settle(s, hub, now)
 
 
 def gone(s: State, hub: RemoteHub, result: OutSettled, now: Now) -> None:
@@ -325,16 +372,15 @@ def gone(s: State, hub: RemoteHub, result: OutSettled, now: Now) -> None:
 def delivered(s: State, hub: RemoteHub, frame: link_wire.Delivered) -> None:
     """A session there took these at once."""
     for msg_id in frame.msg_ids:
-        flight = hub.asked.pop(msg_id, None)
+        flight = hub.asked.get(msg_id)
         if flight is not None:
             delivery.settle(s, flight, "delivered")
 
 
 def lost(s: State, hub: RemoteHub) -> None:
     """The link is gone: who waits for more than the outbox is answered."""
-    for flight in hub.asked.values():
+    for flight in list(hub.asked.values()):
         delivery.settle(s, flight, "queued")
-    hub.asked.clear()
     hub.inflight.clear()
     hub.inflight_bytes = 0
-    hub.up = hub.loading = hub.caught_up = False
+    hub.up = hub.resuming = hub.loading = hub.caught_up = False

@@ -225,6 +225,7 @@ def put_back(s: State, peer: Peer) -> None:
     s.reserved.discard(names.key(peer.name))
     s.names[names.key(peer.name)] = peer
     s.by_peer_id[peer.peer_id] = peer
+    directory.changed(s, peer)  # who was told of all meanwhile does not know it
 
 
 def peers_dropped(s: State, note: PeersDropped, result: Dropped | None) -> None:

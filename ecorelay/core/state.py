@@ -170,6 +170,8 @@ class RemoteHub:
         "peers",
         "received",
         "receiving",
+        "refused",
+        "resuming",
         "sent",
         "settled",
         "stale",
@@ -208,8 +210,10 @@ class RemoteHub:
         self.settled = 0
         self.sent = 0
         self.last = 0
+        self.resuming = False
+        """It has said what it has of our stream."""
         self.up = False
-        """It has said what it has of our stream: mail may be sent."""
+        """The store knows that too: mail may be sent."""
         self.caught_up = False
         self.loading = False
         self.inflight: deque[tuple[int, int]] = deque()
@@ -217,6 +221,8 @@ class RemoteHub:
         self.inflight_bytes = 0
         self.asked: dict[str, InFlight] = {}
         """Senders that wait for `delivered`, by msg_id."""
+        self.refused: list[tuple[int, str]] = []
+        """Seqs it rejected, and why, until the store has settled them."""
         # owned by links.py
         self.known: HubKnown | None = None
         """What the store says of its stream, until its hello."""
@@ -226,6 +232,17 @@ class RemoteHub:
         """Committed, contiguously."""
         self.receiving = 0
         """Given to the store."""
+
+
+class Opening:
+    """A link whose hub the store is asked about, and the hello that came over it meanwhile."""
+
+    __slots__ = ("early", "hub")
+
+    def __init__(self, hub: str) -> None:
+        self.hub = hub
+        """Its id in lower case."""
+        self.early: LinkFrame | None = None
 
 
 class Asking:
@@ -244,7 +261,7 @@ class Asking:
 class InFlight:
     """A push not yet acknowledged. `req_id` of the sender's request while it waits for `delivered`."""
 
-    __slots__ = ("at", "link", "mail", "mid", "msg_id", "req_id", "sender_sid", "size")
+    __slots__ = ("asked", "at", "link", "mail", "mid", "msg_id", "req_id", "sender_sid", "size")
 
     def __init__(self, msg_id: str, mid: int, size: int, at: float) -> None:
         self.msg_id = msg_id
@@ -256,6 +273,8 @@ class InFlight:
         self.req_id = -1
         self.link = 0
         """The link it came over: its sender's hub is told that it was taken at once."""
+        self.asked: dict[str, InFlight] | None = None
+        """It went to another hub: of those that wait, which it leaves when it is settled."""
         self.mail: wire.Mail | None = None
         """A room message, kept in case the carrier cannot take it."""
 
@@ -460,8 +479,8 @@ class State:
         self.restricted: Mapping[str, frozenset[str]] = {}
         """See `HubsConfigured`."""
         self.links: dict[int, RemoteHub] = {}
-        self.opening: dict[int, LinkFrame | None] = {}
-        """Links whose hub the store is asked about, and the hello that came over them meanwhile."""
+        self.opening: dict[int, Opening] = {}
+        """Links whose hub the store is asked about. Owned by links.py."""
         self.stream = ""
         """Of this run, for what we send to other hubs."""
         self.asking: dict[str, Asking] = {}

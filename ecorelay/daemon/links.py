@@ -215,10 +215,11 @@ class Links:
         if road.link:
             del self._links[road.link]
             self._shell.feed((LinkLost(road.link, road.reason),))
-            if roads and self._chooses(road.hub_id):
-                self._activate(roads[-1])
-            else:
-                self._seek(road.hub_id)
+            if not any(each.link for each in roads):  # or another has taken its place
+                if roads and self._chooses(road.hub_id):
+                    self._activate(roads[-1])
+                else:
+                    self._seek(road.hub_id)
         if not roads:
             self.roads.pop(key, None)
 

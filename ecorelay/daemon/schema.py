@@ -60,12 +60,13 @@ CREATE TABLE directory (
     PRIMARY KEY (hub_no, peer_id)
 ) STRICT, WITHOUT ROWID;
 
--- What waits for a hub; box is the recipient's number, body the frame as it is sent.
+-- What waits for a hub; body is the frame as it is sent, box the recipient's number. Lines of groups that live
+-- here have no mid, since there is no receipt of them: box is then their group's number, negated.
 CREATE TABLE outbox (
     hub_no INTEGER NOT NULL,
     seq INTEGER NOT NULL,
     msg_id TEXT NOT NULL,
-    mid INTEGER NOT NULL,
+    mid INTEGER,
     box INTEGER NOT NULL,
     body BLOB NOT NULL,
     size INTEGER NOT NULL,
@@ -143,7 +144,8 @@ CREATE TABLE mailboxes (
 ) STRICT;
 
 -- Every message and every line of a group, once. The row outlives the text, for receipts and to
--- recognise what is sent again. origin: 0 for our own peers, else hubs.no. A sole recipient is in box,
+-- recognise what is sent again. origin: 0 for our own peers, else hubs.no; for lines of a group of another
+-- hub its number, negated. A sole recipient is in box,
 -- several are in boxes (JSON), a line of a group is at group_no, seq. refs: rings that hold a text of
 -- several recipients. checksum: see store_mail.
 CREATE TABLE messages (
@@ -224,8 +226,9 @@ CREATE TABLE notices (
     UNIQUE (sender_no, about_no, reason)
 ) STRICT;
 
--- Groups. hub is empty for those that live here; key is the name in lower case. The ring holds the
--- lines first to last, last is 0 before the first one.
+-- Groups. hub is empty for those that live here, else the key of the hub where they do; key is the name in
+-- lower case. The ring holds the lines first to last, last is 0 before the first one. far: members that are
+-- peers of other hubs. roster: JSON, all members of a group of another hub, as that hub tells them.
 CREATE TABLE groups (
     no INTEGER PRIMARY KEY AUTOINCREMENT,
     group_id TEXT NOT NULL,
@@ -236,16 +239,21 @@ CREATE TABLE groups (
     first INTEGER NOT NULL DEFAULT 1,
     last INTEGER NOT NULL DEFAULT 0,
     bytes INTEGER NOT NULL DEFAULT 0,
+    far INTEGER NOT NULL DEFAULT 0,
+    roster TEXT NOT NULL DEFAULT '[]',
     UNIQUE (hub, key)
 ) STRICT;
 
--- place: order of joining. own_last: the newest line of its own that it had not read up to.
+-- place: order of joining. own_last: the newest line of its own that it had not read up to. leaving: it is out
+-- as far as this hub is concerned; the group's hub has not said so yet. A peer of another hub has as cursor
+-- the line before its invitation.
 CREATE TABLE group_members (
     group_no INTEGER NOT NULL,
     no INTEGER NOT NULL,
     place INTEGER NOT NULL,
     cursor INTEGER NOT NULL,
     own_last INTEGER NOT NULL DEFAULT 0,
+    leaving INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (group_no, no)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX group_members_no ON group_members (no);
@@ -275,6 +283,9 @@ CREATE INDEX ops_at ON ops (at);
 UPGRADES: Final[dict[int, str]] = {
     1: f"ALTER TABLE notices ADD COLUMN about TEXT;{_BLOCKS}",
     # Nothing was ever written into these.
-    2: f"DROP TABLE hubs; DROP TABLE directory; DROP TABLE outbox; DROP TABLE streams;{_FAR}",
+    2: f"DROP TABLE hubs; DROP TABLE directory; DROP TABLE outbox; DROP TABLE streams;{_FAR}"
+    "ALTER TABLE groups ADD COLUMN far INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE groups ADD COLUMN roster TEXT NOT NULL DEFAULT '[]';"
+    "ALTER TABLE group_members ADD COLUMN leaving INTEGER NOT NULL DEFAULT 0;",
 }
 """From each older version to the next: the statements that make it so."""

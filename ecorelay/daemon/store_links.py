@@ -68,14 +68,21 @@ def know_hub(ledger: Ledger, op: KnowHub) -> HubKnown:
     )
     no: int = one(db, "SELECT no FROM hubs WHERE key = ?", (key,))
     ledger.note_time(op.at)
-    found = db.execute(
+    next_seq: int = one(
+        db,
+        "SELECT coalesce((SELECT min(seq) FROM outbox WHERE hub_no = ?1), last_seq + 1) FROM hubs WHERE no = ?1",
+        (no,),
+    )
+    found = db.execute(  # not by time: a clock may have been set back
         "SELECT stream, number, rejected FROM streams WHERE hub_no = ? AND direction = ?"
-        " ORDER BY at DESC, place DESC LIMIT 1",
+        " ORDER BY place DESC LIMIT 1",
         (no, THEIRS),
     ).fetchone()
     if found is None:
-        return HubKnown(hub_no=no)
-    return HubKnown(hub_no=no, stream=found[0], received=found[1], rejected=_refusals(found[2]))
+        return HubKnown(hub_no=no, next_seq=next_seq)
+    return HubKnown(
+        hub_no=no, next_seq=next_seq, stream=found[0], received=found[1], rejected=_refusals(found[2])
+    )
 
 
 def _refusals(text: str) -> tuple[Refusal, ...]:
@@ -112,13 +119,21 @@ def save_directory(ledger: Ledger, op: SaveDirectory) -> None:
     )
 
 
+def _hub_gone() -> RelayError:
+    return RelayError("hub_not_found", "that hub was forgotten meanwhile")
+
+
+def _far_id(far: FarPeer) -> str:
+    return far.peer_id or f"@{names.key(far.name)}"  # no peer_id has an @ in it
+
+
 def _far_no(ledger: Ledger, hub_no: int, far: FarPeer, at: int) -> int:
     """The number of another hub's peer, which is given one when it is first needed."""
     db = ledger.db
     hub: str | None = one(db, "SELECT key FROM hubs WHERE no = ?", (hub_no,))
     if hub is None:
-        raise RelayError("hub_not_found", "that hub was forgotten meanwhile")
-    peer_id = far.peer_id or f"@{names.key(far.name)}"  # no peer_id has an @ in it
+        raise _hub_gone()
+    peer_id = _far_id(far)
     row = db.execute("SELECT no, name FROM peers WHERE hub = ? AND peer_id = ?", (hub, peer_id)).fetchone()
     if row is None:
         made = db.execute(
@@ -163,14 +178,16 @@ def snapshot(db: sqlite3.Connection) -> tuple[HubRow, ...]:
 def append_out(ledger: Ledger, op: AppendOut) -> OutAppended:
     """See `AppendOut`."""
     db = ledger.db
-    box = _far_no(ledger, op.hub_no, op.to, op.at)
     text = op.text.encode()
     kind = KIND_NUMBERS[op.kind]
-    check = checksum(op.msg_id, kind, op.sender, op.reply_to, op.broadcast_id, text)
     known = store_mail.find_known(ledger, op.msg_id)
     if known and not op.also:
-        return _known(ledger, op, known, (op.sender_no, len(text), check, box))
-    _refuse_full(ledger, op, box)
+        return _known(ledger, op, known, text)
+    if op.missing:
+        raise RelayError("peer_not_found", op.missing)
+    _refuse_full(ledger, op)
+    box = _far_no(ledger, op.hub_no, op.to, op.at)
+    check = checksum(op.msg_id, kind, op.sender, op.reply_to, op.broadcast_id, text)
     if known:
         db.execute(
             "UPDATE messages SET boxes = json_insert(coalesce(boxes, json_array(box)), '$[#]', ?), box = NULL"
@@ -203,7 +220,10 @@ def append_out(ledger: Ledger, op: AppendOut) -> OutAppended:
 def _put_out(ledger: Ledger, op: AppendOut, mid: int, box: int) -> OutAppended:
     db = ledger.db
     ledger.note_time(op.at)
-    db.execute("UPDATE hubs SET last_seq = last_seq + 1 WHERE no = ?", (op.hub_no,))
+    db.execute(
+        "UPDATE hubs SET last_seq = last_seq + 1, outbox_bytes = outbox_bytes + ? WHERE no = ?",
+        (len(op.body), op.hub_no),
+    )
     seq: int = one(db, "SELECT last_seq FROM hubs WHERE no = ?", (op.hub_no,))
     db.execute(
         "INSERT INTO outbox (hub_no, seq, msg_id, mid, box, body, size, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -212,26 +232,44 @@ def _put_out(ledger: Ledger, op: AppendOut, mid: int, box: int) -> OutAppended:
     return OutAppended(seq, mid)
 
 
-def _known(ledger: Ledger, op: AppendOut, mid: int, said: tuple[int, int, int, int]) -> OutAppended:
+def _known(ledger: Ledger, op: AppendOut, mid: int, text: bytes) -> OutAppended:
     """What is answered to mail that is stored already.
 
     Raises:
         RelayError: ``bad_msg``, it is another message.
     """
     db = ledger.db
-    stored = db.execute(
-        "SELECT sender_no, size, checksum, box FROM messages WHERE mid = ?", (mid,)
+    kind, sender_no, sender, size, check, box, hub_no = db.execute(
+        "SELECT m.kind, m.sender_no, m.sender, m.size, m.checksum, m.box, h.no FROM messages AS m"
+        " LEFT JOIN peers AS p ON p.no = m.box LEFT JOIN hubs AS h ON h.key = p.hub WHERE m.mid = ?",
+        (mid,),
     ).fetchone()
-    if stored != said:
+    same = (
+        hub_no == op.hub_no
+        and sender_no == op.sender_no
+        and size == len(text)
+        and check == checksum(op.msg_id, kind, sender, op.reply_to, op.broadcast_id, text)
+    )
+    if not same:
         raise RelayError("bad_msg", "msg_id was used for another message: make a new one for each")
     seq = one(db, "SELECT seq FROM outbox WHERE mid = ?", (mid,)) or 0
-    forwarded = one(db, "SELECT forwarded_at FROM receipts WHERE mid = ? AND box = ?", (mid, said[3])) or 0
+    forwarded = one(db, "SELECT forwarded_at FROM receipts WHERE mid = ? AND box = ?", (mid, box)) or 0
     return OutAppended(seq, mid, duplicate=True, forwarded=bool(forwarded))
 
 
-def _refuse_full(ledger: Ledger, op: AppendOut, box: int) -> None:
+def _refuse_full(ledger: Ledger, op: AppendOut) -> None:
+    """Before anything is touched: refuse what finds no room."""
     db, limits = ledger.db, ledger.limits
-    waiting: int = one(db, "SELECT count(*) FROM outbox WHERE hub_no = ? AND box = ?", (op.hub_no, box))
+    hub = db.execute("SELECT key, last_seq, outbox_bytes FROM hubs WHERE no = ?", (op.hub_no,)).fetchone()
+    if hub is None:
+        raise _hub_gone()
+    key, last, size = hub
+    waiting: int = one(
+        db,
+        "SELECT count(*) FROM outbox WHERE hub_no = ? AND box ="
+        " (SELECT no FROM peers WHERE hub = ? AND peer_id = ?)",
+        (op.hub_no, key, _far_id(op.to)),
+    )
     if waiting >= limits.mailbox_messages:
         raise RelayError(
             "limit_reached",
@@ -239,15 +277,12 @@ def _refuse_full(ledger: Ledger, op: AppendOut, box: int) -> None:
             "send more when they have left (`ecorelay hub status`)",
         )
     first: int = one(db, "SELECT coalesce(min(seq), 0) FROM outbox WHERE hub_no = ?", (op.hub_no,))
-    last: int = one(db, "SELECT last_seq FROM hubs WHERE no = ?", (op.hub_no,))
-    size: int = one(db, "SELECT outbox_bytes FROM hubs WHERE no = ?", (op.hub_no,))
     if first and (last - first + 1 >= limits.outbox_messages or size + len(op.body) > limits.outbox_bytes):
         raise RelayError(
             "limit_reached",
             f"{last - first + 1} messages ({size} bytes) wait for that hub until its link is back: they are "
             "kept; send more when they have left (`ecorelay hub status`)",
         )
-    db.execute("UPDATE hubs SET outbox_bytes = outbox_bytes + ? WHERE no = ?", (len(op.body), op.hub_no))
 
 
 def load_out(ledger: Ledger, op: LoadOut) -> OutLoaded:
@@ -445,7 +480,12 @@ def forget_hub(ledger: Ledger, op: ForgetHub) -> OutSettled:
 
 def expire_out(ledger: Ledger, hub_no: int, before: int, at: int) -> OutSettled:
     """What has waited since before `before` (ms) ends as dead; only while no link could be sending it."""
-    return _end_all(ledger, hub_no, f"AND o.at < {int(before)}", EXPIRED_REASON, at)
+    # Only what comes before all that stays, whatever the clock did meanwhile: numbers must have no gap.
+    which = (
+        f"AND o.seq < coalesce((SELECT min(seq) FROM outbox WHERE hub_no = o.hub_no AND at >= {int(before)}),"
+        " o.seq + 1)"
+    )
+    return _end_all(ledger, hub_no, which, EXPIRED_REASON, at)
 
 
 def _end_all(ledger: Ledger, hub_no: int, which: str, reason: str, at: int) -> OutSettled:

@@ -1,0 +1,336 @@
+"""Streams between two hubs that run: both dial, one hangs, one talks nonsense, one is slow, all are cut."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from ecorelay import link_wire, names, wire
+from ecorelay.core.events import SessionFrame, SessionOpened
+from ecorelay.core.hub import Hub
+from ecorelay.daemon import links as links_module
+from ecorelay.daemon.clock import SystemClock
+from ecorelay.daemon.links import Links, Road
+from ecorelay.daemon.perform import Facts, Shell
+from ecorelay.daemon.reasons import Tally
+from ecorelay.daemon.run import _deliver
+from ecorelay.daemon.store import Store
+from ecorelay.limits import Limits
+
+SOON = 0.05
+"""What takes a second or more in earnest."""
+
+
+class Cut(trio.abc.Stream):
+    """A stream that a test may hang, both ways: nobody is told."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.stream = stream
+        self.hangs = False
+
+    async def send_all(self, data: Any) -> None:
+        if self.hangs:
+            await trio.lowlevel.checkpoint()
+            return
+        await self.stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        while True:
+            data = await self.stream.receive_some(max_bytes)
+            if not self.hangs:
+                return bytes(data)
+            if not data:
+                await trio.sleep_forever()
+
+    async def aclose(self) -> None:
+        if not self.hangs:
+            await self.stream.aclose()
+
+
+class Proven:
+    """What the bridge hands over."""
+
+    def __init__(self, stream: trio.abc.Stream, hub_id: str) -> None:
+        self.stream = stream
+        self.hub_id = hub_id
+        self.address = f"{hub_id}:9700"
+
+
+class Out:
+    """A session's outward half."""
+
+    dirty = False
+
+    def __init__(self) -> None:
+        self.frames: list[Any] = []
+
+    def put(self, data: bytes) -> None:
+        self.frames += [wire.decode_to_session(line) for line in data.splitlines()]
+
+    def offer(self, data: bytes, excuse: object) -> bool:
+        return True
+
+    def flush(self) -> None:
+        pass
+
+    def end(self, reason: str) -> None:
+        pass
+
+
+class Site:
+    """One hub that runs, and what it asked for."""
+
+    def __init__(self, hub_id: str, home: Path) -> None:
+        home.mkdir(mode=0o700)
+        self.hub_id = hub_id
+        self.store = Store.open(home, Limits(), "process", time.time_ns() // 1_000_000)
+        self.core = Hub(
+            hub_id=hub_id,
+            version="1",
+            new_id=lambda now: names.new_id(now, secrets.randbits),
+            limits=Limits(),
+            snapshot=self.store.snapshot(),
+        )
+        self.shell = Shell(
+            core=self.core,
+            store=self.store,
+            clock=SystemClock(),
+            facts=Facts(pid=1, data_dir="", durability="", started=0),
+            tally=Tally(),
+            stop=lambda _: None,
+        )
+        self.wanted: list[str] = []
+        self.links = Links(
+            self.shell,
+            hub_id,
+            seek=lambda hub: self.wanted.append(f"seek {hub}"),
+            rest=lambda hub: self.wanted.append(f"rest {hub}"),
+            room=trio.lowlevel.checkpoint,
+        )
+        self.store.start(partial(_deliver, trio.lowlevel.current_trio_token(), self.shell))
+        self._sid = 0
+
+    def open(self, name: str) -> tuple[int, Out]:
+        self._sid += 1
+        out = self.shell.sessions[self._sid] = Out()
+        hello = wire.Hello(versions=(1, 1), name=name, pinned=True)
+        self.shell.feed((SessionOpened(self._sid, hello, 0),))
+        return self._sid, out
+
+    def send(self, sid: int, to: str, text: str) -> None:
+        op = names.new_id(time.time_ns() // 1_000_000, secrets.randbits)
+        self.shell.feed((SessionFrame(sid, wire.Send(req_id=1, op_id=op, to=to, text=text)),))
+
+    @property
+    def link(self) -> Road | None:
+        """The stream that is the link; the one before it may still be closing."""
+        found = [road for roads in self.links.roads.values() for road in roads if road.link]
+        return max(found, key=lambda road: road.link, default=None)
+
+    def up(self) -> bool:
+        return any(hub.up for hub in self.core.state.hubs.values())
+
+
+async def until(holds: Callable[[], object]) -> None:
+    with trio.fail_after(10):
+        while not holds():  # noqa: ASYNC110
+            await trio.sleep(0.005)
+
+
+class Pair:
+    """Two sites and the streams between them."""
+
+    def __init__(self, one: Site, other: Site, nursery: trio.Nursery) -> None:
+        self.one, self.other = one, other
+        self.nursery = nursery
+
+    def stream(self) -> tuple[Cut, Cut]:
+        """Another stream between them; the end of `one` first."""
+        here, there = map(Cut, trio.testing.memory_stream_pair())
+        self.nursery.start_soon(self._serve, self.one, Proven(here, self.other.hub_id))
+        self.nursery.start_soon(self._serve, self.other, Proven(there, self.one.hub_id))
+        return here, there
+
+    async def _serve(self, site: Site, proven: Proven) -> None:
+        await site.links.serve(proven)
+        await proven.stream.aclose()
+
+    async def both_up(self) -> None:
+        await until(lambda: self.one.up() and self.other.up())
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("LOOK_S", SOON), ("PROBE_S", 0.5), ("SUSPECT_S", 0.8), ("HUNG_S", 1.5)):
+        monkeypatch.setattr(links_module, name, seconds)
+
+
+@asynccontextmanager
+async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
+    one, other = Site("a", tmp_path / "a"), Site("B", tmp_path / "b")
+    async with trio.open_nursery() as nursery:
+        try:
+            yield Pair(one, other, nursery)
+        finally:
+            nursery.cancel_scope.cancel()
+    for site in (one, other):
+        site.store.close()
+
+
+async def test_one_stream_becomes_the_link_and_mail_crosses(tmp_path: Path):
+    async with pair(tmp_path) as p:
+        sid, _ = p.one.open("alice")
+        p.other.open("bob")
+        p.stream()
+        await p.both_up()
+        assert (p.one.wanted, p.other.wanted) == (["rest B"], ["rest a"])
+        await until(lambda: p.one.core.state.hubs["b"].complete)
+        p.one.send(sid, "bob@b", "hello")
+        await until(lambda: p.other.core.state.names["bob"].unread)
+
+
+async def test_of_two_streams_one_is_the_link_and_the_other_takes_its_place(tmp_path: Path):
+    async with pair(tmp_path) as p:
+        p.stream()
+        await p.both_up()
+        assert p.one.link is not None
+        first: Any = p.one.link.about.stream
+        p.stream()
+        await trio.sleep(0.7)
+        assert p.one.link is not None
+        assert p.one.link.about.stream is first
+        assert [len(site.links.roads[key]) for site, key in ((p.one, "b"), (p.other, "a"))] == [2, 2]
+        await first.aclose()
+        await until(lambda: p.one.link is not None and p.one.link.about.stream is not first)
+        await p.both_up()
+        assert p.one.wanted.count("rest B") == 2
+
+
+@pytest.mark.parametrize("notices", ["both", "the chooser", "the other"])
+async def test_a_stream_that_hangs_is_replaced_by_a_new_one(tmp_path: Path, notices: str):
+    async with pair(tmp_path) as p:
+        here, there = p.stream()
+        await p.both_up()
+        if notices != "the other":
+            here.hangs = True
+        if notices != "the chooser":
+            there.hangs = True
+        p.stream()
+        await until(lambda: p.one.link is not None and p.one.link.about.stream is not here)
+        await until(lambda: p.other.link is not None and p.other.link.about.stream is not there)
+        await p.both_up()
+
+
+async def test_who_hears_nothing_looks_for_another_way_and_then_gives_up(tmp_path: Path):
+    async with pair(tmp_path) as p:
+        here, there = p.stream()
+        await p.both_up()
+        here.hangs = there.hangs = True
+        for site in (p.one, p.other):
+            site.links.probe()
+        await until(lambda: "seek B" in p.one.wanted and "seek a" in p.other.wanted)
+        assert p.one.up()
+        await until(lambda: not p.one.up() and not p.other.up())
+        assert p.one.links.roads == p.other.links.roads == {}
+
+
+async def test_idle_streams_are_asked_and_kept(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(links_module, "IDLE_PING_S", 2 * SOON)
+    monkeypatch.setattr(links_module, "IDLE_DEAD_S", 12 * SOON)
+    async with pair(tmp_path) as p:
+        here, there = p.stream()
+        await p.both_up()
+        await trio.sleep(20 * SOON)
+        assert p.one.link is not None
+        assert p.one.link.pings >= 2
+        assert 0 < p.one.link.round_trip < 1
+        details = p.one.links.describe(wire.LinkDetails(hub_id="B"))
+        assert (details.address, details.round_trip_ms > 0) == ("B:9700", True)
+        here.hangs = there.hangs = True
+        await until(lambda: p.one.link is None and p.other.link is None)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"no frame\n",
+        b"\xff\n",
+        b"x" * (link_wire.LINE_MAX + 1),
+        b'{"type":"durable","seq":7,"msg_id":"01j5zk3m8v9w2x4y6z7abcdefg","body":{}}\n',
+        link_wire.encode(link_wire.Results(received=99)),
+    ],
+    ids=["text", "bytes", "long", "gap", "results of nothing"],
+)
+async def test_nonsense_ends_the_link_and_nothing_else(tmp_path: Path, line: bytes):
+    async with pair(tmp_path) as p:
+        here, _ = p.stream()
+        await p.both_up()
+        await here.stream.send_all(line)
+        await until(lambda: p.other.link is None)
+        assert "seek a" in p.other.wanted
+        p.stream()
+        await p.both_up()
+
+
+async def test_a_frame_of_a_later_version_is_counted_and_ignored(tmp_path: Path):
+    async with pair(tmp_path) as p:
+        here, _ = p.stream()
+        await p.both_up()
+        await here.stream.send_all(b'{"type":"dance","steps":3}\n')
+        await until(lambda: p.other.shell.tally.counts.get("link frames of a later version"))
+        assert p.other.link is not None
+
+
+async def test_before_it_is_the_link_a_stream_may_only_be_asked(tmp_path: Path):
+    async with pair(tmp_path) as p:
+        p.stream()
+        await p.both_up()
+        here, _ = p.stream()
+        await here.stream.send_all(link_wire.encode(link_wire.Presence()))
+        await until(lambda: len(p.other.links.roads["a"]) == 1)
+        assert p.other.up()
+
+
+async def test_an_old_word_that_comes_late_does_not_count(tmp_path: Path):
+    async with pair(tmp_path) as p:
+        p.stream()
+        await p.both_up()
+        link = p.other.link
+        here, _ = p.stream()
+        await here.stream.send_all(link_wire.encode(link_wire.Activate(generation=1)))
+        await trio.sleep(2 * SOON)
+        assert p.other.link is link
+
+
+async def test_streams_that_wait_are_few(tmp_path: Path):
+    async with pair(tmp_path) as p:
+        for _ in range(links_module.STANDBY_MAX + 3):
+            p.stream()
+            await trio.sleep(2 * SOON)
+        assert len(p.one.links.roads["b"]) <= links_module.STANDBY_MAX + 1
+        assert p.one.up()
+
+
+async def test_ended_all_at_once(tmp_path: Path):
+    async with pair(tmp_path) as p:
+        p.stream()
+        p.stream()
+        await p.both_up()
+        p.one.links.end_all("the hub stops")
+        await until(lambda: not p.one.links.roads and not p.other.links.roads)
+        assert not p.one.up()
+        p.one.links.send(99, b"nobody\n")
+        p.one.links.close(99, "nobody")
+        assert p.one.links.describe(wire.LinkDetails(hub_id="B")).address == ""
