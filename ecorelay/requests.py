@@ -34,6 +34,7 @@ ANSWERS: Final[dict[type[wire.Request], type[wire.Result]]] = {
     wire.GroupRemove: wire.Done,
     wire.GroupLeave: wire.Done,
     wire.GroupDelete: wire.Done,
+    wire.GroupForget: wire.Done,
     wire.GroupSend: wire.Sent,
     wire.GroupHistory: wire.GroupPage,
     wire.GroupConfirm: wire.Done,
@@ -51,6 +52,8 @@ ANSWERS: Final[dict[type[wire.Request], type[wire.Result]]] = {
     wire.Blocks: wire.BlockList,
     wire.Watch: wire.Done,
     wire.HubStatus: wire.HubDetails,
+    wire.HubReload: wire.Done,
+    wire.ForgetHub: wire.HubForgotten,
     wire.HubStop: wire.Done,
 }
 
@@ -110,6 +113,8 @@ class Asking(ABC):
     @overload
     async def request(self, frame: wire.HubStatus, patience: float | None = None) -> wire.HubDetails: ...
     @overload
+    async def request(self, frame: wire.ForgetHub, patience: float | None = None) -> wire.HubForgotten: ...
+    @overload
     async def request(
         self,
         frame: wire.Confirm
@@ -119,6 +124,7 @@ class Asking(ABC):
         | wire.GroupRemove
         | wire.GroupLeave
         | wire.GroupDelete
+        | wire.GroupForget
         | wire.GroupConfirm
         | wire.GroupRelease
         | wire.Printed

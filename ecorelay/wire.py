@@ -321,6 +321,12 @@ class GroupDelete(Mutation, frozen=True, kw_only=True):
     group: AddressText
 
 
+class GroupForget(Mutation, frozen=True, kw_only=True):
+    """→ `done`. All peers of this hub leave a group of another one, whether or not that can be told."""
+
+    group: AddressText
+
+
 class GroupSend(Mutation, frozen=True, kw_only=True):
     """→ `sent`. `op_id` is the msg_id."""
 
@@ -451,6 +457,16 @@ class Watch(Request, frozen=True, kw_only=True):
 
 class HubStatus(Request, frozen=True, kw_only=True):
     """→ `hub_details`. Any role."""
+
+
+class HubReload(Request, frozen=True, kw_only=True):
+    """→ `done`: bridge.json is being read again, links are made anew. Any role."""
+
+
+class ForgetHub(Request, frozen=True, kw_only=True):
+    """→ `hub_forgotten`. Know nothing of that hub any more; its link ends. Any role."""
+
+    hub_id: Name
 
 
 class HubStop(Request, frozen=True, kw_only=True):
@@ -705,6 +721,12 @@ class Purged(Result, frozen=True, kw_only=True):
     lines: int = 0
 
 
+class HubForgotten(Result, frozen=True, kw_only=True):
+    """So many messages waited for it: they ended as ``dead``, and their senders find a notice."""
+
+    messages: int = 0
+
+
 class BackedUp(Result, frozen=True, kw_only=True):
     """The copy is complete and on disk."""
 
@@ -753,7 +775,8 @@ class HubDetails(Result, frozen=True, kw_only=True):
 
     `sessions` of peers; `connections` are all that said hello, the asker's included; `counters`: drops,
     evictions and closes by reason since the start. `mailboxes` counts those with something in them,
-    `mail_*` is over all of them, `largest` names the largest by bytes.
+    `mail_*` is over all of them, `largest` names the largest by bytes. `links`: the other hubs it knows of;
+    `listening`: where it can be reached by them, as ``host:port``.
     """
 
     pid: int = 0
@@ -774,6 +797,7 @@ class HubDetails(Result, frozen=True, kw_only=True):
     mail_bytes: int = 0
     largest: tuple[MailboxSize, ...] = ()
     links: tuple[LinkDetails, ...] = ()
+    listening: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     counters: dict[str, int] = {}
 
@@ -854,6 +878,7 @@ FromSession = (
     | GroupRemove
     | GroupLeave
     | GroupDelete
+    | GroupForget
     | GroupSend
     | GroupHistory
     | GroupConfirm
@@ -871,6 +896,8 @@ FromSession = (
     | Blocks
     | Watch
     | HubStatus
+    | HubReload
+    | ForgetHub
     | HubStop
     | Pong
     | Bye
@@ -897,6 +924,7 @@ ToSession = (
     | Traced
     | Purged
     | BackedUp
+    | HubForgotten
     | BlockList
     | HubDetails
     | Push

@@ -1,4 +1,97 @@
-"""Links between hubs: where the handshake, the dialers and the link itself will live.
+"""Links between hubs on one network: everything up to an encrypted stream to a hub that has proved itself.
 
-Empty in this version: a hub reaches the peers of its own machine only.
+The hub calls :func:`federate` and gets, for each such stream, a :class:`Proven`. What is said on it (hello,
+mail, presence), and which of two streams to one hub is the link, is the hub's affair: nothing here knows of
+mail.
+
+::
+
+    settings = read_settings(paths.bridge)            # None: no federation. RelayError: say it, go on without
+    identity = open_identity(paths.home / "identity.pem", machine_mark())
+    trust = FileTrust(paths.home / "known-hubs.json")
+    roads = Roads()
+    await nursery.start(partial(federate, settings, identity, trust, on_link=…, report=…, roads=roads))
+
+How it is put together, from the outside in:
+
+=================== =================================================================================
+`settings`          bridge.json, checked; `settings_file` and `settings_reader` do the work
+`federation`        :func:`federate`: a listener, and a dialer for each configured hub
+`listener`, `door`  takes connections; who may come in (decides only)
+`dialer`, `backoff` makes them; how long to wait in between (decides only); `roads`: whether at all
+`introduction`      TLS and the handshake over any stream, within 5 s
+`handshake`         the mutual proof (decides only); `password`: SPAKE2; `workers`: its threads and pace
+`identity`          the key that a hub is known by; `machine`: whether it was copied; `known`: who is who
+`refusals`          every reason for which there is no link, in words
+`check`             what `ecorelay bridge-check` tries, step by step
+=================== =================================================================================
+
+Importing this package imports none of it, and `cryptography` and `spake2` only come with a first identity or
+secret: a hub without bridge.json pays nothing.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from ecorelay_bridge.check import Step, check_listening, check_peers
+    from ecorelay_bridge.federation import federate
+    from ecorelay_bridge.identity import Identity, import_identity, open_identity, read_identity
+    from ecorelay_bridge.introduction import Proven
+    from ecorelay_bridge.known import FileTrust, Known, Trust
+    from ecorelay_bridge.machine import machine_mark
+    from ecorelay_bridge.refusals import Reason
+    from ecorelay_bridge.roads import RoadReport, Roads
+    from ecorelay_bridge.settings import Secret, Settings, read_settings
+
+__all__ = [
+    "FileTrust",
+    "Identity",
+    "Known",
+    "Proven",
+    "Reason",
+    "RoadReport",
+    "Roads",
+    "Secret",
+    "Settings",
+    "Step",
+    "Trust",
+    "check_listening",
+    "check_peers",
+    "federate",
+    "import_identity",
+    "machine_mark",
+    "open_identity",
+    "read_identity",
+    "read_settings",
+]
+
+_HOME: Final = {
+    "FileTrust": "known",
+    "Identity": "identity",
+    "Known": "known",
+    "Proven": "introduction",
+    "Reason": "refusals",
+    "RoadReport": "roads",
+    "Roads": "roads",
+    "Secret": "settings",
+    "Settings": "settings",
+    "Step": "check",
+    "Trust": "known",
+    "check_listening": "check",
+    "check_peers": "check",
+    "federate": "federation",
+    "import_identity": "identity",
+    "machine_mark": "machine",
+    "open_identity": "identity",
+    "read_identity": "identity",
+    "read_settings": "settings",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

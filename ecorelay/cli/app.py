@@ -24,6 +24,12 @@ LazyGroup.table = {
     "watch": "watch_command",
     "trace": "trace_command",
     "hub": "hub_commands",
+    "bridge-init": "bridge_commands",
+    "bridge-invite": "bridge_commands",
+    "bridge-check": "bridge_commands",
+    "identity": "identity_commands",
+    "trust": "trust_commands",
+    "distrust": "trust_commands",
     "install": "install_commands",
     "uninstall": "install_commands",
     "doctor": "doctor_command",
@@ -61,7 +67,7 @@ def ecorelay(
         bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Durable messaging between the AI coding assistants of one machine."""
+    """Durable messaging between AI coding assistants, on one machine and across your machines."""
 
 
 @app.command("mcp", **with_example("ecorelay mcp --help"))

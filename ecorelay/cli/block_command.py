@@ -17,6 +17,7 @@ commands = typer.Typer(**words.TYPER)
     "block",
     **words.with_example(
         "ecorelay block chatty",
+        "ecorelay block chatty@desk",
         "ecorelay block chatty --off",
         "ecorelay block               # who is blocked",
     ),
@@ -32,7 +33,7 @@ def block(
     """Refuse what a peer sends, or list who is blocked.
 
     Nobody on this hub gets mail of it any more, and its assistant is told so with the code `blocked`.
-    What it sent before stays.
+    What it sent before stays. A whole hub is refused with `ecorelay distrust`.
 
     """
     if name is None:

@@ -42,6 +42,20 @@ def groups(incomplete: str) -> list[str]:
     return _offered(ask, incomplete)
 
 
+def hubs(incomplete: str) -> list[str]:
+    """Names of other hubs that begin so."""
+
+    async def ask() -> list[str]:
+        from ecorelay import wire
+        from ecorelay.cli import session
+
+        async with session.at_running_hub() as hub:
+            found = await hub.request(wire.HubStatus(req_id=0))
+        return [link.hub_id for link in found.links]
+
+    return _offered(ask, incomplete)
+
+
 def _offered(ask: Callable[[], Awaitable[list[str]]], incomplete: str) -> list[str]:
     try:
         found = _asked(ask)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ecorelay.cli import doctor_assistant, doctor_hub, doctor_setup, doctor_system
+from ecorelay.cli import doctor_assistant, doctor_bridge, doctor_hub, doctor_setup, doctor_system
 from ecorelay_adapters.clients import ASSISTANTS
 from ecorelay_adapters.clients.assistant import Finding, Machine
 
@@ -23,6 +23,8 @@ async def examine(machine: Machine, tell: Tell) -> None:
         tell: called with each finding as soon as it is known.
     """
     for each in doctor_setup.check_all(machine):
+        tell(each)
+    for each in doctor_bridge.check_settings(machine.paths):
         tell(each)
     async for each in doctor_hub.check_hub(machine):
         tell(each)

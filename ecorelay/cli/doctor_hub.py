@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from ecorelay import __version__, wire
-from ecorelay.cli import screen, session
+from ecorelay.cli import doctor_bridge, screen, session
 from ecorelay.client import HubClient
 from ecorelay.endpoint import read_endpoint
 from ecorelay.errors import RelayError
@@ -43,7 +43,12 @@ async def check_hub(machine: Machine) -> AsyncIterator[Finding]:
         how += " (the one before had ended without a word)"
     who = f"{found.hub_id} (pid {found.pid}, ecorelay {found.version})"
     yield Finding(check="hub", level="ok", says=f"{who}, {how}, answers in {answer_ms:.1f} ms")
-    for each in (*check_version(found), *check_problems(found), *check_sessions(listed)):
+    for each in (
+        *check_version(found),
+        *check_problems(found),
+        *doctor_bridge.check_links(found),
+        *check_sessions(listed),
+    ):
         yield each
 
 

@@ -265,8 +265,15 @@ def delete(group: Group, as_name: words.As = None, as_json: words.Json = False) 
     _do(frame, as_name, as_json, f"{group} is deleted")
 
 
+@app.command("forget", **words.with_example("ecorelay groups forget release@old-laptop"))
+def forget(group: Group, as_name: words.As = None, as_json: words.Json = False) -> None:
+    """Have all peers of this hub leave a group of another hub, for one whose hub is gone for good."""
+    frame = wire.GroupForget(req_id=0, op_id="", group=words.address(group, "GROUP"))
+    _do(frame, as_name, as_json, f"no peer of this hub is in {group} any more")
+
+
 def _do(
-    frame: wire.GroupInvite | wire.GroupRemove | wire.GroupLeave | wire.GroupDelete,
+    frame: wire.GroupInvite | wire.GroupRemove | wire.GroupLeave | wire.GroupDelete | wire.GroupForget,
     as_name: str | None,
     as_json: bool,
     said: str,

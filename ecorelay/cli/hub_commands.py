@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
-from typing import Any
 
 import trio
 import typer
 
 from ecorelay import __version__, spawn, wire
-from ecorelay.cli import screen, service, service_commands, session, words
+from ecorelay.cli import hub_links, screen, service, service_commands, session, words
 from ecorelay.cli.counters import in_words
 from ecorelay.endpoint import read_endpoint
 from ecorelay.errors import RelayError
@@ -76,6 +74,10 @@ def restart() -> None:
 
     """
     session.run(_restart)
+
+
+app.command("reload", **words.with_example("ecorelay hub reload"))(hub_links.reload)
+app.command("forget", **words.with_example("ecorelay hub forget old-laptop"))(hub_links.forget)
 
 
 async def _start() -> None:
@@ -198,7 +200,8 @@ async def _status(as_json: bool) -> None:
             mail_unread=found.mail_unread,
             mail_bytes=found.mail_bytes,
             largest=[_mailbox_fields(each) for each in found.largest],
-            links=[_link_fields(each) for each in found.links],
+            links=[hub_links.fields(each) for each in found.links],
+            listening=list(found.listening),
             problems=found.problems,
             counters=found.counters,
         )
@@ -237,44 +240,13 @@ def _rows(found: wire.HubDetails) -> list[tuple[str, str]]:
         )
         for number, each in enumerate(found.largest)
     ]
-    now = int(time.time() * 1000)
-    rows += [("link" if n == 0 else "", _link(each, now)) for n, each in enumerate(found.links)]
+    rows += hub_links.rows(found)
     rows += [("problem", screen.line(problem)) for problem in found.problems]
     rows += [
         ("since start" if number == 0 else "", f"{screen.line(what)}: {count}")
         for number, (what, count) in enumerate(in_words(found.counters))
     ]
     return rows
-
-
-def _link(each: wire.LinkDetails, now: int) -> str:
-    name = screen.line(each.hub_id)
-    waits = f"; {screen.many(each.waiting, 'message')} ({screen.size(each.waiting_bytes)}) wait for it"
-    if each.up:
-        said = (
-            f"{name}: up, {screen.line(each.address)}, {each.round_trip_ms:g} ms, ecorelay "
-            f"{screen.line(each.version)}, {each.online} of {screen.many(each.peers, 'peer')} online"
-        )
-    else:
-        said = f"{name}: down, " + (f"seen {screen.age(each.since, now)}" if each.since else "never seen yet")
-    return said + (waits if each.waiting else "") + (f"; {screen.line(each.trouble)}" if each.trouble else "")
-
-
-def _link_fields(each: wire.LinkDetails) -> dict[str, Any]:
-    return {
-        "hub_id": each.hub_id,
-        "up": each.up,
-        "since": screen.timestamp(each.since) if each.since else "",
-        "address": each.address,
-        "version": each.version,
-        "round_trip_ms": each.round_trip_ms,
-        "waiting": each.waiting,
-        "waiting_bytes": each.waiting_bytes,
-        "in_flight": each.in_flight,
-        "peers": each.peers,
-        "online": each.online,
-        "trouble": each.trouble,
-    }
 
 
 def _mail(messages: int, unread: int) -> str:

@@ -43,8 +43,8 @@ def send(
 ) -> None:
     """Send a message to a peer, online or not. Prints its msg_id and its status.
 
-    delivered: put into the peer's live session. queued: stored, and waiting in its mailbox.
-    Either way it is on disk before this command ends.
+    delivered: put into the peer's live session. queued: stored, and waiting in its mailbox, or here until
+    the link to its hub is back. Either way it is on disk before this command ends.
 
     """
     words.address(to, "TO")
@@ -64,9 +64,16 @@ async def _send(me: str, frame: wire.Send, as_json: bool) -> None:
     else:
         screen.out(f"{screen.line(sent.msg_id)} {sent.status}\n")
         if screen.is_terminal(sys.stderr):
-            where = "in the live session of" if sent.status == "delivered" else "stored, in the mailbox of"
-            screen.say(f"{where} {frame.to}; answers come to {name}: ecorelay inbox --as {name}")
+            screen.say(f"{_where(sent, frame.to)}; answers come to {name}: ecorelay inbox --as {name}")
+    if sent.unverified:
+        screen.say(f"whether there is a {frame.to} is not known: its hub has never told of one")
     say_unread(sent.unread, name)
+
+
+def _where(sent: wire.Sent, to: str) -> str:
+    if sent.status == "delivered":
+        return f"in the live session of {to}"
+    return f"stored, on its way to {to}" if "@" in to else f"stored, in the mailbox of {to}"
 
 
 @commands.command(

@@ -34,10 +34,11 @@ def peers(
     ] = "",
     as_json: words.Json = False,
 ) -> None:
-    """List the peers of this hub, online ones first.
+    """List who can be reached, online ones first: the peers of this hub, and NAME@HUB of others.
 
     Without --match only those seen within the last 7 days. MAIL BY is how a message gets before the
-    assistant, and when that was last seen to work; pull: it has to look by itself.
+    assistant, and when that was last seen to work; pull: it has to look by itself. What is sent to an
+    unreachable one waits here until its hub is back.
 
     """
     if words.only_alone(context, match=match, json=as_json):
@@ -65,11 +66,25 @@ async def _peers(match: str, as_json: bool) -> None:
     screen.out(screen.table(rows))
     if found.more:
         screen.say(f"and {found.more} more: narrow it with --match")
+    for hub_id, since in _unreachable(found).items():
+        ago = screen.age(since, int(time.time() * 1000))
+        screen.say(f"{hub_id} went out of reach {ago}, mail for its peers waits here: ecorelay hub status")
+
+
+def _unreachable(found: wire.PeerList) -> dict[str, int]:
+    """Hubs without a link, and since when."""
+    since = {}
+    for peer in found.peers:
+        if peer.unreachable_since:
+            since[peer.name.partition("@")[2]] = peer.unreachable_since
+    return since
 
 
 def _row(peer: wire.Peer) -> tuple[str, ...]:
     now = int(time.time() * 1000)
     seen = "online" if peer.online else screen.age(peer.last_seen, now)
+    if peer.unreachable_since:
+        seen = "unreachable"
     known = (_carrier(peer, now), peer.client, peer.git_branch, screen.home_relative(peer.cwd))
     return (screen.line(peer.name), seen, *[screen.line(text) or "-" for text in known])
 

@@ -40,9 +40,9 @@ def trace(
 ) -> None:
     """Show what became of a message, step by step.
 
-    One ladder for each recipient (stored, pushed, seen, replied, or why it ended unseen), with the time
-    since the step before. No step stands there without the event that proves it. Receipts are kept for
-    some days after a message was read.
+    One ladder for each recipient (stored, forwarded to its hub, pushed, seen, replied, or why it ended
+    unseen), with the time since the step before, by this machine's clock. No step stands there without the
+    event that proves it. Receipts are kept for some days after a message was read.
 
     """
     words.message_id(msg_id, "MSG_ID")
@@ -91,7 +91,7 @@ def _steps(receipt: wire.Receipt) -> list[tuple[str, int, str]]:
     carrier = f"by {receipt.carrier}" if receipt.carrier else ""
     steps = [
         ("stored", receipt.stored_at, ""),
-        ("forwarded", receipt.forwarded_at, ""),
+        ("forwarded", receipt.forwarded_at, "its hub has it: `ecorelay trace` there goes on"),
         ("pushed", receipt.pushed_at, carrier),
         ("seen", receipt.seen_at, ""),
         ("replied", receipt.replied_at, ""),

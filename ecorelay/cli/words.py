@@ -31,7 +31,9 @@ As = Annotated[
 ]
 To = Annotated[
     str,
-    typer.Argument(metavar="TO", help="A peer's name.", show_default=False, autocompletion=complete.peers),
+    typer.Argument(
+        metavar="TO", help="A peer's name, or NAME@HUB.", show_default=False, autocompletion=complete.peers
+    ),
 ]
 Text = Annotated[
     str, typer.Argument(metavar="TEXT", help="What to say; - reads it from stdin.", show_default=False)

@@ -75,6 +75,10 @@ class Describe(Action, frozen=True, gc=False):
     details: wire.HubDetails
 
 
+class Reload(Action, frozen=True, gc=False):
+    """Read bridge.json again, and make all links anew."""
+
+
 class Stop(Action, frozen=True, gc=False):
     """End the hub in good order."""
 

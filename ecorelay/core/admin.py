@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from ecorelay import wire
-from ecorelay.core import delivery, groups, mailbox
-from ecorelay.core.actions import Describe, Stop, Store
+from ecorelay.core import delivery, group_history, mailbox
+from ecorelay.core.actions import Describe, Reload, Stop, Store
 from ecorelay.core.ops import (
     BackupWritten,
     Eviction,
@@ -197,6 +197,12 @@ def _describe(s: State, note: MailSized, mail: MailMeasured, problems: tuple[str
     )
 
 
+def reload(s: State, session: Session, frame: wire.HubReload, _now: Now) -> None:
+    """A person changed bridge.json, or whom this hub trusts."""
+    s.reply(session.sid, wire.Done(req_id=frame.req_id, unread=_unread(s, session.sid)))
+    s.out.append(Reload())
+
+
 def stop(s: State, session: Session, frame: wire.HubStop, _now: Now) -> None:
     """A client wants the hub to end."""
     s.reply(session.sid, wire.Done(req_id=frame.req_id))
@@ -231,7 +237,7 @@ def purge(s: State, session: Session, frame: wire.Purge, now: Now) -> None:
 
 
 def _step(s: State, before: int, unread: bool, place: tuple[int, ...], now: Now) -> PurgeMail:
-    spared = groups.being_read(s)
+    spared = group_history.being_read(s)
     return PurgeMail(before=before, unread=unread, now=now.wall, spared=spared, place=place)
 
 
@@ -244,7 +250,7 @@ def purged(s: State, note: Purging, done: MailPurged, now: Now) -> None:
             peer.unread = unread
             delivery.seen(peer, msg_ids)
     for no, member_no, unread in done.groups:
-        groups.recount(s, no, member_no, unread)
+        group_history.recount(s, no, member_no, unread)
     _tell_senders(s, done.evictions, now)
     messages, lines = note.messages + done.messages, note.lines + done.lines
     if done.place:

@@ -85,6 +85,12 @@ def pushes(hub: RemoteHub, peer_id: str) -> bool:
     return hub.introduced and peer is not None and peer.online and peer.push
 
 
+def is_online(hub: RemoteHub, peer_id: str) -> bool:
+    """Whether a session of the peer is live, as far as its hub told; nobody is while the link is down."""
+    peer = hub.peers.get(peer_id)
+    return hub.introduced and peer is not None and peer.online
+
+
 def rows(s: State, match: str, now: Now, shown_for_ms: int) -> Iterator[wire.Peer]:
     """Peers of other hubs, for a list of peers; see `peers.peers`."""
     for hub in s.hubs.values():
@@ -128,8 +134,8 @@ def told(s: State, hub: RemoteHub, frame: link_wire.Presence, now: Now) -> None:
                 continue
             known = hub.peers[each.peer_id] = RemotePeer(each.peer_id)
         if known.name != each.name:
-            _name(hub, known, each.name)
             changed.append(FarPeer(name=each.name, peer_id=each.peer_id))
+        _name(hub, known, each.name)
         known.online, known.push, known.client = each.online, each.push, each.client
         known.cwd, known.git_branch = each.cwd, each.git_branch
         known.last_seen = now.wall - min(each.away_ms, now.wall)

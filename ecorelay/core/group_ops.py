@@ -6,14 +6,12 @@ lines it was told, in the order of their numbers, and the members as the home te
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
 from ecorelay.core.ops import Appended, AppendMail, Line, Op, OutRow
-
-if TYPE_CHECKING:
-    from ecorelay.link_wire import GroupLine, GroupMember
+from ecorelay.link_wire import GroupLine, GroupMember
 
 
 class Author(Struct, frozen=True, kw_only=True, gc=False):

@@ -7,34 +7,41 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from ecorelay import names, wire
-from ecorelay.core import delivery, mailbox, messages, replay, watch
+from ecorelay.core import (
+    delivery,
+    directory,
+    group_history,
+    group_names,
+    group_posts,
+    mailbox,
+    messages,
+    outbox,
+    replay,
+    watch,
+)
 from ecorelay.core.actions import Push, Store
+from ecorelay.core.group_ops import Leave
 from ecorelay.core.ops import (
     AddMember,
     Appended,
     AppendGroup,
     AppendMail,
     CreateGroup,
-    CursorMoved,
     DropGroup,
+    FarMember,
     GroupMade,
-    HistoryRead,
     Line,
     LineAdded,
-    MoveCursor,
     Op,
-    ReadHistory,
     RemoveMember,
-    StoredLine,
 )
-from ecorelay.core.state import Group, HistoryLease, Peer, Session, State, unread_of
+from ecorelay.core.state import FarMember as Far, Group, Peer, Session, State, unread_of
 from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
     from ecorelay.core.events import Now
-
-
-ENDED = "the group or your membership ended"
+    from ecorelay.core.group_ops import TakeLeave
+    from ecorelay.core.state import RemoteHub
 
 
 class GroupCreated(Struct, frozen=True):
@@ -71,6 +78,15 @@ class GroupDropped(Struct, frozen=True):
     mail: AppendMail | None
 
 
+class LeftAll(Struct, frozen=True):
+    """What is stored, in this order, before a peer is removed."""
+
+    leaves: tuple[RemoveMember, ...]
+    drops: tuple[DropGroup, ...]
+    mails: tuple[AppendMail, ...]
+    far: tuple[Leave, ...]
+
+
 class LineStored(Struct, frozen=True):
     """Note: push the line to the members, answer its author."""
 
@@ -79,60 +95,7 @@ class LineStored(Struct, frozen=True):
     op: AppendGroup
 
 
-class HistoryReady(Struct, frozen=True):
-    """Note: hand the page to the reader."""
-
-    sid: int
-    peer_no: int
-    op: ReadHistory
-    request: wire.GroupHistory
-
-
-class HistoryLapses(Struct, frozen=True):
-    """Timer note: the page that was out until then was not confirmed."""
-
-    peer_no: int
-    group_no: int
-    until: float
-
-
-class HistoryConfirmed(Struct, frozen=True):
-    """Note: the cursor stands."""
-
-    sid: int
-    req_id: int
-    op: MoveCursor
-
-
-# --- look-ups ----------------------------------------------------------------------------------------
-
-
-def _group(s: State, address: str) -> Group:
-    name, _, hub = address.partition("@")
-    s.check_hub(hub, address)
-    group = s.groups_by_name.get(names.key(name))
-    if group is None:
-        raise RelayError("group_not_found", f"no group is called {name!r}: relay_group_list has yours")
-    return group
-
-
-def _member(s: State, peer: Peer, address: str) -> Group:
-    group = _group(s, address)
-    if peer.no not in group.members:
-        raise RelayError("not_member", f"you are not in {group.name}: ask {_admin(s, group)} to invite you")
-    return group
-
-
-def _administered(s: State, peer: Peer, address: str) -> Group:
-    group = _member(s, peer, address)
-    if group.admin_no != peer.no:
-        raise RelayError("not_admin", f"only {_admin(s, group)} may do that in {group.name}")
-    return group
-
-
-def _admin(s: State, group: Group) -> str:
-    admin = s.peers.get(group.admin_no)
-    return admin.name if admin else "its admin"
+# --- words ---------------------------------------------------------------------------------------------
 
 
 def _system_line(s: State, author: Peer, text: str, now: Now) -> Line:
@@ -169,11 +132,13 @@ def create(s: State, session: Session, frame: wire.GroupCreate, now: Now) -> Non
     if key in s.groups_by_name or "/" + key in s.reserved:
         raise RelayError("name_taken", f"there is a group called {frame.name}: choose another name")
     creating = sum(1 for reserved in s.reserved if reserved[0] == "/")
-    if len(s.groups) + creating >= s.limits.groups:
+    if sum(1 for group in s.groups.values() if group.hub is None) + creating >= s.limits.groups:
         raise RelayError("limit_reached", f"this hub has its {s.limits.groups} groups: delete one first")
-    members = {s.resolve(member, now).no: None for member in frame.members}
+    invited = [group_names.invited(s, member, now) for member in frame.members]
+    members = {each.no: None for each in invited if isinstance(each, Peer)}
     members.pop(peer.no, None)
-    if len(members) + 1 > s.limits.group_members:
+    far = {(each.hub_no, each.peer_id): each for each in invited if isinstance(each, FarMember)}
+    if len(members) + len(far) + 1 > s.limits.group_members:
         raise RelayError("limit_reached", f"a group has at most {s.limits.group_members} members")
     s.reserved.add("/" + key)
     op = CreateGroup(
@@ -182,8 +147,9 @@ def create(s: State, session: Session, frame: wire.GroupCreate, now: Now) -> Non
         admin_no=peer.no,
         members=tuple(members),
         line=_system_line(s, peer, f"{peer.name} created the group {frame.name}", now),
+        far=tuple(far.values()),
     )
-    listed = tuple(s.peers[no].name for no in (peer.no, *members))
+    listed = (*[s.peers[no].name for no in (peer.no, *members)], *[_address(s, each) for each in far.values()])
     answer = wire.GroupMembers(req_id=frame.req_id, group=frame.name, members=listed)
     s.out.append(Store((op, replay.save(peer, frame, answer, now)), GroupCreated(session.sid, op, answer)))
 
@@ -196,10 +162,22 @@ def created(s: State, note: GroupCreated, result: GroupMade, now: Now) -> None:
     for no in (op.admin_no, *op.members):
         group.members[no] = None
         s.peers[no].groups.add(group.no)
-    s.groups[group.no] = group
-    s.groups_by_name[names.key(group.name)] = group
-    _announce(s, group, op.line, result.seq, now)
+    for no, each in zip(result.far, op.far, strict=True):
+        _enter_far(s, group, no, each)
+    s.add_group(group)
+    announce(s, group, op.line, result.seq, now)
+    outbox.placed(s, result.outs, now)
     replay.answer(s, note.sid, note.answer)
+
+
+def _address(s: State, member: FarMember) -> str:
+    [hub] = group_names.hubs_numbered(s, member.hub_no)
+    return f"{member.name}@{hub.hub_id}"
+
+
+def _enter_far(s: State, group: Group, no: int, member: FarMember) -> None:
+    for hub in group_names.hubs_numbered(s, member.hub_no):
+        s.add_far(group, Far(no, hub, member.peer_id, member.name))
 
 
 def create_failed(s: State, note: GroupCreated) -> None:
@@ -210,43 +188,62 @@ def create_failed(s: State, note: GroupCreated) -> None:
 def invite(s: State, session: Session, frame: wire.GroupInvite, now: Now) -> None:
     """A new member sees what is said from its invitation on. Inviting twice is fine."""
     peer = s.speaker(session)
-    group = _administered(s, peer, frame.group)
-    invited = s.resolve(frame.peer, now)
-    members = group.members.keys() | group.coming
-    if invited.no not in members and len(members) >= s.limits.group_members:
+    group = group_names.administered(s, peer, frame.group)
+    invited = group_names.invited(s, frame.peer, now)
+    far = invited if isinstance(invited, FarMember) else None
+    name = invited.name if isinstance(invited, Peer) else _address(s, invited)
+    members = {*group.members, *[(each.hub.no, each.peer_id) for each in group.far.values()], *group.coming}
+    if _coming(invited) not in members and len(members) >= s.limits.group_members:
         raise RelayError("limit_reached", f"{group.name} has its {s.limits.group_members} members")
-    group.coming.add(invited.no)
+    group.coming.add(_coming(invited))
     answer = wire.Done(req_id=frame.req_id)
     op = AddMember(
         group_no=group.no,
-        no=invited.no,
-        line=_system_line(s, peer, f"{peer.name} invited {invited.name}", now),
+        no=invited.no if isinstance(invited, Peer) else 0,
+        line=_system_line(s, peer, f"{peer.name} invited {name}", now),
+        far=far,
     )
     s.out.append(Store((op, replay.save(peer, frame, answer, now)), MemberAdded(session.sid, op, answer)))
 
 
 def member_added(s: State, note: MemberAdded, result: LineAdded, now: Now) -> None:
     """The member is in."""
-    group = s.groups[note.op.group_no]
-    group.coming.discard(note.op.no)
-    group.members[note.op.no] = None
-    s.peers[note.op.no].groups.add(group.no)
+    op = note.op
+    group = s.groups[op.group_no]
+    if op.far is not None:
+        group.coming.discard(_coming(op.far))
+        _enter_far(s, group, result.no, op.far)
+    else:
+        group.coming.discard(op.no)
+        group.members[op.no] = None
+        s.peers[op.no].groups.add(group.no)
     if result.seq:
-        _announce(s, group, note.op.line, result.seq, now)
+        announce(s, group, op.line, result.seq, now)
+        outbox.placed(s, result.outs, now)
     replay.answer(s, note.sid, note.answer)
+
+
+def _coming(invited: Peer | FarMember) -> int | tuple[int, str]:
+    return invited.no if isinstance(invited, Peer) else (invited.hub_no, invited.peer_id)
 
 
 def add_failed(s: State, note: MemberAdded) -> None:
     """Nobody new."""
-    group = s.groups.get(note.op.group_no)
+    op = note.op
+    group = s.groups.get(op.group_no)
     if group is not None:
-        group.coming.discard(note.op.no)
+        group.coming.discard(op.no if op.far is None else _coming(op.far))
 
 
 def remove(s: State, session: Session, frame: wire.GroupRemove, now: Now) -> None:
     """The admin removes a member; history and the removed keep the reason."""
     peer = s.speaker(session)
-    group = _administered(s, peer, frame.group)
+    group = group_names.administered(s, peer, frame.group)
+    if "@" in frame.peer and (there := directory.hub_of(s, frame.peer)) is not None:
+        far = _far_member(group, *there)
+        text = f"{peer.name} removed {far.address}: {frame.reason}"
+        _take_out(s, session, peer, group, far.no, frame, text, None, now, reason=frame.reason)
+        return
     gone = s.resolve(frame.peer, now)
     if gone.no == peer.no:
         raise RelayError("bad_args", "an admin cannot remove itself: delete the group instead")
@@ -258,10 +255,21 @@ def remove(s: State, session: Session, frame: wire.GroupRemove, now: Now) -> Non
     _take_out(s, session, peer, group, gone.no, frame, text, mail, now)
 
 
+def _far_member(group: Group, hub: RemoteHub, name: str) -> Far:
+    key = names.key(name)
+    for each in group.far.values():
+        if each.hub is hub and names.key(each.name) == key:
+            return each
+    raise RelayError("not_member", f"{name}@{hub.hub_id} is not in {group.name}")
+
+
 def leave(s: State, session: Session, frame: wire.GroupLeave, now: Now) -> None:
     """A member leaves; an admin cannot."""
     peer = s.own(session)
-    group = _member(s, peer, frame.group)
+    group = group_names.member(s, peer, frame.group)
+    if group.hub is not None:
+        group_posts.leave(s, session, group, (peer,), frame, now)
+        return
     if group.admin_no == peer.no:
         raise RelayError("bad_args", f"you are the admin of {group.name}: delete the group instead")
     _take_out(s, session, peer, group, peer.no, frame, f"{peer.name} left", None, now)
@@ -277,9 +285,11 @@ def _take_out(
     text: str,
     mail: AppendMail | None,
     now: Now,
+    *,
+    reason: str | None = None,
 ) -> None:
     answer = wire.Done(req_id=frame.req_id)
-    op = RemoveMember(group_no=group.no, no=no, line=_system_line(s, peer, text, now))
+    op = RemoveMember(group_no=group.no, no=no, line=_system_line(s, peer, text, now), reason=reason)
     ops: tuple[Op, ...] = (op, replay.save(peer, frame, answer, now), *([mail] if mail else []))
     s.out.append(Store(ops, MemberRemoved(session.sid, op, answer, mail)))
 
@@ -292,14 +302,19 @@ def member_removed(s: State, note: MemberRemoved, result: LineAdded, told: Appen
     replay.answer(s, note.sid, note.answer)
 
 
-def taken_out(s: State, op: RemoveMember, result: LineAdded, now: Now) -> None:
+def taken_out(s: State, op: RemoveMember | TakeLeave, result: LineAdded, now: Now) -> None:
     """The member is out: the others hear of it."""
     group = s.groups[op.group_no]
-    _forget_member(s, group, op.no)
-    _announce(s, group, op.line, result.seq, now)
+    if op.no in group.far:
+        del group.far[op.no]
+    else:
+        forget_member(s, group, op.no)
+    announce(s, group, op.line, result.seq, now)
+    outbox.placed(s, result.outs, now)
 
 
-def _forget_member(s: State, group: Group, no: int) -> None:
+def forget_member(s: State, group: Group, no: int) -> None:
+    """A peer of ours is not in it any more."""
     group.members.pop(no, None)
     peer = s.peers[no]
     peer.groups.discard(group.no)
@@ -307,23 +322,35 @@ def _forget_member(s: State, group: Group, no: int) -> None:
     peer.told.pop(group.no, None)
     lease = peer.history.pop(group.no, None)
     for sid, frame in lease.queue if lease is not None else ():
-        s.fail(sid, frame.req_id, "group_not_found", ENDED)
+        s.fail(sid, frame.req_id, "group_not_found", group_history.ENDED)
 
 
 def delete(s: State, session: Session, frame: wire.GroupDelete, now: Now) -> None:
     """The admin ends the group; members are told by mail, since its history goes."""
     peer = s.own(session)
-    group = _administered(s, peer, frame.group)
+    group = group_names.administered(s, peer, frame.group)
     answer = wire.Done(req_id=frame.req_id)
-    op = DropGroup(group_no=group.no)
-    mail = _farewell(s, peer, group, f"{peer.name} deleted the group {group.name}", now)
+    text = f"{peer.name} deleted the group {group.name}"
+    op = _drop(s, peer, group, f"{peer.name} deleted the group", now)
+    mail = _farewell(s, peer, group, text, now)
     ops: tuple[Op, ...] = (op, replay.save(peer, frame, answer, now), *([mail] if mail else []))
     s.out.append(Store(ops, GroupDropped(session.sid, op, answer, mail)))
 
 
-def dropped(s: State, note: GroupDropped, told: Appended | None, now: Now) -> None:
+def _drop(s: State, author: Peer, group: Group, text: str, now: Now) -> DropGroup:
+    """The end of a group; `text` is completed with its address, for members on other hubs."""
+    if not group.far:
+        return DropGroup(group_no=group.no)
+    return DropGroup(
+        group_no=group.no, farewell=_system_line(s, author, f"{text} {group.name}@{s.hub_id}", now)
+    )
+
+
+def dropped(s: State, note: GroupDropped, result: LineAdded | None, told: Appended | None, now: Now) -> None:
     """The group is gone."""
     ended(s, note.op.group_no)
+    if result is not None:
+        outbox.placed(s, result.outs, now)
     if note.mail is not None and told is not None:
         delivery.deliver(s, note.mail, told, now)
     replay.answer(s, note.sid, note.answer)
@@ -332,9 +359,10 @@ def dropped(s: State, note: GroupDropped, told: Appended | None, now: Now) -> No
 def ended(s: State, group_no: int) -> None:
     """The group is gone."""
     group = s.groups.pop(group_no)
-    del s.groups_by_name[names.key(group.name)]
+    del s.groups_by_name[names.key(group.shown)]
+    del s.groups_by_id[group.hub.no if group.hub is not None else 0, group.group_id]
     for no in list(group.members):
-        _forget_member(s, group, no)
+        forget_member(s, group, no)
 
 
 def _farewell(s: State, author: Peer, group: Group, text: str, now: Now) -> AppendMail | None:
@@ -343,24 +371,32 @@ def _farewell(s: State, author: Peer, group: Group, text: str, now: Now) -> Appe
     return _notice(s, author, others, text, now) if others else None
 
 
-def leave_all(
-    s: State, peer: Peer, now: Now
-) -> tuple[tuple[RemoveMember, ...], tuple[DropGroup, ...], tuple[AppendMail, ...]]:
+def leave_all(s: State, peer: Peer, now: Now) -> LeftAll:
     """What comes before a peer can be removed: it leaves its groups, and those it administers end."""
     leaves: list[RemoveMember] = []
     drops: list[DropGroup] = []
     mails: list[AppendMail] = []
-    for group in [s.groups[no] for no in sorted(peer.groups)]:
+    far = [group_posts.out_of(s, group, peer, now, gone=True) for group in replicas_of(s, peer)]
+    for group in [s.groups[no] for no in sorted(peer.groups) if s.groups[no].hub is None]:
         if group.admin_no != peer.no:
             line = _system_line(s, peer, f"{peer.name} left: a person removed it from this hub", now)
             leaves.append(RemoveMember(group_no=group.no, no=peer.no, line=line))
             continue
-        drops.append(DropGroup(group_no=group.no))
+        drops.append(_drop(s, peer, group, f"a person removed {peer.name}, the admin of", now))
         text = f"the group {group.name} ended: a person removed its admin {peer.name} from this hub"
         mail = _farewell(s, peer, group, text, now)
         if mail is not None:
             mails.append(mail)
-    return tuple(leaves), tuple(drops), tuple(mails)
+    return LeftAll(tuple(leaves), tuple(drops), tuple(mails), tuple(far))
+
+
+def replicas_of(s: State, peer: Peer) -> list[Group]:
+    """Groups of other hubs in which the peer is, or which have not heard yet that it left."""
+    return [
+        group
+        for group in s.groups.values()
+        if group.hub is not None and (peer.no in group.members or peer.no in group.leaving)
+    ]
 
 
 # --- talking -----------------------------------------------------------------------------------------
@@ -370,7 +406,7 @@ def group_send(s: State, session: Session, frame: wire.GroupSend, now: Now) -> N
     """Say something to the group: one line, numbered by the store."""
     peer = s.speaker(session)
     s.check_text(frame.text)
-    group = _member(s, peer, frame.group)
+    group = group_names.member(s, peer, frame.group)
     messages.guard(
         s,
         peer.no,
@@ -379,6 +415,9 @@ def group_send(s: State, session: Session, frame: wire.GroupSend, now: Now) -> N
         messages.GUARD_S,
         now,
     )
+    if group.hub is not None:
+        group_posts.post(s, session, peer, group, frame, now)
+        return
     line = Line(msg_id=frame.op_id, sender_no=peer.no, sender=peer.name, text=frame.text, at=now.wall)
     op = AppendGroup(group_no=group.no, line=line)
     s.out.append(Store((op,), LineStored(session.sid, frame.req_id, op)))
@@ -389,12 +428,13 @@ def line_stored(s: State, note: LineStored, result: LineAdded, now: Now) -> None
     group = s.groups.get(note.op.group_no)
     line = note.op.line
     if group is not None and not result.duplicate:
-        _announce(s, group, line, result.seq, now)
+        announce(s, group, line, result.seq, now)
+        outbox.placed(s, result.outs, now)
     replay.answer(s, note.sid, wire.Sent(req_id=note.req_id, msg_id=line.msg_id))
 
 
-def _announce(s: State, group: Group, line: Line, seq: int, now: Now) -> None:
-    """Count the line for every other member, push it where there is room."""
+def announce(s: State, group: Group, line: Line, seq: int, now: Now, *, quiet: bool = False) -> None:
+    """Count the line for every other member of ours, push it where there is room, unless nothing is to see."""
     if s.watchers:
         watch.group_line(s, group, line, now)
     sids: list[int] = []
@@ -403,6 +443,8 @@ def _announce(s: State, group: Group, line: Line, seq: int, now: Now) -> None:
         if no == line.sender_no or not peer.loaded:
             continue
         peer.group_unread[group.no] = min(peer.group_unread.get(group.no, 0) + 1, s.limits.mailbox_messages)
+        if quiet:
+            continue
         live = peer.session
         if live is not None and live.ready and live.hello.push and delivery.has_room(s, live):
             delivery.track(live, line.msg_id, 0, len(line.text), now)
@@ -415,183 +457,10 @@ def _announce(s: State, group: Group, line: Line, seq: int, now: Now) -> None:
             sender=line.sender,
             text=line.text,
             ts=line.at,
-            group=group.name,
+            group=group.shown,
             seq=seq,
         )
         s.out.append(Push(tuple(sids), push))
-
-
-# --- reading -----------------------------------------------------------------------------------------
-
-
-def history(s: State, session: Session, frame: wire.GroupHistory, now: Now) -> None:
-    """A page of what the caller has not seen, leased until confirmed."""
-    peer = s.own(session)
-    group = _member(s, peer, frame.group)
-    lease = peer.history.setdefault(group.no, HistoryLease())
-    if lease.reading:
-        if len(lease.queue) >= 100:
-            raise RelayError("limit_reached", "100 reads of this history are open: let some finish")
-        lease.queue.append((session.sid, frame))
-        return
-    lease.reading = True
-    after = lease.upto if lease.until > now.mono else 0
-    op = ReadHistory(group_no=group.no, no=peer.no, after=after, limit=frame.limit, budget=frame.budget)
-    s.out.append(Store((op,), HistoryReady(session.sid, peer.no, op, frame)))
-
-
-def history_ready(s: State, note: HistoryReady, page: HistoryRead, now: Now) -> None:
-    """The store read a page: lease it to its reader."""
-    peer = s.peers[note.peer_no]
-    group = s.groups.get(note.op.group_no)
-    lease = peer.history.get(note.op.group_no)
-    if lease is None or group is None:
-        s.fail(note.sid, note.request.req_id, "group_not_found", ENDED)
-        return
-    session = s.sessions.get(note.sid)
-    if session is not None and session.peer is peer:
-        if page.lines:
-            lease.upto, lease.sid, lease.released = page.upto, note.sid, 0
-            lease.until = now.mono + s.limits.lease_s
-            s.at(lease.until, HistoryLapses(peer.no, group.no, lease.until))
-        lease.hidden += peer.group_unread.get(group.no, 0) - page.remaining
-        _set_unread(peer, group.no, page.remaining)
-        s.reply(
-            note.sid,
-            wire.GroupPage(
-                req_id=note.request.req_id,
-                group=group.name,
-                messages=tuple(map(_entry, page.lines)),
-                upto=page.upto,
-                unread_remaining=page.remaining,
-                missed=page.missed,
-                unread=unread_of(peer),
-            ),
-        )
-    next_read(s, lease, now)
-
-
-def _entry(line: StoredLine) -> wire.GroupEntry:
-    return wire.GroupEntry(
-        seq=line.seq,
-        msg_id=line.msg_id,
-        sender=line.sender,
-        text=line.text,
-        ts=line.at,
-        kind="system" if line.system else "message",
-    )
-
-
-def _set_unread(peer: Peer, group_no: int, count: int) -> None:
-    if peer.told.get(group_no, 0) > count:
-        peer.told[group_no] = count  # what comes after it is news again
-    if count > 0:
-        peer.group_unread[group_no] = count
-    else:
-        peer.group_unread.pop(group_no, None)
-
-
-def _give_back(peer: Peer, group_no: int, lease: HistoryLease) -> None:
-    """The page was not confirmed: the next reader gets it, and it counts again."""
-    lease.until = 0.0
-    if lease.hidden:
-        _set_unread(peer, group_no, peer.group_unread.get(group_no, 0) + lease.hidden)
-        lease.hidden = 0
-
-
-def history_lapses(s: State, note: HistoryLapses) -> None:
-    """The reader never confirmed."""
-    peer = s.peers.get(note.peer_no)
-    lease = peer.history.get(note.group_no) if peer is not None else None
-    if peer is not None and lease is not None and lease.until == note.until:
-        s.count("leases_lapsed")
-        _give_back(peer, note.group_no, lease)
-
-
-def next_read(s: State, lease: HistoryLease, now: Now) -> None:
-    """One page at a time: the next request in line."""
-    lease.reading = False
-    while lease.queue and not lease.reading:
-        sid, frame = lease.queue.pop(0)
-        session = s.sessions.get(sid)
-        if session is not None:
-            try:
-                history(s, session, frame, now)
-            except RelayError as error:
-                s.fail(sid, frame.req_id, error.code, error.message)
-
-
-def history_failed(s: State, note: HistoryReady, now: Now) -> None:
-    """The store could not read it (the failure itself is answered by the hub)."""
-    lease = s.peers[note.peer_no].history.get(note.op.group_no)
-    if lease is not None:
-        next_read(s, lease, now)
-
-
-def confirm(s: State, session: Session, frame: wire.GroupConfirm, _now: Now) -> None:
-    """The page went out: the cursor moves."""
-    peer = s.own(session)
-    group = _member(s, peer, frame.group)
-    lease = peer.history.get(group.no)
-    if lease is not None and frame.upto <= lease.released:
-        # The cursor would pass over a page that nobody was shown. Rather both come again.
-        s.reply(session.sid, wire.Done(req_id=frame.req_id, unread=unread_of(peer)))
-        return
-    op = MoveCursor(group_no=group.no, no=peer.no, upto=frame.upto)
-    s.out.append(Store((op,), HistoryConfirmed(session.sid, frame.req_id, op)))
-
-
-def confirmed(s: State, note: HistoryConfirmed, result: CursorMoved) -> None:
-    """The cursor stands, on disk."""
-    peer = s.peers[note.op.no]
-    if note.op.group_no in peer.groups:
-        lease = peer.history.get(note.op.group_no)
-        if lease is not None and lease.until and lease.upto > note.op.upto:
-            # A later page is still out: what of it is unread stays hidden.
-            lease.hidden = max(0, result.unread - peer.group_unread.get(note.op.group_no, 0))
-        else:
-            _set_unread(peer, note.op.group_no, result.unread)
-            if lease is not None:
-                lease.until, lease.hidden = 0.0, 0
-    s.reply(note.sid, wire.Done(req_id=note.req_id, unread=unread_of(peer)))
-
-
-def release(s: State, session: Session, frame: wire.GroupRelease, _now: Now) -> None:
-    """The page was not shown: the next reader gets it."""
-    peer = s.own(session)
-    group = _member(s, peer, frame.group)
-    lease = peer.history.get(group.no)
-    if lease is not None:
-        lease.released = lease.upto
-        _give_back(peer, group.no, lease)
-    s.reply(session.sid, wire.Done(req_id=frame.req_id, unread=unread_of(peer)))
-
-
-def being_read(s: State) -> tuple[int, ...]:
-    """Groups of which somebody has a page out: their lines are left alone meanwhile."""
-    return tuple(
-        {
-            no: None
-            for peer in s.peers.values()
-            if peer.history
-            for no, lease in peer.history.items()
-            if lease.reading or lease.until or lease.hidden
-        }
-    )
-
-
-def recount(s: State, group_no: int, member_no: int, unread: int) -> None:
-    """Lines left a group of which no page was out: so many are unread now."""
-    peer = s.peers.get(member_no)
-    if peer is not None and peer.loaded and group_no in peer.groups:
-        _set_unread(peer, group_no, unread)
-
-
-def session_ended(session: Session, peer: Peer) -> None:
-    """Its unconfirmed pages are unread again."""
-    for group_no, lease in peer.history.items():
-        if lease.sid == session.sid:
-            _give_back(peer, group_no, lease)
 
 
 # --- lists -------------------------------------------------------------------------------------------
@@ -601,7 +470,7 @@ def groups(s: State, session: Session, frame: wire.Groups, _now: Now) -> None:
     """The caller's groups and what is unread in each."""
     peer = s.own(session)
     listed = tuple(
-        wire.GroupUnread(name=s.groups[no].name, unread_count=peer.group_unread.get(no, 0))
+        wire.GroupUnread(name=s.groups[no].shown, unread_count=peer.group_unread.get(no, 0))
         for no in sorted(peer.groups)
     )
     s.reply(session.sid, wire.GroupList(req_id=frame.req_id, groups=listed, unread=unread_of(peer)))
@@ -610,15 +479,14 @@ def groups(s: State, session: Session, frame: wire.Groups, _now: Now) -> None:
 def info(s: State, session: Session, frame: wire.GroupInfo, _now: Now) -> None:
     """Admin, members, who is online."""
     peer = s.own(session)
-    group = _member(s, peer, frame.group)
-    members = tuple(wire.Member(name=s.peers[no].name, online=s.peers[no].online) for no in group.members)
+    group = group_names.member(s, peer, frame.group)
     s.reply(
         session.sid,
         wire.GroupDetails(
             req_id=frame.req_id,
-            group=group.name,
-            admin=_admin(s, group),
-            members=members,
+            group=group.shown,
+            admin=group_names.admin(s, group),
+            members=group_names.members(s, group),
             unread_count=peer.group_unread.get(group.no, 0),
             unread=unread_of(peer),
         ),

@@ -16,6 +16,11 @@ from ecorelay.core import (
     admin,
     delivery,
     directory,
+    far_groups,
+    far_rooms,
+    group_history,
+    group_posts,
+    group_sync,
     groups,
     hooks,
     links,
@@ -199,8 +204,10 @@ class Hub:
                 outbox.stored(s, then, first, now)
             case outbox.OutLoading():
                 outbox.loaded(s, then, first, now)
+                group_sync.caught_up(s, then.link)
             case outbox.OutResumed():
                 outbox.resumed(s, then, first, now)
+                group_sync.caught_up(s, then.link)
             case outbox.OutGone():
                 outbox.settled(s, then, first, now)
             case links.LinkKnown():
@@ -234,6 +241,8 @@ class Hub:
                 moderation.forgotten(s, then, results, now)
             case moderation.BlockSet():
                 moderation.block_set(s, then)
+            case moderation.HubForgot():
+                moderation.hub_forgotten(s, then, results, now)
             case admin.MessageFound():
                 admin.traced(s, then, first)
             case admin.MailSized():
@@ -251,13 +260,31 @@ class Hub:
                 groups.member_removed(s, then, first, told, now)
             case groups.GroupDropped():
                 told = results[-1]
-                groups.dropped(s, then, told, now)
+                groups.dropped(s, then, first, told, now)
             case groups.LineStored():
                 groups.line_stored(s, then, first, now)
-            case groups.HistoryReady():
-                groups.history_ready(s, then, first, now)
-            case groups.HistoryConfirmed():
-                groups.confirmed(s, then, first)
+            case group_history.HistoryReady():
+                group_history.history_ready(s, then, first, now)
+            case group_history.HistoryConfirmed():
+                group_history.confirmed(s, then, first)
+            case group_posts.PostQueued():
+                far_groups.post_queued(s, then, first, now)
+            case group_posts.MembersLeft():
+                far_groups.members_left(s, then, results, now)
+            case far_groups.LeavesSent():
+                far_groups.leaves_sent(s, first, now)
+            case group_sync.StatesReady():
+                group_sync.states_ready(s, then, first)
+            case group_sync.StatesCompared():
+                group_sync.states_compared(s, then, first, now)
+            case group_sync.AskReady():
+                group_sync.ask_ready(s, then, first)
+            case group_sync.LinesReady():
+                group_sync.lines_ready(s, then, first)
+            case group_sync.PageTaken():
+                group_sync.page_taken(s, then, first, now)
+            case group_sync.ReplicaEnded():
+                group_sync.replica_ended(s, then, first, now)
             case replay.Resume():
                 self._resume(s, then, first, now)
             case HouseKept():
@@ -295,6 +322,16 @@ class Hub:
                 links.known_failed(s, then, event.message)
             case links.FrameTaken():
                 links.take_failed(s, then, event.message)
+            case group_sync.StatesReady():
+                group_sync.states_failed(s, then, now)
+            case group_sync.LinesReady():
+                group_sync.lines_failed(s, then, event)
+            case group_sync.AskReady() | group_sync.PageTaken():
+                group_sync.ask_failed(s, then, now)
+            case group_sync.StatesCompared():
+                group_sync.compare_failed(s, then, now)
+            case group_sync.ReplicaEnded() | far_groups.LeavesSent():
+                pass  # the next link finds it so again
             case outbox.OutGone():
                 outbox.settle_failed(s, then, now)
             case directory.DirectorySaved():
@@ -309,9 +346,9 @@ class Hub:
                 mailbox.confirm_failed(s, then, now)
             case mailbox.LeaseFreed():
                 mailbox.free_failed(s, then, now)
-            case groups.HistoryReady():
+            case group_history.HistoryReady():
                 s.fail(then.sid, then.request.req_id, event.code, event.message)
-                groups.history_failed(s, then, now)
+                group_history.history_failed(s, then, now)
             case peers.PeersDropped():
                 peers.peers_dropped(s, then, None)
             case moderation.PeerForgotten():
@@ -321,8 +358,10 @@ class Hub:
                 | messages.ReplyStored()
                 | outbox.OutStored()
                 | groups.LineStored()
-                | groups.HistoryConfirmed()
+                | group_posts.PostQueued()
+                | group_history.HistoryConfirmed()
                 | moderation.BlockSet()
+                | moderation.HubForgot()
                 | admin.MessageFound()
                 | admin.BackupMade()
             ):
@@ -352,7 +391,7 @@ class Hub:
                 peers.add_failed(s, then)
             case groups.MemberAdded():
                 groups.add_failed(s, then)
-            case groups.MemberRemoved() | groups.GroupDropped() | sessions.Identified():
+            case groups.MemberRemoved() | groups.GroupDropped() | group_posts.MembersLeft() | sessions.Identified():
                 pass
             case _:
                 raise AssertionError(f"no way to go on after {type(then).__name__}")
@@ -373,6 +412,14 @@ class Hub:
                     hooks.ring_due(s, note, now)
                 case delivery.BacklogDue():
                     delivery.backlog_due(s, note)
+                case group_sync.AskDue():
+                    group_sync.ask_due(s, note)
+                case far_rooms.RoomAskEnds():
+                    far_rooms.ask_ends(s, note)
+                case far_rooms.GuestsLapse():
+                    far_rooms.guests_lapse(s, note)
+                case group_sync.StatesDue():
+                    group_sync.states_due(s, note)
                 case outbox.OutDue():
                     outbox.due(s, note)
                 case outbox.GoneDue():
@@ -387,20 +434,22 @@ class Hub:
                     mailbox.wait_ends(s, note)
                 case mailbox.LeaseFreed():
                     mailbox.free_again(s, note, now)
-                case groups.HistoryLapses():
-                    groups.history_lapses(s, note)
+                case group_history.HistoryLapses():
+                    group_history.history_lapses(s, note)
                 case sessions.PingDue():
                     sessions.ping_due(s, note, now)
                 case sessions.Claim():
                     sessions.claim_step(s, note, now)
                 case HousekeepingDue():
-                    s.out.append(Store((Housekeep(now=now.wall),), HouseKept()))
+                    s.out.append(Store((Housekeep(now=now.wall, away=links.away(s)),), HouseKept()))
                     peers.forget_unused(s, now)
                 case _:
                     raise AssertionError(f"no timer note: {type(note).__name__}")
 
     def _house_kept(self, s: State, result: HousekeepingDone, now: Now) -> None:
         s.forwards = {key: kept for key, kept in s.forwards.items() if kept[1] > now.wall}
+        for each in result.expired:
+            outbox.expired(s, each, now)
         s.at(now.mono + (HOUSEKEEPING_SOON_S if result.more else HOUSEKEEPING_S), HousekeepingDue())
 
 
@@ -438,10 +487,11 @@ _ON_FRAME: dict[type[wire.Frame], Callable[[State, Session, Any, Now], None]] = 
     wire.GroupRemove: groups.remove,
     wire.GroupLeave: groups.leave,
     wire.GroupDelete: groups.delete,
+    wire.GroupForget: group_posts.forget,
     wire.GroupSend: groups.group_send,
-    wire.GroupHistory: groups.history,
-    wire.GroupConfirm: groups.confirm,
-    wire.GroupRelease: groups.release,
+    wire.GroupHistory: group_history.history,
+    wire.GroupConfirm: group_history.confirm,
+    wire.GroupRelease: group_history.release,
     wire.Groups: groups.groups,
     wire.GroupInfo: groups.info,
     wire.Hook: hooks.hook,
@@ -450,11 +500,13 @@ _ON_FRAME: dict[type[wire.Frame], Callable[[State, Session, Any, Now], None]] = 
     wire.ForgetPeer: moderation.forget,
     wire.Block: moderation.block,
     wire.Blocks: moderation.blocks,
+    wire.ForgetHub: moderation.forget_hub,
     wire.Watch: watch.watch,
     wire.Trace: admin.trace,
     wire.Purge: admin.purge,
     wire.Backup: admin.backup,
     wire.HubStatus: admin.status,
+    wire.HubReload: admin.reload,
     wire.HubStop: admin.stop,
     wire.Pong: _nothing,
     wire.Bye: _nothing,

@@ -7,13 +7,14 @@ counted from the beginning of a stream: `seq` less the stream's base.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from ecorelay.core.ops import Appended, Eviction, Op
 
 if TYPE_CHECKING:
+    from ecorelay.core.group_ops import FarOp
     from ecorelay.core.ops import AppendMail
     from ecorelay.wire import Kind
 
@@ -95,8 +96,8 @@ class SettleOut(Op, frozen=True, kw_only=True):
 class Receive(Op, frozen=True, kw_only=True):
     """→ `Received`. A numbered frame of another hub: what it says, and that it was taken, as one.
 
-    `mail` has the recipients, and 0 for its sender, who is `sender`; None: it is rejected as `code`. What the
-    store itself refuses is rejected too. A number that is not the next of its stream, or `first` of those the
+    `mail` has the recipients, and 0 for its sender, who is `sender`; None: it is rejected as `code`, unless it is about
+    groups and asks for `far`. What the store itself refuses is rejected too. A number that is not the next of its stream, or `first` of those the
     other hub can still send, leaves no trace: ``bad_msg``. Duplicates by (hub, msg_id) are taken once.
     """
 
@@ -104,8 +105,10 @@ class Receive(Op, frozen=True, kw_only=True):
     stream: str
     first: int
     number: int
+    msg_id: str
     sender: FarPeer
     mail: AppendMail | None
+    far: FarOp | None = None
     code: str = ""
     message: str = ""
     at: int
@@ -199,12 +202,13 @@ class OutLoaded(Struct, frozen=True, gc=False):
 
 
 class Received(Struct, frozen=True, gc=False):
-    """What became of a frame. `appended` None: it was rejected as `code`, or was known and settled."""
+    """What became of a frame; of one about groups, `far` is what its op gives. `appended` None: it was rejected as `code`, or was known and settled."""
 
     sender_no: int
     appended: Appended | None
     code: str = ""
     message: str = ""
+    far: Any = None
 
 
 # --- what the core starts from --------------------------------------------------------------------------

@@ -6,12 +6,12 @@ in one transaction with the word that it was taken, so that a result never says 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from msgspec import Struct
 
 from ecorelay import link_wire, names
-from ecorelay.core import delivery, directory, messages, outbox
+from ecorelay.core import delivery, directory, far_groups, far_rooms, group_sync, messages, outbox
 from ecorelay.core.actions import CloseLink, Store, ToLink
 from ecorelay.core.link_ops import FarPeer, HubKnown, KnowHub, Receive, Received
 from ecorelay.core.ops import AppendMail
@@ -20,8 +20,20 @@ from ecorelay.errors import Code, RelayError, WireError
 
 if TYPE_CHECKING:
     from ecorelay.core.events import HubsConfigured, LinkFrame, LinkLost, LinkUp, Now
-    from ecorelay.core.state import State
+    from ecorelay.core.group_ops import FarOp
+    from ecorelay.core.state import Peer, State
 
+_ABOUT: dict[type[link_wire.LinkFrame], str] = {
+    link_wire.GroupStates: "groups",
+    link_wire.GroupAsk: "groups",
+    link_wire.GroupPage: "groups",
+    link_wire.RoomHere: "rooms",
+    link_wire.RoomsHere: "rooms",
+    link_wire.RoomPost: "rooms",
+    link_wire.RoomList: "rooms",
+    link_wire.RoomLine: "rooms",
+}
+"""What a hub has to be allowed for us to hear it; an answer is heard in any case."""
 KINDS = frozenset({"message", "ask", "reply"})
 """What one hub's peers may send to another's; the rest is a hub's own word."""
 
@@ -46,6 +58,7 @@ class FrameTaken(Struct, frozen=True):
     stream: str
     number: int
     mail: AppendMail | None
+    far: FarOp | None = None
 
 
 # --- hubs --------------------------------------------------------------------------------------------------
@@ -81,15 +94,12 @@ def up(s: State, event: LinkUp, now: Now) -> None:
     Another link of the same hub is given up before the store is asked: what would still come over that one
     could not be in the answer.
     """
-    key = names.key(event.hub_id)
-    given_up = [link for link, opening in s.opening.items() if opening.hub == key]
-    for link in given_up:
-        del s.opening[link]
+    key, why = names.key(event.hub_id), "another link took its place"
     hub = s.hubs.get(key)
-    if hub is not None and hub.link:
-        given_up.append(hub.link)
-        _detach(s, hub, now)
-    s.out += [CloseLink(link, "another link took its place") for link in given_up]
+    if hub is None:
+        _give_up_opening(s, key, why)
+    else:
+        give_up(s, hub, why, now)
     s.opening[event.link] = Opening(key)
     op = KnowHub(hub_id=event.hub_id, at=now.wall)
     s.out.append(Store((op,), LinkKnown(event.link, event.hub_id)))
@@ -97,16 +107,16 @@ def up(s: State, event: LinkUp, now: Now) -> None:
 
 def known(s: State, note: LinkKnown, result: HubKnown, now: Now) -> None:
     """Say hello."""
+    hub = _hub(s, note.hub_id, result)  # it is stored, whatever became of the link
     opening = s.opening.pop(note.link, None)
     if opening is None:  # lost or given up meanwhile
         return
-    hub = _hub(s, note.hub_id, result)
     hub.link = note.link
     hub.known = result
     s.links[note.link] = hub
-    s.stream = s.stream or s.new_id(now.wall)
-    first = result.next_seq - hub.base if hub.began == s.stream else 1
-    hello = link_wire.LinkHello(stream=s.stream, first=first, app_version=s.version)
+    hub.ours = hub.ours or s.new_id(now.wall)
+    first = result.next_seq - hub.base if hub.began else 1
+    hello = link_wire.LinkHello(stream=hub.ours, first=first, app_version=s.version)
     s.out.append(ToLink(hub.link, hello))
     if opening.early is not None:
         frame(s, opening.early, now)
@@ -129,13 +139,37 @@ def lost(s: State, event: LinkLost, now: Now) -> None:
 
 
 def _detach(s: State, hub: RemoteHub, now: Now) -> None:
-    del s.links[hub.link]
+    link = hub.link
+    del s.links[link]
     hub.link = 0
     hub.lost_at = now.wall
     hub.known = None
     hub.introduced = False
     hub.stale = set()
+    group_sync.lost(hub)
+    far_rooms.lost(s, hub, link, now)
     outbox.lost(s, hub)
+
+
+def give_up(s: State, hub: RemoteHub, why: str, now: Now) -> None:
+    """End the links to a hub, if there are any."""
+    _give_up_opening(s, names.key(hub.hub_id), why)
+    if hub.link:
+        s.out.append(CloseLink(hub.link, why))
+        _detach(s, hub, now)
+
+
+def _give_up_opening(s: State, key: str, why: str) -> None:
+    for link in [link for link, opening in s.opening.items() if opening.hub == key]:
+        del s.opening[link]
+        s.out.append(CloseLink(link, why))
+
+
+def away(s: State) -> tuple[int, ...]:
+    """Numbers of the hubs for which something waits and cannot go; none while a link begins."""
+    if s.opening:
+        return ()
+    return tuple([hub.no for hub in s.hubs.values() if hub.waiting and not hub.link])
 
 
 # --- frames ------------------------------------------------------------------------------------------------
@@ -148,6 +182,11 @@ def frame(s: State, event: LinkFrame, now: Now) -> None:
         if event.link in s.opening:
             _early(s, event)
         return  # or it was just given up
+    what = _ABOUT.get(type(event.frame))
+    if what is not None and not _is_allowed(s, hub, what):
+        if isinstance(event.frame, link_wire.RoomHere | link_wire.RoomPost) and event.frame.ask:
+            far_rooms.refuse(s, hub, event.frame)
+        return
     match event.frame:
         case link_wire.Durable():
             _durable(s, hub, event.frame, now)
@@ -159,12 +198,33 @@ def frame(s: State, event: LinkFrame, now: Now) -> None:
             messages.asked(s, hub, event.frame)
         case link_wire.Presence():
             directory.told(s, hub, event.frame, now)
+            group_sync.renamed_there(s, hub, event.frame)
+        case link_wire.GroupStates():
+            group_sync.told_states(s, hub, event.frame)
+        case link_wire.GroupAsk():
+            group_sync.asked(s, hub, event.frame, now)
+        case link_wire.GroupPage():
+            group_sync.told_page(s, hub, event.frame, now)
+        case link_wire.RoomHere():
+            far_rooms.here(s, hub, event.frame)
+        case link_wire.RoomsHere():
+            far_rooms.all_here(s, hub)
+        case link_wire.RoomPost():
+            far_rooms.post(s, hub, event.frame, now)
+        case link_wire.RoomAnswer():
+            far_rooms.answered(s, hub, event.frame)
+        case link_wire.RoomList():
+            far_rooms.listed(s, hub, event.frame)
+        case link_wire.RoomLine():
+            far_rooms.line(s, hub, event.frame, now)
         case link_wire.LinkHello():
             _hello(s, hub, event.frame, now)
         case link_wire.Resume():
             outbox.resume(s, hub, event.frame, now)
         case link_wire.Activate() | link_wire.LinkPing() | link_wire.LinkPong():
             pass  # of the shell's concern
+        case _:  # pragma: no cover
+            assert_never(event.frame)
 
 
 def _early(s: State, event: LinkFrame) -> None:
@@ -197,6 +257,7 @@ def _hello(s: State, hub: RemoteHub, frame: link_wire.LinkHello, now: Now) -> No
     s.out.append(ToLink(hub.link, resume))
     hub.introduced = True
     directory.introduce(s, hub, now)
+    far_rooms.announce(s, hub)
 
 
 def _durable(s: State, hub: RemoteHub, frame: link_wire.Durable, now: Now) -> None:
@@ -207,10 +268,14 @@ def _durable(s: State, hub: RemoteHub, frame: link_wire.Durable, now: Now) -> No
         s.out.append(CloseLink(hub.link, f"frame {frame.seq} does not follow {hub.receiving}"))
         return
     hub.receiving = frame.seq
-    mail, sender, refusal = None, FarPeer(name=""), RelayError("bad_msg", "")
+    mail, far, sender, refusal = None, None, FarPeer(name=""), RelayError("bad_msg", "")
     try:
         body = link_wire.decode_body(frame.body)
-        sender, mail = _mail(s, hub, frame, body, now)
+        if isinstance(body, link_wire.GroupBodies):
+            check_allowed(s, hub, "groups")
+            far = far_groups.asked_for(s, hub, frame, body, now)
+        else:
+            sender, mail = _mail(s, hub, frame, body, now)
     except WireError as error:
         refusal = RelayError("bad_msg", str(error))
     except RelayError as error:
@@ -220,17 +285,19 @@ def _durable(s: State, hub: RemoteHub, frame: link_wire.Durable, now: Now) -> No
         stream=hub.stream,
         first=hub.first,
         number=frame.seq,
+        msg_id=frame.msg_id,
         sender=sender,
         mail=mail,
-        code="" if mail is not None else refusal.code,
-        message="" if mail is not None else refusal.message[:200],
+        far=far,
+        code="" if mail is not None or far is not None else refusal.code,
+        message="" if mail is not None or far is not None else refusal.message[:200],
         at=now.wall,
     )
-    s.out.append(Store((op,), FrameTaken(hub.link, hub.stream, frame.seq, mail)))
+    s.out.append(Store((op,), FrameTaken(hub.link, hub.stream, frame.seq, mail, far)))
 
 
 def _mail(
-    s: State, hub: RemoteHub, frame: link_wire.Durable, body: link_wire.Body, now: Now
+    s: State, hub: RemoteHub, frame: link_wire.Durable, body: link_wire.MailBodies, now: Now
 ) -> tuple[FarPeer, AppendMail]:
     """What a durable frame asks to be stored.
 
@@ -263,6 +330,8 @@ def _mail(
     if body.kind not in KINDS:
         raise RelayError("bad_msg", f"mail of kind {body.kind} comes from no peer of another hub")
     peer = s.by_peer_id.get(body.to_id) if body.to_id else s.find(body.to, now)
+    if peer is None and s.reserved:
+        peer = _held_back(s, body)
     if peer is None:
         code: Code = "peer_gone" if body.to_id else "peer_not_found"
         raise RelayError(code, f"no peer of {s.hub_id} is called {body.to!r}")
@@ -282,12 +351,28 @@ def _mail(
     return sender, mail
 
 
+def _held_back(s: State, body: link_wire.MailBody) -> Peer | None:
+    """The recipient, if the store is asked to remove it: it knows whether it did, by the time of the mail."""
+    for peer in s.peers.values():
+        if peer.going and (
+            peer.peer_id == body.to_id if body.to_id else names.key(peer.name) == names.key(body.to)
+        ):
+            return peer
+    return None
+
+
 def check_allowed(s: State, hub: RemoteHub, what: str) -> None:
     """Refuse what a person does not let this hub do: ``blocked``."""
+    if not _is_allowed(s, hub, what):
+        raise RelayError("blocked", f"{s.hub_id} takes no {what} from {hub.hub_id}")
+
+
+def _is_allowed(s: State, hub: RemoteHub, what: str) -> bool:
     key = names.key(hub.hub_id)
     if what in s.restricted.get(key, s.restricted.get("*", ())):
         s.count("denied_refused")
-        raise RelayError("blocked", f"{s.hub_id} takes no {what} from {hub.hub_id}")
+        return False
+    return True
 
 
 def taken(s: State, note: FrameTaken, result: Received, now: Now) -> None:
@@ -296,6 +381,8 @@ def taken(s: State, note: FrameTaken, result: Received, now: Now) -> None:
     flight = None
     if note.mail is not None and result.appended is not None and not result.appended.duplicate:
         flight = delivery.deliver(s, note.mail, result.appended, now)
+    if note.far is not None and result.far is not None:
+        group_sync.took(s, note.far, result.far, now)
     if hub is None or hub.stream != note.stream:
         return
     hub.received = note.number

@@ -165,7 +165,7 @@ def page_ready(s: State, note: PageReady, page: PageRead, now: Now) -> None:
     left = request.budget - sum(map(_space, used)) if told else 0
     notices = told[: max(left // NOTICE_SPACE, 0 if page.mails or rooms else 1)]
     groups = tuple(
-        wire.GroupUnread(name=s.groups[no].name, unread_count=count)
+        wire.GroupUnread(name=s.groups[no].shown, unread_count=count)
         for no, count in peer.group_unread.items()
         if no in s.groups and not (note.hook and count <= peer.told.get(no, 0))
     )

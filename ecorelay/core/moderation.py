@@ -1,4 +1,4 @@
-"""What a person does about a peer: forget it, with all it has; stop it from sending."""
+"""What a person does about a peer: forget it, with all it has; stop it from sending. Or about a hub."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from ecorelay import names, wire
-from ecorelay.core import delivery, groups, mailbox, peers
+from ecorelay.core import delivery, far_groups, far_rooms, groups, links, mailbox, outbox, peers
 from ecorelay.core.actions import Store
+from ecorelay.core.link_ops import ForgetHub
 from ecorelay.core.ops import (
     AppendMail,
     DropGroup,
@@ -23,6 +24,7 @@ from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
     from ecorelay.core.events import Now, StoreFailed
+    from ecorelay.core.group_ops import Leave, TakeEnd
 
 FORGET_TRIES = 3
 """What was on its way to the store may have changed its groups: it is asked again, with what is so then."""
@@ -40,6 +42,7 @@ class PeerForgotten(Struct, frozen=True):
     drops: tuple[DropGroup, ...]
     mails: tuple[AppendMail, ...]
     tries: int
+    far: tuple[Leave, ...] = ()
 
 
 class BlockSet(Struct, frozen=True):
@@ -48,6 +51,15 @@ class BlockSet(Struct, frozen=True):
     sid: int
     req_id: int
     op: SetBlock
+
+
+class HubForgot(Struct, frozen=True):
+    """Note: nothing of that hub is stored any more."""
+
+    sid: int
+    req_id: int
+    key: str
+    before: tuple[RemoveMember | TakeEnd, ...]
 
 
 def _done(s: State, sid: int, req_id: int) -> None:
@@ -75,9 +87,10 @@ def forget(s: State, session: Session, frame: wire.ForgetPeer, now: Now) -> None
 
 
 def _ask(s: State, sid: int, req_id: int, peer: Peer, tries: int, now: Now) -> None:
-    leaves, drops, mails = groups.leave_all(s, peer, now)
-    ops = (*leaves, *drops, *mails, ForgetPeer(no=peer.no, at=now.wall))
-    s.out.append(Store(ops, PeerForgotten(sid, req_id, peer.no, leaves, drops, mails, tries)))
+    out = groups.leave_all(s, peer, now)
+    ops = (*out.leaves, *out.drops, *out.mails, *out.far, ForgetPeer(no=peer.no, at=now.wall))
+    note = (out.leaves, out.drops, out.mails, tries, out.far)
+    s.out.append(Store(ops, PeerForgotten(sid, req_id, peer.no, *note)))
 
 
 def forgotten(s: State, note: PeerForgotten, results: tuple[OpResult, ...], now: Now) -> None:
@@ -86,10 +99,13 @@ def forgotten(s: State, note: PeerForgotten, results: tuple[OpResult, ...], now:
     done: Any
     for leave, done in zip(note.leaves, told, strict=False):
         groups.taken_out(s, leave, done, now)
-    for drop, _ in zip(note.drops, told, strict=False):
+    for drop, done in zip(note.drops, told, strict=False):
         groups.ended(s, drop.group_no)
+        if done is not None:
+            outbox.placed(s, done.outs, now)
     for mail, done in zip(note.mails, told, strict=False):
         delivery.deliver(s, mail, done, now)
+    far_groups.removed(s, note.far, list(told), now)
     peer = s.peers[note.peer_no]
     mailbox.end_leases(s, peer)
     delivery.sender_forgotten(s, peer)
@@ -162,3 +178,37 @@ def blocks(s: State, session: Session, frame: wire.Blocks, _now: Now) -> None:
             unread=unread_of(session.peer) if session.peer is not None else 0,
         ),
     )
+
+
+# --- other hubs --------------------------------------------------------------------------------------
+
+
+def forget_hub(s: State, session: Session, frame: wire.ForgetHub, now: Now) -> None:
+    """Know nothing of another hub any more. What waits for it does so no longer."""
+    key = names.key(frame.hub_id)
+    if key == names.key(s.hub_id):
+        raise RelayError("bad_args", f"{frame.hub_id} is this hub itself: name another one")
+    hub = s.hubs.get(key)
+    if hub is None:
+        s.check_hub(frame.hub_id, frame.hub_id)
+        raise AssertionError("that hub is known")  # pragma: no cover
+    links.give_up(s, hub, "this hub was forgotten", now)
+    before = far_groups.before_forgetting(s, hub, now)
+    ops = (*before, ForgetHub(hub_no=hub.no, at=now.wall))
+    s.out.append(Store(ops, HubForgot(session.sid, frame.req_id, key, before)))
+
+
+def hub_forgotten(s: State, note: HubForgot, results: tuple[OpResult, ...], now: Now) -> None:
+    """It is. Should it come again, it is a new one."""
+    result: Any = results[-1]
+    hub = s.hubs.get(note.key)
+    if hub is not None:
+        far_groups.after_forgetting(s, hub, note.before, results, now)
+        del s.hubs[note.key]
+        links.give_up(s, hub, "this hub was forgotten", now)  # one that began meanwhile
+        far_rooms.forgotten(s, hub)
+        outbox.gone(s, hub, result, now)
+    s.count("hubs forgotten")
+    session = s.sessions.get(note.sid)
+    unread = unread_of(session.peer) if session is not None and session.peer is not None else 0
+    s.reply(note.sid, wire.HubForgotten(req_id=note.req_id, messages=result.count, unread=unread))

@@ -338,10 +338,12 @@ class FindOp(Op, frozen=True, kw_only=True):
 class Housekeep(Op, frozen=True, kw_only=True):
     """→ `HousekeepingDone`. Remove what outlived its time, a bounded number of rows per call.
 
-    Op ids after 24 h, receipts after 7 days, expired forwarding names; gives free pages back.
+    Op ids after 24 h, receipts after 7 days, expired forwarding names; gives free pages back. `away`: hubs
+    without a link, by number: what has waited for them too long ends as dead.
     """
 
     now: int
+    away: tuple[int, ...] = ()
 
 
 # --- what a person asks of the hub -----------------------------------------------------------------------
@@ -585,11 +587,22 @@ class FoundOp(Struct, frozen=True, gc=False):
     reply: bytes
 
 
+class OutExpired(Struct, frozen=True, gc=False):
+    """What waited too long for a hub: all up to the number `upto` left its outbox; see `OutSettled`."""
+
+    hub_no: int
+    upto: int
+    count: int
+    bytes: int
+    told: tuple[Eviction, ...] = ()
+
+
 class HousekeepingDone(Struct, frozen=True, gc=False):
     """Rows removed; `more`: call again soon."""
 
     rows: int
     more: bool
+    expired: tuple[OutExpired, ...] = ()
 
 
 class MailReceipt(Struct, frozen=True, kw_only=True, gc=False):

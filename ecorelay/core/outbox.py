@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ecorelay.core.events import Now
-    from ecorelay.core.ops import Replied
+    from ecorelay.core.ops import OutExpired, OutRow, Replied
     from ecorelay.core.state import Peer, RemoteHub, Session, State
 
 LOAD_AGAIN_S = 5.0
@@ -172,11 +172,10 @@ def asked_all(s: State, ops: Sequence[AppendOut], results: Sequence[OutAppended]
     hubs = {hub.no: hub for hub in s.hubs.values()}
     went = set()
     for op, result in zip(ops, results, strict=True):
-        hub = hubs.get(op.hub_no)
-        if hub is not None:
-            _count_in(hub, len(op.body))
-            if goes_at_once(s, hub, result.seq, op.msg_id, op.at, op.body, now):
-                went.add(hub.no)
+        hub = hubs[op.hub_no]  # one that is forgotten is so after what was stored for it before
+        _count_in(hub, len(op.body))
+        if goes_at_once(s, hub, result.seq, op.msg_id, op.at, op.body, now):
+            went.add(hub.no)
     return went
 
 
@@ -204,6 +203,14 @@ def replied(s: State, result: Replied) -> None:
         hub.last = max(hub.last, result.out_seq)
         hub.caught_up = False
         load(s, hub)
+
+
+def placed(s: State, rows: Sequence[OutRow], now: Now) -> None:
+    """Frames that nobody waits for were put into outboxes."""
+    for row in rows:
+        for hub in [hub for hub in s.hubs.values() if hub.no == row.hub_no]:
+            _count_in(hub, len(row.body))
+            goes_at_once(s, hub, row.seq, row.msg_id, row.at, row.body, now)
 
 
 def _has_room(hub: RemoteHub) -> bool:
@@ -279,11 +286,11 @@ def resume(s: State, hub: RemoteHub, frame: link_wire.Resume, now: Now) -> None:
         return
     hub.resuming = True
     rejected = {each.seq: each.code for each in frame.rejected}
-    if frame.stream == hub.began:
+    if hub.began and frame.stream == hub.ours:
         rejected |= {seq - hub.base: code for seq, code in hub.refused}
     op = ResumeOut(
         hub_no=hub.no,
-        stream=s.stream,
+        stream=hub.ours,
         known=frame.stream or "",
         received=frame.received,
         rejected=tuple(rejected.items()),
@@ -298,7 +305,7 @@ def resumed(s: State, note: OutResumed, result: Resumed, now: Now) -> None:
     if hub is None:
         return
     gone(s, hub, result.out, now)
-    hub.began = s.stream
+    hub.began = True
     hub.base, hub.settled, hub.sent = result.base, result.settled, result.settled
     hub.refused = []
     if hub.link != note.link:  # lost meanwhile
@@ -367,6 +374,16 @@ def gone(s: State, hub: RemoteHub, result: OutSettled, now: Now) -> None:
         if sender is not None and sender.loaded and each.first:
             sender.notices += 1
             mailbox.wake(s, sender, now)
+
+
+def expired(s: State, result: OutExpired, now: Now) -> None:
+    """What waited for a hub for too long has left its outbox."""
+    hub = next((hub for hub in s.hubs.values() if hub.no == result.hub_no), None)
+    if hub is None:
+        return
+    s.count("outbox expired", result.count)
+    hub.settled = max(hub.settled, result.upto)
+    gone(s, hub, OutSettled(result.count, result.bytes, result.told), now)
 
 
 def delivered(s: State, hub: RemoteHub, frame: link_wire.Delivered) -> None:

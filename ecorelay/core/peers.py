@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from ecorelay import names, wire
-from ecorelay.core import directory, hooks, replay, sessions, watch
+from ecorelay.core import directory, group_sync, hooks, replay, sessions, watch
 from ecorelay.core.actions import Reply, Store
 from ecorelay.core.ops import AddPeer, Dropped, DropPeers, Numbered, RenamePeer
 from ecorelay.core.state import Peer, Session, State, unread_of
@@ -144,6 +144,7 @@ def renamed(s: State, note: PeerRenamed, now: Now) -> None:
         s.names[new] = peer
     peer.auto = False
     directory.changed(s, peer)
+    group_sync.renamed_here(s, peer)
     replay.answer(s, note.sid, note.answer)
     sids = {*peer.attached, *([peer.session.sid] if peer.session else [])}
     for sid in sorted(sids - {note.sid}):

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from ecorelay import names, wire
-from ecorelay.core import delivery, directory, groups, hooks, mailbox, rooms, watch
+from ecorelay.core import delivery, directory, group_history, hooks, mailbox, rooms, watch
 from ecorelay.core.actions import CheckProcess, CloseSession, Reply, Store
 from ecorelay.core.ops import AddPeer, MailboxState, NotePeer, Numbered, Op, OpenMailbox, RememberPeer
 from ecorelay.core.state import Peer, Session, State, unread_of
@@ -498,7 +498,7 @@ def _leave(s: State, session: Session, now: Now) -> None:
     peer, session.peer = session.peer, None
     if peer is None:
         return
-    groups.session_ended(session, peer)
+    group_history.session_ended(session, peer)
     peer.attached.discard(session.sid)
     if peer.session is session:
         delivery.session_ended(s, session, peer)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ecorelay.core.link_ops import HubKnown
     from ecorelay.core.ops import Snapshot
     from ecorelay.limits import Limits
+    from ecorelay.link_wire import GroupMember, RoomMember
 
 CLOSE_NAMES_SEARCHED = 2_000
 """Names compared for "did you mean": an unknown name must stay cheap to answer."""
@@ -149,7 +150,9 @@ class RemoteHub:
     """Another hub: its peers, what waits for it, and how far both streams have come."""
 
     __slots__ = (
+        "answering",
         "asked",
+        "asking",
         "base",
         "began",
         "bytes",
@@ -163,23 +166,29 @@ class RemoteHub:
         "known",
         "last",
         "link",
+        "listed",
         "loading",
         "lost_at",
         "names",
         "no",
+        "ours",
         "peers",
         "received",
         "receiving",
         "refused",
         "resuming",
+        "rooms_lost",
+        "rooms_told",
         "sent",
         "settled",
         "stale",
+        "states_told",
         "stream",
         "up",
         "up_at",
         "version",
         "waiting",
+        "wanted",
     )
 
     def __init__(self, no: int, hub_id: str) -> None:
@@ -204,8 +213,10 @@ class RemoteHub:
         # owned by outbox.py
         self.waiting = 0
         self.bytes = 0
-        self.began = ""
-        """The stream of ours that `base` and `settled` are about."""
+        self.ours = ""
+        """Our stream to it: one for each run, and anew once it was forgotten."""
+        self.began = False
+        """That stream has a `base`."""
         self.base = 0
         self.settled = 0
         self.sent = 0
@@ -232,6 +243,22 @@ class RemoteHub:
         """Committed, contiguously."""
         self.receiving = 0
         """Given to the store."""
+        # owned by far_groups.py
+        self.states_told = False
+        """Over this link it was told where our groups are."""
+        self.wanted: dict[str, None] = {}
+        """Ids of its groups of which we have less than we should: it is asked for one after the other."""
+        self.asking = ""
+        """The one it was asked for."""
+        self.answering = False
+        """It asked us, and our disk is at it."""
+        self.listed: set[str] = set()
+        """Ids of our replicas of its groups that it told of, since it began to tell of all."""
+        # owned by far_rooms.py
+        self.rooms_told: set[str] = set()
+        """Keys of our rooms with peers of it, as told over this link, until all are told."""
+        self.rooms_lost = 0.0
+        """Mono time since which it has not told which of its peers are in our rooms; 0: it has."""
 
 
 class Opening:
@@ -415,28 +442,111 @@ class Waiter:
 
 
 class Room:
-    """Live membership: peer numbers in order of joining."""
+    """Live membership: peer numbers in order of joining.
 
-    __slots__ = ("members", "name")
+    Args:
+        name: at its hub.
+        hub: the one where it is, if that is another one.
+    """
 
-    def __init__(self, name: str) -> None:
+    __slots__ = ("far", "hub", "listed", "members", "name")
+
+    def __init__(self, name: str, hub: RemoteHub | None = None) -> None:
         self.name = name
+        self.hub = hub
         self.members: dict[int, None] = {}
+        self.far: dict[tuple[str, str], None] = {}
+        """Members that are peers of other hubs, in a room of ours: key of the hub and peer_id."""
+        self.listed: tuple[RoomMember, ...] = ()
+        """All members of a room of another hub, as that hub told them last."""
+
+    @property
+    def shown(self) -> str:
+        """Its address here."""
+        return self.name if self.hub is None else f"{self.name}@{self.hub.hub_id}"
+
+
+class RoomAsk:
+    """Another hub was asked about a room of it: a peer of ours joins, or says something (then with `said`)."""
+
+    __slots__ = ("link", "new", "op_id", "peer", "req_id", "room", "said", "sid")
+
+    def __init__(self, sid: int, req_id: int, room: Room, peer: Peer, link: int) -> None:
+        self.sid = sid
+        self.req_id = req_id
+        self.room = room
+        self.peer = peer
+        self.link = link
+        self.new = False
+        """It was not in the room before it asked."""
+        self.op_id = ""
+        self.said = False
+
+
+class FarMember:
+    """A member of a group of ours that is a peer of another hub."""
+
+    __slots__ = ("hub", "name", "no", "peer_id")
+
+    def __init__(self, no: int, hub: RemoteHub, peer_id: str, name: str) -> None:
+        self.no = no
+        self.hub = hub
+        self.peer_id = peer_id
+        self.name = name
+
+    @property
+    def address(self) -> str:
+        """How it is called here."""
+        return f"{self.name}@{self.hub.hub_id}"
 
 
 class Group:
-    """A persisted group. Members are peer numbers in order of joining."""
+    """A persisted group. Members are numbers of our own peers, in order of joining.
 
-    __slots__ = ("admin_no", "coming", "group_id", "members", "name", "no")
+    Args:
+        no: its number.
+        group_id: the same on all hubs.
+        name: at its hub.
+        admin_no: 0 where it lives on another hub.
+        hub: the one where it lives, if that is another one: then this is a replica.
+    """
 
-    def __init__(self, *, no: int, group_id: str, name: str, admin_no: int) -> None:
+    __slots__ = (
+        "admin_no",
+        "coming",
+        "far",
+        "group_id",
+        "hub",
+        "leaving",
+        "members",
+        "name",
+        "no",
+        "roster",
+    )
+
+    def __init__(
+        self, *, no: int, group_id: str, name: str, admin_no: int, hub: RemoteHub | None = None
+    ) -> None:
         self.no = no
         self.group_id = group_id
         self.name = name
         self.admin_no = admin_no
+        self.hub = hub
         self.members: dict[int, None] = {}
-        self.coming: set[int] = set()
-        """Peers whose invitation is in the store: they count for the limit."""
+        self.coming: set[int | tuple[int, str]] = set()
+        """Peers whose invitation is in the store (of other hubs: hub number and peer_id): they count for the
+        limit."""
+        self.far: dict[int, FarMember] = {}
+        """Of a group of ours: members that are peers of other hubs, by number."""
+        self.roster: tuple[GroupMember, ...] = ()
+        """Of a replica: all members, as its hub told them."""
+        self.leaving: set[int] = set()
+        """Of a replica: our own peers that left, though its hub has not said so yet."""
+
+    @property
+    def shown(self) -> str:
+        """Its address here."""
+        return self.name if self.hub is None else f"{self.name}@{self.hub.hub_id}"
 
 
 class State:
@@ -469,6 +579,11 @@ class State:
         self.places: dict[tuple[str, str], list[Peer]] = {}
         self.groups: dict[int, Group] = {}
         self.groups_by_name: dict[str, Group] = {}
+        """Key of the name; of one that lives on another hub, of its address."""
+        self.groups_by_id: dict[tuple[int, str], Group] = {}
+        """Number of the hub where it lives (0: here) and group_id."""
+        self.far_nos: dict[tuple[int, str], int] = {}
+        """Hub number and peer_id of members of our groups that are peers of other hubs → number."""
         self.blocked: set[int] = set()
         """Numbers of our own peers that a person stopped from sending."""
         self.blocked_far: dict[str, str] = {}
@@ -481,8 +596,6 @@ class State:
         self.links: dict[int, RemoteHub] = {}
         self.opening: dict[int, Opening] = {}
         """Links whose hub the store is asked about. Owned by links.py."""
-        self.stream = ""
-        """Of this run, for what we send to other hubs."""
         self.asking: dict[str, Asking] = {}
         """By broadcast_id. Owned by messages.py."""
         self.changed: dict[int, Peer] = {}
@@ -500,6 +613,10 @@ class State:
         self.offered_no = 0
         """The last peer offered to the store for removal; the next round begins after it."""
         self.rooms: dict[str, Room] = {}
+        """By key of the name; of one on another hub, of its address."""
+        self.room_asks: dict[int, RoomAsk] = {}
+        """What other hubs were asked about their rooms. Owned by far_rooms.py."""
+        self.next_ask = 1
         self.room_backlog_bytes = 0
         self.leases: dict[int, Lease] = {}
         self.next_lease = 1
@@ -535,19 +652,43 @@ class State:
             for each in far.peers:
                 hub.peers[each.peer_id] = RemotePeer(each.peer_id, each.name)
                 hub.names[names.key(each.name)] = hub.peers[each.peer_id]
+        elsewhere = {row.no: row for row in snapshot.peers if row.hub in self.hubs}
         for made in snapshot.groups:
-            group = Group(no=made.no, group_id=made.group_id, name=made.name, admin_no=made.admin_no)
+            if made.hub and made.hub not in self.hubs:
+                continue
+            group = Group(
+                no=made.no,
+                group_id=made.group_id,
+                name=made.name,
+                admin_no=made.admin_no,
+                hub=self.hubs[made.hub] if made.hub else None,
+            )
+            group.roster = made.roster
+            group.leaving.update(made.leaving)
             for no in made.members:
                 if no in self.peers:
                     group.members[no] = None
                     self.peers[no].groups.add(made.no)
-            self.groups[group.no] = group
-            self.groups_by_name[names.key(group.name)] = group
+                elif no in elsewhere:
+                    row = elsewhere[no]
+                    self.add_far(group, FarMember(no, self.hubs[row.hub], row.peer_id, row.name))
+            self.add_group(group)
         for address, no in snapshot.blocks:
             if not no:
                 self.blocked_far[address.lower()] = address
             elif no in self.peers:
                 self.blocked.add(no)
+
+    def add_group(self, group: Group) -> None:
+        """Enter a group that the store knows."""
+        self.groups[group.no] = group
+        self.groups_by_name[names.key(group.shown)] = group
+        self.groups_by_id[group.hub.no if group.hub is not None else 0, group.group_id] = group
+
+    def add_far(self, group: Group, member: FarMember) -> None:
+        """Enter a member of a group of ours that is a peer of another hub."""
+        group.far[member.no] = member
+        self.far_nos[member.hub.no, member.peer_id] = member.no
 
     def add_peer(self, peer: Peer) -> None:
         """Enter a peer that the store knows."""

@@ -151,4 +151,4 @@ def room_message(s: State, mail: wire.Mail, others: int, now: Now) -> None:
 def group_line(s: State, group: Group, line: Line, now: Now) -> None:
     """A line of a group is on disk."""
     kind = "system" if line.system else "group"
-    _tell(s, "group", now, text=line.text, peer=line.sender, to=group.name, msg_id=line.msg_id, kind=kind)
+    _tell(s, "group", now, text=line.text, peer=line.sender, to=group.shown, msg_id=line.msg_id, kind=kind)

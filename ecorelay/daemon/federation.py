@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 EXTRA: Final = "federation needs a part that is not installed: pip install 'ecorelay[bridge]'"
 WHATS: Final = ("mail", "groups", "rooms", "broadcast")
 """What another hub may be denied, see `Settings.allows`."""
+PROOFS: Final = frozenset(
+    {"wrong_secret", "bad_signature", "identity_changed", "distrusted", "other_case", "version"}
+    | {"not_me", "same_hub", "own_hub_id", "own_identity"}
+)
+"""Reasons for which a hub, and not just anything on the network, was refused: its person wonders why."""
+TURNED_AWAY_S: Final = 3_600.0
+"""How long that is told."""
 CRASHED_S: Final = 60.0
 """Pause after a bug of ours in there."""
 
@@ -74,10 +81,23 @@ class Federation:
         self.active = False
         """Other hubs may come, or are to be reached: it keeps this hub running."""
         self.problem = ""
+        self._listening: tuple[str, ...] = ()
+        self._deaf = ""
+        """Why it does not listen, though it should."""
+        self._turned_away: tuple[float, str, str] | None = None
+        """The last hub that came and was refused: mono time, address, and why."""
         shell.notes = self._notes
+        shell.listening = lambda: self._listening
+        shell.reload = self.reload
 
     def _notes(self) -> tuple[str, ...]:
-        return (self.problem,) if self.problem else ()
+        notes = [note for note in (self.problem, self._deaf) if note]
+        if self._turned_away is not None:
+            when, address, says = self._turned_away
+            if (ago := trio.current_time() - when) < TURNED_AWAY_S:
+                since = f"{ago / 60:.0f} min ago" if ago >= 60 else "just now"
+                notes.append(f"a hub at {address} was refused {since}: {says}")
+        return tuple(notes)
 
     def _road(self, what: str, hub_id: str) -> None:
         if self._roads is not None:
@@ -93,6 +113,7 @@ class Federation:
         while True:
             self._again = trio.Event()
             self.active, self.problem = False, ""
+            self._listening, self._deaf, self._turned_away = (), "", None
             with trio.CancelScope() as self._scope:
                 try:
                     await self._federate()
@@ -152,8 +173,12 @@ class Federation:
             says = f"{report.sentence}; {report.remedy}" if report.remedy else report.sentence
             if key:
                 troubles[key] = says
+            elif report.reason in PROOFS:
+                self._turned_away = trio.current_time(), report.address, says
             elif report.event == "not_listening":
-                self.problem = f"other hubs cannot reach this one: {says}"
+                self._listening, self._deaf = (), f"other hubs cannot reach this one: {says}"
+        elif report.event == "listening":
+            self._listening, self._deaf = (report.address,), ""
         if report.error is not None:
             log_crash("bridge", report.error)
         log(

@@ -21,6 +21,7 @@ from ecorelay.core.actions import (
     CloseSession,
     Describe,
     Push,
+    Reload,
     Reply,
     Stop,
     Store,
@@ -107,6 +108,10 @@ class Shell:
         """Units in the store."""
         self.notes: Callable[[], Sequence[str]] = lambda: ()
         """What else a person should know, for `hub status`."""
+        self.listening: Callable[[], Sequence[str]] = lambda: ()
+        """Where other hubs reach this one, for `hub status`."""
+        self.reload: Callable[[], object] = lambda: None
+        """Reads bridge.json again."""
         self.on_room: Callable[[], object] = lambda: None
         """Called when the store took something off its backlog."""
         self.links: Links | None = None
@@ -225,6 +230,8 @@ class Shell:
             case Describe():
                 if (out := self.sessions.get(action.sid)) is not None:
                     self.send(out, wire.encode(self._described(action.details)))
+            case Reload():
+                self.reload()
             case Stop():
                 self._stop(action.reason)
             case _:
@@ -265,6 +272,7 @@ class Shell:
             data_dir=facts.data_dir,
             db_bytes=self.store.size_bytes(),
             links=tuple([self._link(each) for each in details.links]),
+            listening=tuple(self.listening()),
             problems=(*details.problems, *self.store.problems, *self.notes()),
             counters=counters,
         )

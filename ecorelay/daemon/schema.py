@@ -76,7 +76,8 @@ CREATE TABLE outbox (
 CREATE INDEX outbox_box ON outbox (hub_no, box);
 CREATE INDEX outbox_mid ON outbox (mid);
 
--- direction 0: ours, number is the seq before its first frame; 1: theirs, number is the highest committed.
+-- direction 0: ours, number is the seq before its first frame, and none beyond ended was sent in it, if that is
+-- set; 1: theirs, number is the highest committed.
 -- place: order of beginning. rejected: JSON, (number, code, message) of frames that were refused.
 CREATE TABLE streams (
     hub_no INTEGER NOT NULL,
@@ -86,6 +87,7 @@ CREATE TABLE streams (
     at INTEGER NOT NULL,
     place INTEGER NOT NULL,
     rejected TEXT NOT NULL DEFAULT '[]',
+    ended INTEGER,
     PRIMARY KEY (hub_no, direction, stream)
 ) STRICT, WITHOUT ROWID;
 """

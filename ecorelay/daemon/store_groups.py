@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ecorelay import names
+from ecorelay import link_wire, names
+from ecorelay.core.link_ops import FarPeer
 from ecorelay.core.ops import (
     ENTRY_ROOM,
     AddMember,
@@ -17,11 +18,12 @@ from ecorelay.core.ops import (
     Line,
     LineAdded,
     MoveCursor,
+    OutRow,
     ReadHistory,
     RemoveMember,
     StoredLine,
 )
-from ecorelay.daemon import store_ring
+from ecorelay.daemon import store_group_out, store_links, store_ring
 from ecorelay.daemon.schema import KIND_NUMBERS, SYSTEM
 from ecorelay.daemon.store_mail import find_known
 from ecorelay.daemon.store_sql import as_json, execute_rows, listed, one
@@ -31,6 +33,7 @@ from ecorelay.errors import RelayError
 if TYPE_CHECKING:
     import sqlite3
 
+    from ecorelay.core.ops import FarMember
     from ecorelay.daemon.store_ledger import Ledger
 
 _GROUP: Final = KIND_NUMBERS["group"]
@@ -44,15 +47,21 @@ _UNREAD: Final = (
 
 
 class History(NamedTuple):
-    """A group's ring: lines `first` to `last`."""
+    """A group's ring: lines `first` to `last`. `far`: members that are peers of other hubs."""
 
     first: int
     last: int
     bytes: int
+    far: int = 0
 
 
-def _group(db: sqlite3.Connection, no: int) -> History:
-    row = db.execute("SELECT first, last, bytes FROM groups WHERE no = ?", (no,)).fetchone()
+def find(db: sqlite3.Connection, no: int) -> History:
+    """The ring of a group.
+
+    Raises:
+        RelayError: ``group_not_found``.
+    """
+    row = db.execute("SELECT first, last, bytes, far FROM groups WHERE no = ?", (no,)).fetchone()
     if row is None:
         raise RelayError("group_not_found", "that group was deleted: relay_group_list has yours")
     return History(*row)
@@ -60,7 +69,7 @@ def _group(db: sqlite3.Connection, no: int) -> History:
 
 def _cursor(db: sqlite3.Connection, group_no: int, no: int) -> int:
     found: int | None = one(
-        db, "SELECT cursor FROM group_members WHERE group_no = ? AND no = ?", (group_no, no)
+        db, "SELECT cursor FROM group_members WHERE group_no = ? AND no = ? AND NOT leaving", (group_no, no)
     )
     if found is None:
         raise RelayError("not_member", "you are not in that group: ask its admin to invite you")
@@ -73,7 +82,7 @@ def unread_by_group(db: sqlite3.Connection, no: int) -> tuple[tuple[int, int], .
         db,
         "SELECT json_group_array(json_array(no, unread)) FROM"
         f" (SELECT g.no AS no, {_UNREAD} AS unread FROM group_members AS m"
-        " CROSS JOIN groups AS g ON g.no = m.group_no WHERE m.no = ?)"
+        " CROSS JOIN groups AS g ON g.no = m.group_no WHERE m.no = ? AND NOT m.leaving)"
         " WHERE unread > 0",
         (no,),
     )
@@ -93,52 +102,96 @@ def create_group(ledger: Ledger, op: CreateGroup) -> GroupMade:
     for no in members:
         ledger.box(no)
     _refuse_known(ledger, op.line)
+    far = [_far_no(ledger, each, op.line) for each in op.far]
     group_no = db.execute(
-        "INSERT INTO groups (group_id, key, name, admin_no) VALUES (?, ?, ?, ?)",
-        (op.group_id, key, op.name, op.admin_no),
+        "INSERT INTO groups (group_id, key, name, admin_no, far) VALUES (?, ?, ?, ?, ?)",
+        (op.group_id, key, op.name, op.admin_no, len(far)),
     ).lastrowid
     if group_no is None:  # pragma: no cover
         raise AssertionError("SQLite gives a row number to every new row")
     execute_rows(
         db,
         "INSERT INTO group_members (group_no, no, place, cursor) VALUES",
-        [(group_no, no, place, 0) for place, no in enumerate(members)],
+        [(group_no, no, place, 0) for place, no in enumerate((*members, *far))],
     )
-    return GroupMade(group_no, _add_line(ledger, group_no, History(1, 0, 0), op.line).seq)
+    seq = add_line(ledger, group_no, History(1, 0, 0), op.line).seq
+    outs: tuple[OutRow, ...] = ()
+    if far:
+        hubs = store_group_out.hubs_of(db, group_no)
+        outs = store_group_out.tell(ledger, group_no, op.line, seq, hubs, changed=True)
+    return GroupMade(group_no, seq, tuple(far), outs)
+
+
+def _far_no(ledger: Ledger, member: FarMember, line: Line) -> int:
+    return store_links.far_no(
+        ledger, member.hub_no, FarPeer(name=member.name, peer_id=member.peer_id), line.at
+    )
 
 
 def add_member(ledger: Ledger, op: AddMember) -> LineAdded:
     """See `AddMember`."""
     db = ledger.db
-    history = _group(db, op.group_no)
-    if one(db, "SELECT 1 FROM group_members WHERE group_no = ? AND no = ?", (op.group_no, op.no)):
-        return LineAdded(0)
-    ledger.box(op.no)
+    history = find(db, op.group_no)
+    no = op.no if op.far is None else _far_no(ledger, op.far, op.line)
+    if one(db, "SELECT 1 FROM group_members WHERE group_no = ? AND no = ?", (op.group_no, no)):
+        return LineAdded(0, no=no if op.far is not None else 0)
+    if op.far is None:
+        ledger.box(no)
     _refuse_known(ledger, op.line)
-    added = _add_line(ledger, op.group_no, history, op.line)
-    own_last = added.seq if op.line.sender_no == op.no else 0
+    added = add_line(ledger, op.group_no, history, op.line)
+    own_last = added.seq if op.line.sender_no == no else 0
     db.execute(
         "INSERT INTO group_members (group_no, no, place, cursor, own_last)"
         " SELECT ?1, ?2, coalesce(max(place), 0) + 1, ?3, ?4 FROM group_members WHERE group_no = ?1",
-        (op.group_no, op.no, added.seq - 1, own_last),
+        (op.group_no, no, added.seq - 1, own_last),
     )
-    return added
+    if op.far is not None:
+        db.execute("UPDATE groups SET far = far + 1 WHERE no = ?", (op.group_no,))
+    elif not history.far:
+        return added
+    hubs = store_group_out.hubs_of(db, op.group_no)
+    outs = store_group_out.tell(ledger, op.group_no, op.line, added.seq, hubs, changed=True)
+    return LineAdded(added.seq, own_read=added.own_read, outs=outs, no=no if op.far is not None else 0)
 
 
 def remove_member(ledger: Ledger, op: RemoveMember) -> LineAdded:
     """See `RemoveMember`."""
-    history = _group(ledger.db, op.group_no)
-    if not one(ledger.db, "SELECT 1 FROM group_members WHERE group_no = ? AND no = ?", (op.group_no, op.no)):
+    db = ledger.db
+    history = find(db, op.group_no)
+    if not one(db, "SELECT 1 FROM group_members WHERE group_no = ? AND no = ?", (op.group_no, op.no)):
         raise RelayError("not_member", "that peer is not in the group: relay_group_info lists who is")
     _refuse_known(ledger, op.line)
-    ledger.db.execute("DELETE FROM group_members WHERE group_no = ? AND no = ?", (op.group_no, op.no))
-    return _add_line(ledger, op.group_no, history, op.line)
+    hubs = store_group_out.hubs_of(db, op.group_no) if history.far else []
+    db.execute("DELETE FROM group_members WHERE group_no = ? AND no = ?", (op.group_no, op.no))
+    added = add_line(ledger, op.group_no, history, op.line)
+    if not history.far:
+        return added
+    far_id = one(db, "SELECT peer_id FROM peers WHERE no = ? AND hub <> ''", (op.no,))
+    if far_id is not None:
+        db.execute("UPDATE groups SET far = far - 1 WHERE no = ?", (op.group_no,))
+    removed = {} if op.reason is None else {"removed": far_id, "reason": op.reason}
+    outs = store_group_out.tell(ledger, op.group_no, op.line, added.seq, hubs, changed=True, **removed)
+    return LineAdded(added.seq, own_read=added.own_read, outs=outs)
 
 
-def drop_group(ledger: Ledger, op: DropGroup) -> None:
+def drop_group(ledger: Ledger, op: DropGroup) -> LineAdded:
     """See `DropGroup`."""
-    db, key = ledger.db, (op.group_no,)
-    _group(db, op.group_no)
+    db = ledger.db
+    history = find(db, op.group_no)
+    outs: tuple[OutRow, ...] = ()
+    if history.far and op.farewell is not None:
+        line = op.farewell
+        group_id: str = one(db, "SELECT group_id FROM groups WHERE no = ?", (op.group_no,))
+        body = link_wire.GroupEndBody(group=group_id, by=line.sender, text=line.text)
+        hubs = store_group_out.hubs_of(db, op.group_no)
+        outs = store_group_out.put_all(ledger, hubs, line.msg_id, 0, body, line.at)
+    drop(db, op.group_no)
+    return LineAdded(0, outs=outs)
+
+
+def drop(db: sqlite3.Connection, group_no: int) -> None:
+    """A group goes, with its history and cursors."""
+    key = (group_no,)
     db.execute("DELETE FROM bodies WHERE mid IN (SELECT mid FROM group_log WHERE group_no = ?)", key)
     db.execute("DELETE FROM group_log WHERE group_no = ?", key)
     db.execute("DELETE FROM group_members WHERE group_no = ?", key)
@@ -151,11 +204,16 @@ def drop_group(ledger: Ledger, op: DropGroup) -> None:
 def append_group(ledger: Ledger, op: AppendGroup) -> LineAdded:
     """See `AppendGroup`."""
     line = op.line
-    history = _group(ledger.db, op.group_no)
+    history = find(ledger.db, op.group_no)
     _cursor(ledger.db, op.group_no, line.sender_no)
     if find_known(ledger, line.msg_id):
         return _known_line(ledger, op)
-    return _add_line(ledger, op.group_no, history, line)
+    added = add_line(ledger, op.group_no, history, line)
+    if not history.far:
+        return added
+    hubs = store_group_out.hubs_of(ledger.db, op.group_no)
+    outs = store_group_out.tell(ledger, op.group_no, line, added.seq, hubs)
+    return LineAdded(added.seq, own_read=added.own_read, outs=outs)
 
 
 def _refuse_known(ledger: Ledger, line: Line) -> None:
@@ -177,19 +235,39 @@ def _known_line(ledger: Ledger, op: AppendGroup) -> LineAdded:
     return LineAdded(seq, duplicate=True)
 
 
-def _add_line(ledger: Ledger, group_no: int, history: History, line: Line) -> LineAdded:
-    """Number and store a line, move its author's cursor, trim the ring."""
+def add_line(
+    ledger: Ledger,
+    group_no: int,
+    history: History,
+    line: Line,
+    *,
+    origin: int = 0,
+    kept: bool = True,
+    moves: bool = True,
+) -> LineAdded:
+    """Number and store a line, move its author's cursor, trim the ring.
+
+    Args:
+        ledger: the open transaction.
+        group_no: of the group.
+        history: its ring.
+        line: its id is new for this origin.
+        origin: see `messages.origin`.
+        kept: False: only that there was such a line, not its text.
+        moves: False: the author is a peer of another hub, and has no cursor.
+    """
     db = ledger.db
-    text = line.text.encode()
+    text = line.text.encode() if kept else b""
     kind = SYSTEM if line.system else _GROUP
     mid = ledger.take_mids(1)
     seq = history.last + 1
     db.execute(
-        "INSERT INTO messages (mid, msg_id, kind, sender_no, sender, at, size, checksum, refs, group_no, seq)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?)",
+        "INSERT INTO messages (mid, msg_id, origin, kind, sender_no, sender, at, size, checksum, refs, group_no,"
+        " seq) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?)",
         (
             mid,
             line.msg_id,
+            origin,
             kind,
             line.sender_no,
             line.sender,
@@ -202,13 +280,16 @@ def _add_line(ledger: Ledger, group_no: int, history: History, line: Line) -> Li
     )
     ledger.stored_mid = mid
     ledger.note_time(line.at)
-    db.execute("INSERT INTO bodies VALUES (?, ?)", (mid, text))
+    if kept:
+        db.execute("INSERT INTO bodies VALUES (?, ?)", (mid, text))
     db.execute(
         "INSERT INTO group_log (group_no, seq, mid, sender_no, size) VALUES (?, ?, ?, ?, ?)",
         (group_no, seq, mid, line.sender_no, len(text)),
     )
-    first, size = _trim(ledger, group_no, History(history.first, seq, history.bytes + len(text)))
+    first, size = trim(ledger, group_no, History(history.first, seq, history.bytes + len(text)))
     db.execute("UPDATE groups SET first = ?, last = ?, bytes = ? WHERE no = ?", (first, seq, size, group_no))
+    if not moves:
+        return LineAdded(seq)
     moved = db.execute(
         "UPDATE group_members SET cursor = iif(cursor = ?1 - 1, ?1, cursor), own_last = ?1"
         " WHERE group_no = ?2 AND no = ?3 RETURNING cursor",
@@ -217,14 +298,14 @@ def _add_line(ledger: Ledger, group_no: int, history: History, line: Line) -> Li
     return LineAdded(seq, own_read=bool(moved) and moved[0][0] == seq)
 
 
-def _trim(ledger: Ledger, group_no: int, history: History) -> tuple[int, int]:
+def trim(ledger: Ledger, group_no: int, history: History) -> tuple[int, int]:
     """Take out the oldest lines that no longer fit, never the newest.
 
     Returns:
         The first line left, and the bytes of all that are.
     """
     db, limits = ledger.db, ledger.limits
-    first, last, size = history
+    first, last, size, _ = history
     cut = last + 1 - limits.mailbox_messages
     if cut > first:
         size -= _drop_lines(db, group_no, cut)
@@ -323,7 +404,7 @@ def unread_of_members(db: sqlite3.Connection, group_no: int) -> list[tuple[int, 
 def read_history(ledger: Ledger, op: ReadHistory) -> HistoryRead:
     """See `ReadHistory`. Damaged lines count as missed."""
     db = ledger.db
-    history = _group(db, op.group_no)
+    history = find(db, op.group_no)
     start = max(_cursor(db, op.group_no, op.no), op.after)
     lines: list[StoredLine] = []
     damaged: list[tuple[int, int]] = []
@@ -384,7 +465,7 @@ def _bury_lines(ledger: Ledger, reader: int, damaged: list[tuple[int, int]]) -> 
 def move_cursor(ledger: Ledger, op: MoveCursor) -> CursorMoved:
     """See `MoveCursor`."""
     db = ledger.db
-    history = _group(db, op.group_no)
+    history = find(db, op.group_no)
     cursor = _cursor(db, op.group_no, op.no)
     upto = min(op.upto, history.last)
     if upto > cursor:

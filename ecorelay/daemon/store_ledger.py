@@ -65,6 +65,7 @@ class Ledger:
         self.boxes: dict[int, Box] = {}
         """Counters of the mailboxes loaded so far; to be changed by `put_boxes` only."""
         self._dirty: set[int] = set()
+        self._done: dict[Any, bool] = {}
         self._leases: dict[int, Lease] = {}
         self._leases_of: dict[int, tuple[int, ...]] = {}
         self._journal: list[tuple[dict[Any, Any], Any, Any]] = []
@@ -204,6 +205,13 @@ class Ledger:
             table.pop(key, None)
         else:
             table[key] = value
+
+    def first_time(self, what: Any) -> bool:
+        """Whether this is asked for the first time in this run; not, if the transaction is rolled back."""
+        if what in self._done:
+            return False
+        self._put(self._done, what, True)
+        return True
 
     def note_time(self, at: int) -> None:
         """An op came with this time."""

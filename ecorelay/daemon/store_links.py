@@ -20,7 +20,7 @@ from ecorelay.core.link_ops import (
     Refusal,
     Resumed,
 )
-from ecorelay.core.ops import Appended, Eviction
+from ecorelay.core.ops import Appended, Eviction, OutExpired
 from ecorelay.daemon import store_mail, store_ring
 from ecorelay.daemon.schema import DEAD, KIND_NUMBERS
 from ecorelay.daemon.store_sql import as_json, execute_rows, listed, one
@@ -29,8 +29,9 @@ from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from ecorelay.core.group_ops import FarOp
     from ecorelay.core.link_ops import (
         AppendOut,
         ForgetHub,
@@ -70,7 +71,8 @@ def know_hub(ledger: Ledger, op: KnowHub) -> HubKnown:
     ledger.note_time(op.at)
     next_seq: int = one(
         db,
-        "SELECT coalesce((SELECT min(seq) FROM outbox WHERE hub_no = ?1), last_seq + 1) FROM hubs WHERE no = ?1",
+        "SELECT coalesce((SELECT min(seq) FROM outbox WHERE hub_no = ?1), last_seq + 1) FROM hubs"
+        " WHERE no = ?1",
         (no,),
     )
     found = db.execute(  # not by time: a clock may have been set back
@@ -92,6 +94,7 @@ def _refusals(text: str) -> tuple[Refusal, ...]:
 def save_directory(ledger: Ledger, op: SaveDirectory) -> None:
     """See `SaveDirectory`."""
     db, no = ledger.db, op.hub_no
+    _check_hub(db, no)
     if op.reset:
         db.execute("DELETE FROM directory WHERE hub_no = ?", (no,))
         db.execute("UPDATE hubs SET complete = 0 WHERE no = ?", (no,))
@@ -119,20 +122,26 @@ def save_directory(ledger: Ledger, op: SaveDirectory) -> None:
     )
 
 
-def _hub_gone() -> RelayError:
-    return RelayError("hub_not_found", "that hub was forgotten meanwhile")
+def _check_hub(db: sqlite3.Connection, no: int) -> str:
+    """The key of a hub, unless it was forgotten: ``hub_not_found``."""
+    key: str | None = one(db, "SELECT key FROM hubs WHERE no = ?", (no,))
+    if key is None:
+        raise RelayError("hub_not_found", "that hub was forgotten meanwhile")
+    return key
 
 
 def _far_id(far: FarPeer) -> str:
     return far.peer_id or f"@{names.key(far.name)}"  # no peer_id has an @ in it
 
 
-def _far_no(ledger: Ledger, hub_no: int, far: FarPeer, at: int) -> int:
-    """The number of another hub's peer, which is given one when it is first needed."""
+def far_no(ledger: Ledger, hub_no: int, far: FarPeer, at: int) -> int:
+    """The number of another hub's peer, which is given one when it is first needed.
+
+    Raises:
+        RelayError: ``hub_not_found``, the hub was forgotten.
+    """
     db = ledger.db
-    hub: str | None = one(db, "SELECT key FROM hubs WHERE no = ?", (hub_no,))
-    if hub is None:
-        raise _hub_gone()
+    hub = _check_hub(db, hub_no)
     peer_id = _far_id(far)
     row = db.execute("SELECT no, name FROM peers WHERE hub = ? AND peer_id = ?", (hub, peer_id)).fetchone()
     if row is None:
@@ -178,6 +187,7 @@ def snapshot(db: sqlite3.Connection) -> tuple[HubRow, ...]:
 def append_out(ledger: Ledger, op: AppendOut) -> OutAppended:
     """See `AppendOut`."""
     db = ledger.db
+    _check_hub(db, op.hub_no)
     text = op.text.encode()
     kind = KIND_NUMBERS[op.kind]
     known = store_mail.find_known(ledger, op.msg_id)
@@ -186,7 +196,7 @@ def append_out(ledger: Ledger, op: AppendOut) -> OutAppended:
     if op.missing:
         raise RelayError("peer_not_found", op.missing)
     _refuse_full(ledger, op)
-    box = _far_no(ledger, op.hub_no, op.to, op.at)
+    box = far_no(ledger, op.hub_no, op.to, op.at)
     check = checksum(op.msg_id, kind, op.sender, op.reply_to, op.broadcast_id, text)
     if known:
         db.execute(
@@ -220,6 +230,7 @@ def append_out(ledger: Ledger, op: AppendOut) -> OutAppended:
 def _put_out(ledger: Ledger, op: AppendOut, mid: int, box: int) -> OutAppended:
     db = ledger.db
     ledger.note_time(op.at)
+    _end_streams(ledger, op.hub_no)
     db.execute(
         "UPDATE hubs SET last_seq = last_seq + 1, outbox_bytes = outbox_bytes + ? WHERE no = ?",
         (len(op.body), op.hub_no),
@@ -260,10 +271,9 @@ def _known(ledger: Ledger, op: AppendOut, mid: int, text: bytes) -> OutAppended:
 def _refuse_full(ledger: Ledger, op: AppendOut) -> None:
     """Before anything is touched: refuse what finds no room."""
     db, limits = ledger.db, ledger.limits
-    hub = db.execute("SELECT key, last_seq, outbox_bytes FROM hubs WHERE no = ?", (op.hub_no,)).fetchone()
-    if hub is None:
-        raise _hub_gone()
-    key, last, size = hub
+    key, last, size = db.execute(
+        "SELECT key, last_seq, outbox_bytes FROM hubs WHERE no = ?", (op.hub_no,)
+    ).fetchone()
     waiting: int = one(
         db,
         "SELECT count(*) FROM outbox WHERE hub_no = ? AND box ="
@@ -375,27 +385,45 @@ def resume_out(ledger: Ledger, op: ResumeOut) -> Resumed:
     db, no = ledger.db, op.hub_no
     ledger.note_time(op.at)
     settled = OutSettled(0, 0)
-    base = _base(db, no, op.known) if op.known else None
-    if base is not None:
-        rejected = {base + number: code for number, code in op.rejected}
-        settled = _settle(ledger, no, base + op.received, rejected, op.at)
+    _check_hub(db, no)
+    _end_streams(ledger, no)
     last: int = one(db, "SELECT last_seq FROM hubs WHERE no = ?", (no,))
+    covered = _ours(db, no, op.known)
+    if covered is not None:
+        base, ended = covered
+        rejected = {base + number: code for number, code in op.rejected}
+        upto = min(base + op.received, last if ended is None else ended)
+        settled = _settle(ledger, no, upto, rejected, op.at)
     first: int | None = one(db, "SELECT min(seq) FROM outbox WHERE hub_no = ?", (no,))
     before = last if first is None else first - 1
-    begun = _base(db, no, op.stream)
+    begun = _ours(db, no, op.stream)
     if begun is None:
-        begun = before
-        _put_stream(db, no, OURS, op.stream, begun, op.at)
-    return Resumed(base=begun, settled=before, last=last, out=settled)
+        begun = before, None
+        _put_stream(db, no, OURS, op.stream, before, op.at)
+    return Resumed(base=begun[0], settled=before, last=last, out=settled)
 
 
-def _base(db: sqlite3.Connection, hub_no: int, stream: str) -> int | None:
-    found: int | None = one(
-        db,
-        "SELECT number FROM streams WHERE hub_no = ? AND direction = ? AND stream = ?",
+def _ours(db: sqlite3.Connection, hub_no: int, stream: str) -> tuple[int, int | None] | None:
+    """Where a stream of ours begins and ended; None: it is not known (any more)."""
+    found: tuple[int, int | None] | None = db.execute(
+        "SELECT number, ended FROM streams WHERE hub_no = ? AND direction = ? AND stream = ?",
         (hub_no, OURS, stream),
-    )
+    ).fetchone()
     return found
+
+
+def _end_streams(ledger: Ledger, hub_no: int) -> None:
+    """Before anything new of this run: what comes now was sent in no earlier stream.
+
+    In a copy of the database that was put back, an earlier stream may have gone on after the copy was made:
+    the other hub knows it with numbers that here will be given to other mail.
+    """
+    if ledger.first_time(("streams ended", hub_no)):
+        ledger.db.execute(
+            "UPDATE streams SET ended = (SELECT last_seq FROM hubs WHERE no = ?1)"
+            " WHERE hub_no = ?1 AND direction = ?2 AND ended ISNULL",
+            (hub_no, OURS),
+        )
 
 
 def _put_stream(
@@ -417,9 +445,12 @@ def _put_stream(
 # --- what came from there --------------------------------------------------------------------------------
 
 
-def receive(ledger: Ledger, op: Receive) -> Received:
-    """See `Receive`."""
+def receive(
+    ledger: Ledger, op: Receive, take_far: Callable[[Ledger, FarOp], tuple[Any, str, str]]
+) -> Received:
+    """See `Receive`. `take_far` does what is no mail: what came of it, or code and reason of a refusal."""
     db = ledger.db
+    _check_hub(db, op.hub_no)
     row = db.execute(
         "SELECT number, rejected FROM streams WHERE hub_no = ? AND direction = ? AND stream = ?",
         (op.hub_no, THEIRS, op.stream),
@@ -427,8 +458,13 @@ def receive(ledger: Ledger, op: Receive) -> Received:
     have = max(row[0] if row is not None else 0, op.first - 1)
     if op.number != have + 1:
         raise RelayError("bad_msg", f"frame {op.number} does not follow {have}")
-    sender_no = _far_no(ledger, op.hub_no, op.sender, op.at) if op.mail is not None else 0
-    appended, code, message = _take(ledger, op, sender_no)
+    sender_no = far_no(ledger, op.hub_no, op.sender, op.at) if op.mail is not None else 0
+    done: Any = None
+    if op.far is None:
+        appended, code, message = _take(ledger, op, sender_no)
+    else:
+        appended = None
+        done, code, message = take_far(ledger, op.far)
     if row is None:
         _put_stream(db, op.hub_no, THEIRS, op.stream, op.number, op.at)
     else:
@@ -443,18 +479,17 @@ def receive(ledger: Ledger, op: Receive) -> Received:
             "UPDATE streams SET rejected = ? WHERE hub_no = ? AND direction = ? AND stream = ?",
             (msgspec.json.encode(refused).decode(), op.hub_no, THEIRS, op.stream),
         )
-    return Received(sender_no, appended, code, message)
+    return Received(sender_no, appended, code, message, done)
 
 
 def _take(ledger: Ledger, op: Receive, sender_no: int) -> tuple[Appended | None, str, str]:
     mail = op.mail
-    if mail is None:
-        return None, op.code, op.message
-    known = one(
-        ledger.db, "SELECT mid FROM messages WHERE msg_id = ? AND origin = ?", (mail.msg_id, op.hub_no)
-    )
+    # What was taken is not refused when it comes again, whatever would be said of it now.
+    known = one(ledger.db, "SELECT mid FROM messages WHERE msg_id = ? AND origin = ?", (op.msg_id, op.hub_no))
     if known:
         return Appended(known, (), duplicate=True), "", ""
+    if mail is None:
+        return None, op.code, op.message
     if not mail.recipients:  # a broadcast that found nobody
         return None, "", ""
     mail = msgspec.structs.replace(mail, sender_no=sender_no, origin=op.hub_no)
@@ -478,14 +513,23 @@ def forget_hub(ledger: Ledger, op: ForgetHub) -> OutSettled:
     return ended
 
 
-def expire_out(ledger: Ledger, hub_no: int, before: int, at: int) -> OutSettled:
-    """What has waited since before `before` (ms) ends as dead; only while no link could be sending it."""
-    # Only what comes before all that stays, whatever the clock did meanwhile: numbers must have no gap.
-    which = (
-        f"AND o.seq < coalesce((SELECT min(seq) FROM outbox WHERE hub_no = o.hub_no AND at >= {int(before)}),"
-        " o.seq + 1)"
+def expire_out(ledger: Ledger, hub_no: int, before: int, at: int, most: int) -> OutExpired | None:
+    """What has waited since before `before` (ms) ends as dead; only while no link could be sending it.
+
+    Only what comes before all that stays, for numbers must have no gap; rows of a future that never came stay
+    as long as nothing after them is too old. `most` rows at once; None: nothing did.
+    """
+    upto: int | None = one(
+        ledger.db,
+        "SELECT max(seq) FROM (SELECT seq, at FROM outbox WHERE hub_no = ?1 AND seq <"
+        " coalesce((SELECT min(seq) FROM outbox WHERE hub_no = ?1 AND at BETWEEN ?2 AND ?3), 1 << 62)"
+        " ORDER BY seq LIMIT ?4) WHERE at < ?2",
+        (hub_no, before, at, most),
     )
-    return _end_all(ledger, hub_no, which, EXPIRED_REASON, at)
+    if upto is None:
+        return None
+    ended = _end_all(ledger, hub_no, f"AND o.seq <= {int(upto)}", EXPIRED_REASON, at)
+    return OutExpired(hub_no, upto, ended.count, ended.bytes, ended.told)
 
 
 def _end_all(ledger: Ledger, hub_no: int, which: str, reason: str, at: int) -> OutSettled:
@@ -493,12 +537,12 @@ def _end_all(ledger: Ledger, hub_no: int, which: str, reason: str, at: int) -> O
     rows = listed(
         db,
         "SELECT json_group_array(json_array(o.seq, o.mid, o.box, m.sender_no, o.size)) FROM outbox AS o"
-        f" JOIN messages AS m ON m.mid = o.mid WHERE o.hub_no = ? {which}",
+        f" LEFT JOIN messages AS m ON m.mid = o.mid WHERE o.hub_no = ? {which}",
         (hub_no,),
     )
     if not rows:
         return OutSettled(0, 0)
-    told = _die(ledger, [(mid, box, sender, reason) for _, mid, box, sender, _ in rows], at)
+    told = _die(ledger, [(mid, box, sender, reason) for _, mid, box, sender, _ in rows if mid], at)
     size = sum(row[4] for row in rows)
     db.execute(
         "DELETE FROM outbox WHERE hub_no = ? AND seq IN (SELECT value FROM json_each(?))",

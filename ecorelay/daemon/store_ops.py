@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from ecorelay.core import link_ops, ops
+from ecorelay.core import group_ops, link_ops, ops
 from ecorelay.daemon import (
     store_backup,
+    store_far_groups,
     store_groups,
     store_links,
     store_mail,
@@ -59,9 +60,15 @@ DO: Final[dict[type[Op], Callable[[Ledger, Any], OpResult]]] = {
     link_ops.AppendOut: store_links.append_out,
     link_ops.LoadOut: store_links.load_out,
     link_ops.SettleOut: store_links.settle_out,
-    link_ops.Receive: store_links.receive,
+    link_ops.Receive: store_far_groups.receive,
     link_ops.SaveDirectory: store_links.save_directory,
-    link_ops.ForgetHub: store_links.forget_hub,
+    link_ops.ForgetHub: store_far_groups.forget_hub,
+    group_ops.ReadHeads: store_far_groups.read_heads,
+    group_ops.ReadLines: store_far_groups.read_lines,
+    group_ops.TakePage: store_far_groups.take_page,
+    group_ops.TakeEnd: store_far_groups.take_end,
+    group_ops.Leave: store_far_groups.leave,
+    group_ops.SendLeaves: store_far_groups.send_leaves,
 }
 
 APART: Final = frozenset({ops.MarkPushed, ops.EndLease, ops.NotePeer, ops.RememberPeer, ops.FindOp})
@@ -80,6 +87,8 @@ READS: Final = frozenset(
         ops.MeasureMail,
         ops.WriteBackup,
         link_ops.LoadOut,
+        group_ops.ReadHeads,
+        group_ops.ReadLines,
     }
 )
 """Can be done on a disk that takes no writes, so that what is stored stays readable: their marks

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from ecorelay import names
 from ecorelay.core.ops import (
     AddPeer,
@@ -20,6 +22,7 @@ from ecorelay.core.ops import (
 from ecorelay.daemon import store_links
 from ecorelay.daemon.store_sql import as_json, listed
 from ecorelay.errors import RelayError
+from ecorelay.link_wire import GroupMember
 
 if TYPE_CHECKING:
     import sqlite3
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
     from ecorelay.daemon.store_ledger import Ledger
 
+_roster: Final = msgspec.json.Decoder(tuple[GroupMember, ...])
 IDENTITIES_PER_PEER: Final = 100
 """Each session of an assistant has another one; the latest lead back."""
 
@@ -142,8 +146,11 @@ def remove_rows(ledger: Ledger, nos: Sequence[int]) -> None:
 def snapshot(db: sqlite3.Connection) -> Snapshot:
     """See `Snapshot`."""
     members: dict[int, list[int]] = {}
-    for group_no, no in db.execute("SELECT group_no, no FROM group_members ORDER BY group_no, place"):
-        members.setdefault(group_no, []).append(no)
+    leaving: dict[int, list[int]] = {}
+    for group_no, no, leaves in db.execute(
+        "SELECT group_no, no, leaving FROM group_members ORDER BY group_no, place"
+    ):
+        (leaving if leaves else members).setdefault(group_no, []).append(no)
     return Snapshot(
         peers=tuple(
             PeerRow(
@@ -167,10 +174,17 @@ def snapshot(db: sqlite3.Connection) -> Snapshot:
         places=tuple(db.execute("SELECT client, cwd, no FROM places ORDER BY client, cwd, no")),
         groups=tuple(
             GroupRow(
-                no=no, group_id=group_id, name=name, admin_no=admin_no, members=tuple(members.get(no, ()))
+                no=no,
+                group_id=group_id,
+                name=name,
+                admin_no=admin_no,
+                members=tuple(members.get(no, ())),
+                hub=hub,
+                roster=_roster.decode(roster),
+                leaving=tuple(leaving.get(no, ())),
             )
-            for no, group_id, name, admin_no in db.execute(
-                "SELECT no, group_id, name, admin_no FROM groups WHERE hub = '' ORDER BY no"
+            for no, group_id, name, admin_no, hub, roster in db.execute(
+                "SELECT no, group_id, name, admin_no, hub, roster FROM groups ORDER BY no"
             )
         ),
         hubs=store_links.snapshot(db),

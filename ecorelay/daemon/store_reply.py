@@ -20,16 +20,21 @@ if TYPE_CHECKING:
 def reply(ledger: Ledger, op: AppendReply) -> Replied:
     """See `AppendReply`."""
     row = ledger.db.execute(
-        "SELECT m.mid, m.sender_no, m.broadcast_id, r.state, e.mid FROM messages AS m"
+        "SELECT m.mid, m.sender_no, m.broadcast_id, r.state, e.mid, g.no FROM messages AS m"
         " LEFT JOIN ring AS r ON r.box = ?1 AND r.state IN (0, 1) AND r.mid = m.mid"
         " LEFT JOIN receipts AS e ON e.mid = m.mid AND e.box = ?1"
         " LEFT JOIN group_members AS g ON g.group_no = m.group_no AND g.no = ?1"
         " WHERE m.msg_id = ?2 AND (r.mid NOTNULL OR e.mid NOTNULL OR g.no NOTNULL)",
         (op.sender_no, op.target_id),
     ).fetchone()
+    if row is not None and not row[1] and row[5] is not None:
+        raise RelayError(
+            "hub_not_found",
+            "whoever wrote that line is on a hub to which this one has no link: answer in the group",
+        )
     if row is None or not row[1]:
         raise RelayError("unknown_ask", f"you were sent no message {op.target_id}: relay_inbox lists yours")
-    target, asker, broadcast_id, state, receipt = row
+    target, asker, broadcast_id, state, receipt, _ = row
     in_mailbox = state is not None or receipt is not None
     if (far := _far(ledger, asker)) is not None:
         return _reply_out(ledger, op, asker, far, target if in_mailbox else 0, broadcast_id, state)
@@ -65,11 +70,23 @@ def reply(ledger: Ledger, op: AppendReply) -> Replied:
 
 
 def _far(ledger: Ledger, no: int) -> tuple[int, FarPeer] | None:
-    """Of a peer of another hub: the hub's number, and how that hub knows it."""
+    """Of a peer of another hub: the hub's number, and how that hub knows it.
+
+    Raises:
+        RelayError: ``peer_gone``, its hub was forgotten.
+    """
     row = ledger.db.execute(
-        "SELECT h.no, p.name, p.peer_id FROM peers AS p JOIN hubs AS h ON h.key = p.hub WHERE p.no = ?", (no,)
+        "SELECT h.no, p.name, p.peer_id, p.hub FROM peers AS p LEFT JOIN hubs AS h ON h.key = p.hub"
+        " WHERE p.no = ? AND p.hub <> ''",
+        (no,),
     ).fetchone()
-    return None if row is None else (row[0], FarPeer(name=row[1], peer_id=row[2]))
+    if row is None:
+        return None
+    if row[0] is None:
+        raise RelayError(
+            "peer_gone", f"{row[1]}@{row[3]} cannot be answered: its hub was forgotten here; see relay_peers"
+        )
+    return row[0], FarPeer(name=row[1], peer_id=row[2])
 
 
 def _reply_out(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ecorelay.core.ops import FindOp, FoundOp, Housekeep, HousekeepingDone, SaveOp
+from ecorelay.daemon import store_links
 from ecorelay.daemon.store_sql import one
 from ecorelay.errors import RelayError
 
@@ -60,11 +61,15 @@ def housekeep(ledger: Ledger, op: Housekeep) -> HousekeepingDone:
         ).rowcount,
     ]
     swept, unfinished = _sweep(ledger, now, now - keep)
-    rows = sum(counts) + swept
+    before = now - int(limits.outbox_days * DAY_MS)
+    found = [store_links.expire_out(ledger, no, before, now, ROWS_PER_CALL) for no in op.away]
+    expired = tuple([each for each in found if each is not None])
+    rows = sum(counts) + swept + sum([each.count for each in expired])
     spare = max(0, one(db, "PRAGMA freelist_count") - FREE_PAGES_KEPT)
     ledger.give_back = min(spare, FREE_PAGES_PER_CALL)
+    counts += [each.count for each in expired]
     more = unfinished or max(counts) >= ROWS_PER_CALL or spare > FREE_PAGES_PER_CALL
-    return HousekeepingDone(rows, more)
+    return HousekeepingDone(rows, more, expired)
 
 
 def drop_ops(db: sqlite3.Connection, before: int) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from scripts.bench_lib import footprint, hostile, loads
+from scripts.bench_lib import footprint, hostile, links, loads
 from scripts.bench_lib.figures import Figure
 from scripts.bench_lib.hubs import Durability, EcorelayKind, Hub, YardstickKind
 
@@ -130,6 +130,30 @@ def _peers(scope: Scope) -> Iterator[Sides]:
         yield (lambda: footprint.peers(place, hub.home)) if scope.ours else None, None
 
 
+@contextmanager
+def _link(scope: Scope, what: str) -> Iterator[Sides]:
+    """Across a link, and the same inside one hub."""
+    pair = links.Pairing(scope.place)
+    try:
+        with Hub(EcorelayKind(), scope.place) as hub:
+            seconds = scope.seconds
+            local = {
+                "latency": lambda: loads.latency(full=False)(hub, seconds),
+                "rate": lambda: loads.pipelined()(hub, seconds),
+                "big": lambda: loads.pipelined(size=loads.BIG, window=32)(hub, seconds),
+                "drain": None,
+            }[what]
+            across: dict[str, Run] = {
+                "latency": lambda: pair.latency(seconds),
+                "rate": lambda: pair.pipelined(seconds, loads.SMALL, 200),
+                "big": lambda: pair.pipelined(seconds, loads.BIG, 64),
+                "drain": pair.drain,
+            }
+            yield across[what] if scope.ours else None, local if scope.theirs else None
+    finally:
+        pair.stop()
+
+
 SESSIONS = (0, 50, 200, 1000)
 
 
@@ -244,6 +268,29 @@ ALL: tuple[Benchmark, ...] = (
         "hook-stuck",
         (Figure("ms", "hook, hub stopped (vs. bare python)", "ms", "less", None, 60.0),),
         special=partial(_hook, stuck=True),
+    ),
+    Benchmark(
+        "link-latency",
+        (
+            Figure("p50", "send → push on another hub, 200 B p50 (vs. one hub)", "ms", "less", None, 3.0),
+            Figure("p99", "send → push on another hub, 200 B p99 (vs. one hub)", "ms", "less"),
+        ),
+        special=partial(_link, what="latency"),
+    ),
+    Benchmark(
+        "link",
+        (Figure("rate", "to another hub, 200 B (vs. one hub)", "/s", "more", 0.4, 6_000),),
+        special=partial(_link, what="rate"),
+    ),
+    Benchmark(
+        "link-big",
+        (Figure("rate", "to another hub, 16 KiB (vs. one hub)", "/s", "more", None, 800),),
+        special=partial(_link, what="big"),
+    ),
+    Benchmark(
+        "link-drain",
+        (Figure("s", "10,000 that waited for a hub: link and last push", "s", "less", None, 2.0),),
+        special=partial(_link, what="drain"),
     ),
     Benchmark("peers", (Figure("ms", "ecorelay peers", "ms", "less", None, 500.0),), special=_peers),
     Benchmark(

@@ -126,9 +126,11 @@ class Hub:
     Resource handling: `stop` ends the process; use it as a context manager.
     """
 
-    def __init__(self, kind: Kind, place: Place, durability: Durability = "power") -> None:
+    def __init__(
+        self, kind: Kind, place: Place, durability: Durability = "power", home: Path | None = None
+    ) -> None:
         self.kind = kind
-        self.home = place.new_home()
+        self.home = place.new_home() if home is None else home
         self._names = 0
         command = kind.command(self.home, durability)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115

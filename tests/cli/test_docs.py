@@ -7,14 +7,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ecorelay import config, wire
+from ecorelay import config, link_wire, wire
 from ecorelay.cli import exits
 from ecorelay.errors import CODES
 from ecorelay.limits import Limits
 from ecorelay_adapters.tools import TOOLS
 
 ROOT = Path(__file__).parents[2]
-PROTOCOL = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+PROTOCOL, LINKS = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8").split("\n## Links\n")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FRAMES = sorted(
     {
@@ -26,7 +26,18 @@ FRAMES = sorted(
     },
     key=lambda frame: frame.__name__,
 )
-ENTRIES = [wire.Mail, wire.Peer, wire.GroupEntry, wire.GroupUnread, wire.Room, wire.Member]
+ON_LINKS = [*typing.get_args(link_wire.OnLink), *typing.get_args(link_wire.Body)]
+LINK_ENTRIES = [link_wire.Rejection, link_wire.PeerState, link_wire.GroupState, link_wire.GroupLine]
+ENTRIES = [
+    wire.Mail,
+    wire.Peer,
+    wire.GroupEntry,
+    wire.GroupUnread,
+    wire.Room,
+    wire.Member,
+    wire.LinkDetails,
+    wire.MailboxSize,
+]
 
 
 def row(document, first_cell):
@@ -62,6 +73,56 @@ def test_every_field_of_an_entry_is_in_the_protocol(entry):
 def test_the_protocol_describes_no_frame_that_does_not_exist():
     rows = re.findall(r"^\| `([a-z_]+)`", PROTOCOL, re.MULTILINE)
     assert sorted(rows) == sorted(tag(frame) for frame in FRAMES)
+
+
+@pytest.mark.parametrize("frame", ON_LINKS, ids=tag)
+def test_every_frame_of_a_link_has_one_row_that_names_all_its_fields(frame):
+    described = row(LINKS, tag(frame))
+    for field in frame.__struct_fields__:
+        assert f"`{field}`" in described, f"{field} is missing"
+
+
+@pytest.mark.parametrize("entry", LINK_ENTRIES, ids=lambda entry: entry.__name__)
+def test_every_field_of_an_entry_on_a_link_is_in_the_protocol(entry):
+    assert ", ".join(entry.__struct_fields__) in " ".join(LINKS.split())
+
+
+def test_the_protocol_describes_no_frame_of_a_link_that_does_not_exist():
+    rows = re.findall(r"^\| `([a-z_]+)`", LINKS, re.MULTILINE)
+    assert sorted(rows) == sorted(tag(frame) for frame in ON_LINKS)
+
+
+def test_the_protocol_and_the_links_have_the_same_limits():
+    assert link_wire.LINK_VERSION == 1
+    assert "link protocol version 1 " in LINKS
+    assert link_wire.LINE_MAX == 4 << 20
+    assert (link_wire.WINDOW_FRAMES, link_wire.WINDOW_BYTES) == (1_000, 4 << 20)
+    assert "At most 1,000 frames or 4 MiB" in LINKS
+    assert link_wire.PRESENCE_PART == 200
+    assert "in parts of 200" in LINKS
+
+
+def commands():
+    """Every command there is, as a person types it."""
+    from typer.main import get_group
+
+    from ecorelay.cli.app import app
+
+    top = get_group(app)
+    for name in top.list_commands(None):
+        command = top.get_command(None, name)
+        yield name
+        for inner in getattr(command, "commands", {}):
+            yield f"{name} {inner}"
+
+
+def test_every_command_is_in_the_readme():
+    rows = [line for line in README.splitlines() if line.startswith("| `")]
+    # What stands together in one cell: `hub start|stop`, `groups …: create info`.
+    table = " ".join(rows).replace("\\|", " ").replace("`", " ").replace(",", " ")
+    for command in commands():
+        for word in command.split():
+            assert re.search(rf"(?<![\w-]){word}(?![\w-])", table), command
 
 
 def test_the_protocol_and_the_wire_have_the_same_limits():
@@ -115,7 +176,10 @@ def test_the_architecture_fits_on_two_screens():
     assert len(text.splitlines()) <= 100
 
 
-@pytest.mark.parametrize("path", ["README.md", "docs/architecture.md", "docs/protocol.md"])
+PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("path", PAGES)
 def test_links_between_the_documents_lead_somewhere(path):
     text = (ROOT / path).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):

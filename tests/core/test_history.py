@@ -4,7 +4,7 @@ import pytest
 
 from ecorelay import wire
 from ecorelay.core.actions import Reply, Store
-from ecorelay.core.groups import HistoryConfirmed, HistoryReady
+from ecorelay.core.group_history import HistoryConfirmed, HistoryReady
 from ecorelay.core.ops import (
     CursorMoved,
     HistoryRead,

@@ -116,7 +116,8 @@ def name_of(kind: object) -> str:
 
 def test_every_kind_of_request_is_tried():
     kinds = {kind for kind in get_args(wire.FromSession) if issubclass(kind, wire.Request)}
-    assert kinds == REQUESTS.keys()
+    # What is about other hubs is in tests/links.
+    assert kinds - {wire.GroupForget, wire.ForgetHub, wire.HubReload} == REQUESTS.keys()
 
 
 @pytest.mark.parametrize("kind", REQUESTS, ids=name_of)

@@ -1,0 +1,244 @@
+"""Dials one configured hub for as long as it is sought, and hands over what proves itself."""
+
+from __future__ import annotations
+
+import errno
+import math
+import socket
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from ecorelay_bridge.listener import crashed, failed, run_link
+from ecorelay_bridge.refusals import Reason, Refused
+from ecorelay_bridge.roads import RoadReport
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from ecorelay_bridge.backoff import Backoff
+    from ecorelay_bridge.handshake import Proof
+    from ecorelay_bridge.introduction import Introducer, Proven
+    from ecorelay_bridge.listener import Report
+    from ecorelay_bridge.password import Password
+    from ecorelay_bridge.roads import Roads
+    from ecorelay_bridge.settings import Peer
+
+    Connect = Callable[[str, int], Awaitable[trio.abc.Stream]]
+    """Raises Refused."""
+
+CONNECT_S: Final = 10.0
+"""Seconds for names and TCP together."""
+BESIDE_MAX: Final = 3
+"""Streams to one hub at a time: one that works, one that is suspect, one that is being closed."""
+
+
+async def connect(host: str, port: int, *, within_s: float = CONNECT_S) -> trio.SocketStream:
+    """A TCP connection to whichever address of `host` answers first. Names are looked up anew each time.
+
+    Raises:
+        Refused: none of them does, and why.
+    """
+    try:
+        with trio.fail_after(within_s):
+            return await trio.open_tcp_stream(host, port)
+    except trio.TooSlowError:
+        raise Refused(
+            Reason.FILTERED,
+            f"nothing answers at {host}, port {port}: the machine is off, or a firewall drops the connection",
+            f"let TCP port {port} through the firewall of that machine; is it on, and in this network?",
+        ) from None
+    except socket.gaierror as error:
+        raise Refused(
+            Reason.NOT_RESOLVED,
+            f"the name {host} has no address ({_resolver_word(error)})",
+            "correct host in bridge.json, or write its IP address there",
+        ) from None
+    except OSError as error:
+        raise _not_connected(host, port, error) from None
+
+
+def _not_connected(host: str, port: int, error: OSError) -> Refused:
+    codes = {each.errno for each in _causes(error)}
+    if errno.ECONNREFUSED in codes:
+        return Refused(
+            Reason.CONNECTION_REFUSED,
+            f"{host} is there, but nothing listens at port {port}",
+            "start ecorelay there (`ecorelay hub start`), and set listen in its bridge.json to this port",
+        )
+    if errno.ETIMEDOUT in codes:
+        return Refused(
+            Reason.FILTERED,
+            f"nothing answers at {host}, port {port}",
+            f"let TCP port {port} through the firewall of that machine; is it on, and in this network?",
+        )
+    word = next((each.strerror for each in _causes(error) if each.strerror), "") or "no way there"
+    return Refused(
+        Reason.UNREACHABLE,
+        f"{host} cannot be reached ({word.lower()})",
+        "is this machine in the same network?",
+    )
+
+
+def _causes(error: BaseException) -> list[OSError]:
+    """All errors of single attempts in what Trio raises for the lot."""
+    found = [error] if isinstance(error, OSError) and error.errno is not None else []
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            found += _causes(each)
+    if error.__cause__ is not None:
+        found += _causes(error.__cause__)
+    return found
+
+
+def _resolver_word(error: socket.gaierror) -> str:
+    return "the name service does not answer" if error.errno == socket.EAI_AGAIN else "it is unknown"
+
+
+class Dialer:
+    """Keeps one configured hub linked.
+
+    Args:
+        peer: whom.
+        introducer: of this hub.
+        roads: says when it is sought.
+        backoff: the pauses.
+        on_link: the hub's part of a link.
+        report: told what happens.
+        connect: makes the stream.
+        on_proved: called with the address a hub proved itself at.
+    """
+
+    def __init__(
+        self,
+        peer: Peer,
+        introducer: Introducer,
+        roads: Roads,
+        backoff: Backoff,
+        on_link: Callable[[Proven], Awaitable[None]],
+        report: Report,
+        *,
+        connect: Connect = connect,
+        on_proved: Callable[[str], None] = lambda address: None,
+    ) -> None:
+        self._peer = peer
+        self._introducer = introducer
+        self._roads = roads
+        self._backoff = backoff
+        self._on_link = on_link
+        self._report = report
+        self._connect = connect
+        self._on_proved = on_proved
+        self._address = f"[{peer.host}]:{peer.port}" if ":" in peer.host else f"{peer.host}:{peer.port}"
+        self._first = 0
+        """Which secret to try first: the one that was right last time."""
+        self._up = 0
+        """Streams up."""
+        self._ended = trio.Event()
+        """Set when one of them ends, and then replaced."""
+
+    async def run(self) -> None:
+        """Dial until cancelled; the streams end with it."""
+        hub_id = self._peer.hub_id
+        async with trio.open_nursery() as links:
+            while True:
+                await self._roads.sought(hub_id)
+                since = self._roads.calls(hub_id)
+                wait, may_hurry = await self._once(links)
+                if not may_hurry:
+                    await trio.sleep(wait)
+                elif await self._roads.pause(hub_id, wait, since):
+                    self._backoff.hurry()
+
+    async def _once(self, links: trio.Nursery) -> tuple[float, bool]:
+        """One attempt and, if there comes a stream of it, the time until it ends or another one is wanted.
+
+        Returns:
+            Seconds to pause, and whether that may be cut short.
+        """
+        self._report(
+            RoadReport(event="dialing", side="dialer", hub_id=self._peer.hub_id, address=self._address)
+        )
+        try:
+            introduced = await self._introduced()
+        except Refused as refused:
+            wait = self._backoff.after_failure(refused)
+            self._report(
+                failed("dialer", refused, hub_id=self._peer.hub_id, address=self._address, retry_in_s=wait)
+            )
+            return wait, not refused.failed_proof
+        except Exception as error:
+            self._report(crashed("dialer", self._address, error, self._peer.hub_id))
+            return self._backoff.after_failure(Refused(Reason.CRASH, "")), True
+        began = trio.current_time()
+        self._up += 1
+        links.start_soon(self._link, introduced)
+        if await self._until_wanted():
+            return 0.0, True
+        return self._backoff.after_link(trio.current_time() - began), True
+
+    async def _link(self, introduced: tuple[trio.SSLStream[trio.abc.Stream], Proof]) -> None:
+        try:
+            await run_link(introduced, self._introducer, self._address, self._on_link, self._report)
+        finally:
+            self._up -= 1
+            self._ended.set()
+            self._ended = trio.Event()
+
+    async def _until_wanted(self) -> bool:
+        """Wait while streams are up; whether another one is wanted beside them."""
+        since = self._roads.calls(self._peer.hub_id)
+        wanted = False
+
+        async def hear() -> None:
+            nonlocal wanted
+            wanted = await self._roads.pause(self._peer.hub_id, math.inf, since)
+            race.cancel_scope.cancel()
+
+        while self._up:
+            ended = self._ended
+            async with trio.open_nursery() as race:
+                if self._up < BESIDE_MAX:
+                    race.start_soon(hear)
+                await ended.wait()
+                race.cancel_scope.cancel()
+            if wanted:
+                return True
+        return False
+
+    async def _introduced(self) -> tuple[trio.SSLStream[trio.abc.Stream], Proof]:
+        """A proven stream, with the first secret the other side takes.
+
+        Raises:
+            Refused: with none, or something else is in the way.
+        """
+        passwords = self._introducer.passwords
+        order = [self._first, *(i for i in range(len(passwords)) if i != self._first)]
+        for which in order[:-1]:
+            try:
+                return await self._introduce(passwords[which], which)
+            except Refused as refused:
+                # While secrets change, the other side may know only the one or the other.
+                if refused.reason is not Reason.WRONG_SECRET:
+                    raise
+        return await self._introduce(passwords[order[-1]], order[-1])
+
+    async def _introduce(
+        self, password: Password, which: int
+    ) -> tuple[trio.SSLStream[trio.abc.Stream], Proof]:
+        stream = await self._connect(self._peer.host, self._peer.port)
+        where = _remote_host(stream)
+        introduced = await self._introducer.dial(stream, self._peer.hub_id, password)
+        self._first = which
+        if where:
+            self._on_proved(where)
+        return introduced
+
+
+def _remote_host(stream: trio.abc.Stream) -> str:
+    if not isinstance(stream, trio.SocketStream):
+        return ""
+    try:
+        return str(stream.socket.getpeername()[0])
+    except OSError:
+        return ""

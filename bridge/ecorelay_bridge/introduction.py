@@ -1,0 +1,373 @@
+"""Two hubs get to know each other over any byte stream: TLS 1.3, then the mutual proof inside it.
+
+Both sides have 5 s for all of it. A message of the handshake is two bytes of length and the bytes; nothing is
+read ahead, so what follows belongs to the link.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from typing import TYPE_CHECKING, Final, Literal
+
+import trio
+from msgspec import Struct
+
+from ecorelay.errors import RelayError
+from ecorelay_bridge.handshake import MESSAGE_MAX, Accepting, Check, Dialing, Party, Proof, refusal_bytes
+from ecorelay_bridge.identity import ALPN, dialing_context
+from ecorelay_bridge.refusals import Reason, Refused, closed_after_proof
+from ecorelay_bridge.settings import Secret
+from ecorelay_bridge.workers import Workers, leave_at_fixed_time
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from ecorelay_bridge.password import Password
+
+FINISH_S: Final = 5.0
+"""Seconds to be through, TLS included."""
+GOODBYE_S: Final = 1.0
+"""Seconds a refusal and the end of TLS may take."""
+
+# TLS alerts a hub sends in the place of a handshake, see `ecorelay_bridge.listener`.
+ALERT_BLOCKED: Final = 49  # access_denied
+ALERT_FULL: Final = 80  # internal_error
+
+
+class Proven(Struct, frozen=True, kw_only=True):
+    """A hub that proved itself, and the encrypted stream to it. The next byte each way is the link's."""
+
+    stream: trio.abc.Stream
+    """Whoever gets this owns it."""
+    role: Literal["dialer", "acceptor"]
+    """Ours: ``dialer`` if we connected."""
+    hub_id: str
+    identity: str
+    """Its fingerprint, ``SHA256:…``."""
+    secret: Secret
+    """The one of ours that it knows: after a change of secrets, close the links whose secret is gone."""
+    version: int
+    """Of the link protocol: the highest both speak."""
+    app: str
+    """The version of its program."""
+    clock_ahead_ms: int
+    """How far its clock is before ours, about: good to the time a message takes. Negative: behind."""
+    address: str
+    """Where it is: ``host:port``."""
+
+
+class Introducer:
+    """This hub, introducing itself. One for all connections.
+
+    Args:
+        me: this hub.
+        passwords: for each secret, the new one first.
+        check: see `Check`.
+        remember: keeps who proved itself; called before the link begins. Raises RelayError if it cannot.
+        workers: do the computing.
+        finish_s: seconds for one introduction.
+    """
+
+    def __init__(
+        self,
+        me: Party,
+        passwords: tuple[Password, ...],
+        check: Check,
+        remember: Callable[[Proof], Awaitable[None]],
+        workers: Workers,
+        *,
+        finish_s: float = FINISH_S,
+    ) -> None:
+        self.me = me
+        self.passwords = passwords
+        self._check = check
+        self._remember = remember
+        self._workers = workers
+        self._finish_s = finish_s
+        self._accepting_tls = me.identity.accepting_context()
+        self._dialing_tls = dialing_context()
+
+    async def dial(
+        self, stream: trio.abc.Stream, to: str, password: Password, *, checking: bool = False
+    ) -> tuple[trio.SSLStream[trio.abc.Stream], Proof]:
+        """Introduce ourselves to the hub `to` at the other end.
+
+        Resource handling: takes `stream` over; it is closed unless this returns.
+
+        Args:
+            stream: connected.
+            to: the hub_id expected there.
+            password: the secret to prove.
+            checking: no link is wanted.
+
+        Raises:
+            Refused: no proof; the other side was told why, if it could be.
+        """
+        tls = trio.SSLStream(stream, self._dialing_tls)
+        way = _DialerWay(tls, self.me, to, password, self._check, self._remember, self._workers, checking)
+        return await self._bounded(tls, way)
+
+    async def accept(
+        self, stream: trio.abc.Stream, *, on_offer: Callable[[], None] = lambda: None
+    ) -> tuple[trio.SSLStream[trio.abc.Stream], Proof]:
+        """Introduce ourselves to whoever connected.
+
+        Resource handling: see :meth:`dial`.
+
+        Args:
+            stream: connected.
+            on_offer: called when computing begins: from then on, no proof is a failed one.
+
+        Raises:
+            Refused: see :meth:`dial`.
+        """
+        tls = trio.SSLStream(stream, self._accepting_tls, server_side=True)
+        accepting = Accepting(self.me, self.passwords, self._check)
+        return await self._bounded(tls, _AcceptorWay(tls, accepting, self._remember, self._workers, on_offer))
+
+    async def _bounded(
+        self, tls: trio.SSLStream[trio.abc.Stream], way: _DialerWay | _AcceptorWay
+    ) -> tuple[trio.SSLStream[trio.abc.Stream], Proof]:
+        try:
+            with trio.move_on_after(self._finish_s):
+                return tls, await way.go()
+            raise way.ended(broken=True) or Refused(Reason.TOO_SLOW, way.too_slow(), encrypted=way.encrypted)
+        except Refused as refused:
+            await _say_goodbye(tls, refusal_bytes(refused, self.me.versions) if way.can_tell else None)
+            raise
+        except trio.BrokenResourceError as error:
+            await trio.aclose_forcefully(tls)
+            raise (way.ended(broken=True) if way.encrypted else way.tls_failed(error)) or Refused(
+                Reason.CLOSED, "the connection broke during the handshake"
+            ) from None
+        except BaseException:
+            await trio.aclose_forcefully(tls)
+            raise
+
+
+class _Way:
+    """What both sides' ways have in common."""
+
+    def __init__(
+        self, tls: trio.SSLStream[trio.abc.Stream], remember: Callable[[Proof], Awaitable[None]]
+    ) -> None:
+        self._tls = tls
+        self._remember = remember
+        self.encrypted = False
+        self.can_tell = False
+        """Whether the other side still waits for a message of the handshake: it can be told why not."""
+
+    async def _encrypt(self) -> None:
+        await self._tls.do_handshake()
+        self.encrypted = self.can_tell = True
+        if self._tls.selected_alpn_protocol() != ALPN:
+            raise Refused(Reason.NOT_ECORELAY, "it speaks TLS, but is no ecorelay hub")
+
+    async def _send(self, raw: bytes) -> None:
+        await self._tls.send_all(len(raw).to_bytes(2, "big") + raw)
+
+    async def _receive(self) -> bytes:
+        size = int.from_bytes(await self._exactly(2), "big")
+        if not 0 < size <= MESSAGE_MAX:
+            raise Refused(Reason.GARBAGE, "what it sent is no message of the handshake")
+        return await self._exactly(size)
+
+    async def _exactly(self, size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            more = await self._tls.receive_some(size - len(data))
+            if not more:
+                raise self.ended(broken=False) or Refused(Reason.CLOSED, "it closed the connection")
+            data += more
+        return bytes(data)
+
+    async def _keep(self, proof: Proof) -> None:
+        if proof.checking:
+            return
+        try:
+            await self._remember(proof)
+        except RelayError as error:
+            raise Refused(Reason.NOT_REMEMBERED, error.message) from None
+
+    def ended(self, *, broken: bool) -> Refused | None:
+        """What an end without a word means at this point; None: nothing special."""
+        return None
+
+    def too_slow(self) -> str:
+        return "it did not finish in time" if self.encrypted else "it connected and then said nothing"
+
+    def tls_failed(self, error: BaseException) -> Refused | None:
+        return None
+
+
+class _DialerWay(_Way):
+    def __init__(
+        self,
+        tls: trio.SSLStream[trio.abc.Stream],
+        me: Party,
+        to: str,
+        password: Password,
+        check: Check,
+        remember: Callable[[Proof], Awaitable[None]],
+        workers: Workers,
+        checking: bool,
+    ) -> None:
+        super().__init__(tls, remember)
+        self._me = me
+        self._to = to
+        self._password = password
+        self._check = check
+        self._workers = workers
+        self._checking = checking
+        self._proof_is_out = False
+        self._known = False
+
+    async def go(self) -> Proof:
+        await self._encrypt()
+        certificate: bytes = self._tls.getpeercert(binary_form=True) or b""
+        dialing = Dialing(
+            self._me, self._to, certificate, self._password, self._check, checking=self._checking
+        )
+        self._known = dialing.known
+        await self._send(await self._workers.run(dialing.open))
+        # Not at a fixed time as the acceptor's answer: whoever would measure this one sees it once, and then
+        # not for a minute.
+        prove = await self._workers.run(dialing.prove, await self._receive())
+        self._proof_is_out = True
+        await self._send(prove)
+        try:
+            proof = dialing.finish(await self._receive())
+        except Refused as refused:
+            # However it is worded: somebody we do not know got our proof, and may have tried a guess on it.
+            refused.was_guess = not self._known
+            raise
+        self.can_tell = False
+        await self._keep(proof)
+        return proof
+
+    def ended(self, *, broken: bool) -> Refused | None:
+        # TLS has shown whether it is the hub we know. If so it learned nothing, and what broke is the
+        # network; anybody else may have asked for our proof only to guess.
+        if not self._proof_is_out or (broken and self._known):
+            return None
+        return closed_after_proof()
+
+    def too_slow(self) -> str:
+        if self.encrypted:
+            return "it did not finish the handshake in time"
+        return "it takes the connection and then says nothing: it hangs, is overloaded, or is no ecorelay hub"
+
+    def tls_failed(self, error: BaseException) -> Refused:
+        cause = error.__cause__
+        word = (cause.reason or "") if isinstance(cause, ssl.SSLError) else ""
+        if "ACCESS_DENIED" in word:
+            return Refused(
+                Reason.SOURCE_BLOCKED,
+                "it refuses this machine's address for a minute, after too many failed proofs from it",
+                "see whether another hub or check on this machine uses a wrong secret",
+                told=True,
+            )
+        if "INTERNAL_ERROR" in word:
+            return Refused(Reason.BUSY, "it has no room for another connection just now", told=True)
+        if word in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"):
+            return _not_ecorelay("what answers there does not speak TLS")
+        if "NO_APPLICATION_PROTOCOL" in word:
+            return _not_ecorelay("it speaks TLS, but is no ecorelay hub")
+        if not word or isinstance(cause, ssl.SSLEOFError):
+            return _not_ecorelay(
+                "it closed the connection when TLS began: no ecorelay hub, or one without room just now"
+            )
+        # OpenSSL's own word for it, from a fixed list: no text of the other side.
+        return Refused(
+            Reason.TLS,
+            f"TLS failed ({word.lower().replace('_', ' ')})",
+            "ecorelay needs TLS 1.3 from end to end: no proxy that opens TLS may stand between the hubs",
+        )
+
+
+class _AcceptorWay(_Way):
+    def __init__(
+        self,
+        tls: trio.SSLStream[trio.abc.Stream],
+        accepting: Accepting,
+        remember: Callable[[Proof], Awaitable[None]],
+        workers: Workers,
+        on_offer: Callable[[], None],
+    ) -> None:
+        super().__init__(tls, remember)
+        self._accepting = accepting
+        self._workers = workers
+        self._on_offer = on_offer
+
+    async def go(self) -> Proof:
+        await self._encrypt()
+        self._accepting.read_open(await self._receive())
+        await self._workers.take_turn(known=self._accepting.known)
+        self._on_offer()
+        began = trio.current_time()
+        offer = await self._workers.run(self._accepting.offer)
+        await leave_at_fixed_time(began)
+        await self._send(offer)
+        proved, proof = self._accepting.finish(await self._receive())
+        await self._keep(proof)
+        await self._send(proved)
+        return proof
+
+    def tls_failed(self, error: BaseException) -> Refused:
+        return Refused(Reason.TLS, "what connected does not speak TLS 1.3 as an ecorelay hub does")
+
+
+def _not_ecorelay(sentence: str) -> Refused:
+    return Refused(
+        Reason.NOT_ECORELAY, sentence, "correct host or port of this peer, or start ecorelay on that machine"
+    )
+
+
+async def _say_goodbye(tls: trio.SSLStream[trio.abc.Stream], raw: bytes | None) -> None:
+    """Tell why, end TLS, close: all of it within a second, and whoever does not listen is cut off."""
+    with trio.move_on_after(GOODBYE_S):
+        try:
+            if raw is not None:
+                await tls.send_all(len(raw).to_bytes(2, "big") + raw)
+                await tls.aclose()
+        except trio.BrokenResourceError:
+            pass
+    await trio.aclose_forcefully(tls)
+
+
+async def hand_over(
+    introduced: tuple[trio.SSLStream[trio.abc.Stream], Proof],
+    me: Party,
+    address: str,
+    on_link: Callable[[Proven], Awaitable[None]],
+) -> None:
+    """Give a proven stream to the hub; closed when that returns, however it does.
+
+    Args:
+        introduced: what :meth:`Introducer.dial` or :meth:`Introducer.accept` gave.
+        me: this hub.
+        address: of the other.
+        on_link: the hub's part.
+    """
+    tls, proof = introduced
+    try:
+        await on_link(
+            Proven(
+                stream=tls,
+                role=proof.role,
+                hub_id=proof.hub_id,
+                identity=proof.identity,
+                secret=proof.secret,
+                version=proof.version,
+                app=proof.app,
+                clock_ahead_ms=proof.clock_ms - me.now_ms(),
+                address=address,
+            )
+        )
+    finally:
+        with trio.move_on_after(GOODBYE_S) as goodbye:
+            goodbye.shield = True
+            with contextlib.suppress(trio.BrokenResourceError, trio.BusyResourceError):
+                await tls.aclose()
+        await trio.aclose_forcefully(tls)

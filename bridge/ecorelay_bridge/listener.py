@@ -1,0 +1,283 @@
+"""Takes connections of other hubs, as many as the door lets in; hands those that prove themselves over."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from ecorelay_bridge.door import Door, source_of
+from ecorelay_bridge.introduction import ALERT_BLOCKED, ALERT_FULL, hand_over
+from ecorelay_bridge.refusals import Reason, Refused
+from ecorelay_bridge.roads import RoadReport
+from ecorelay_bridge.workers import Pace
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from ecorelay_bridge.introduction import Introducer, Proven
+
+    Report = Callable[[RoadReport], None]
+
+BACKLOG: Final = 256
+LISTEN_AGAIN_S: Final = (1.0, 30.0)
+"""Pause before a port that could not be had is tried again: it doubles from the one to the other."""
+REPORTS_PER_SECOND: Final = 1.0
+"""Failures of strangers that are reported, of each kind; the rest is counted in the next report of it."""
+REPORTS_BURST: Final = 20
+PARTING_MAX: Final = 32
+"""Connections at once that are told why they are turned away; beyond, they are only closed."""
+PARTINGS_PER_SECOND: Final = 20.0
+"""The same in a second, after as many at once as PARTING_MAX: a flood is to cost as little as can be."""
+PARTING_S: Final = 0.5
+PARTING_BYTES: Final = 16 * 1024
+
+_ENDS_IN_NOTHING: Final = frozenset(
+    {Reason.TLS, Reason.GARBAGE, Reason.CLOSED, Reason.TOO_SLOW, Reason.NOT_ECORELAY}
+)
+
+
+class Listener:
+    """One listening port.
+
+    Args:
+        bind: an IP address of this machine; ``::`` is every address of both families.
+        port: 0: any that is free.
+        door: says who may come in.
+        introducer: of this hub.
+        on_link: the hub's part of a link.
+        report: told what happens.
+    """
+
+    def __init__(
+        self,
+        bind: str,
+        port: int,
+        door: Door,
+        introducer: Introducer,
+        on_link: Callable[[Proven], Awaitable[None]],
+        report: Report,
+    ) -> None:
+        self._bind = bind
+        self._port = port
+        self._door = door
+        self._introducer = introducer
+        self._on_link = on_link
+        self._report = report
+        self._paces: defaultdict[Reason, Pace] = defaultdict(lambda: Pace(REPORTS_PER_SECOND, REPORTS_BURST))
+        self._suppressed: Counter[Reason] = Counter()
+        self._parting = 0
+        self._partings = Pace(PARTINGS_PER_SECOND, PARTING_MAX)
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Listen until cancelled; links that came in end with it.
+
+        Started with the addresses, or with none while the port is not to be had: it is tried again and again.
+        """
+        pause, last = LISTEN_AGAIN_S
+        async with trio.open_nursery() as links:
+            while True:
+                try:
+                    # Trio's default host is every address, of both families.
+                    host = None if self._bind == "::" else self._bind
+                    listeners = await trio.open_tcp_listeners(self._port, host=host, backlog=BACKLOG)
+                    where = [listener.socket.getsockname()[:2] for listener in listeners]
+                    self._report(RoadReport(event="listening", side="acceptor", address=_address(where[0])))
+                    task_status.started(where)
+                    task_status = trio.TASK_STATUS_IGNORED
+                    pause = LISTEN_AGAIN_S[0]
+                    await trio.serve_listeners(self._serve, listeners, handler_nursery=links)
+                except OSError as error:
+                    self._not_listening(error, pause)
+                task_status.started([])
+                task_status = trio.TASK_STATUS_IGNORED
+                await trio.sleep(pause)
+                pause = min(pause * 2, last)
+
+    def _not_listening(self, error: OSError, pause: float) -> None:
+        self._report(
+            RoadReport(
+                event="not_listening",
+                side="acceptor",
+                address=_address((self._bind, self._port)),
+                reason=Reason.PORT_TAKEN if error.errno == errno.EADDRINUSE else Reason.UNREACHABLE,
+                sentence=_why_not(error, self._bind, self._port),
+                remedy="set listen in bridge.json to a free port, and tell the other hubs",
+                retry_in_s=pause,
+            )
+        )
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        try:
+            host, port = stream.socket.getpeername()[:2]
+        except OSError:
+            await trio.aclose_forcefully(stream)
+            return  # gone already
+        source, address = source_of(host), _address((host, port))
+        refused = self._door.admit(source)
+        if refused is not None:
+            await self._turn_away(stream, refused, address)
+            return
+        introduced = await self._introduce(stream, source, address)
+        if introduced is None:
+            return
+        proof = introduced[1]
+        if proof.checking:
+            # Asked only whether a link would come about. It would.
+            with trio.move_on_after(PARTING_S):
+                await introduced[0].aclose()
+            await trio.aclose_forcefully(introduced[0])
+            return
+        await run_link(introduced, self._introducer, address, self._on_link, self._report)
+
+    async def _introduce(self, stream: trio.SocketStream, source: str, address: str) -> Any:
+        """What `Introducer.accept` gives; None where it came to nothing, which is counted and reported."""
+        computed = False
+
+        def on_offer() -> None:
+            nonlocal computed
+            computed = True
+
+        try:
+            introduced = await self._introducer.accept(stream, on_offer=on_offer)
+        except Refused as refused:
+            if computed and refused.reason is not Reason.NOT_REMEMBERED:
+                self._door.failed(source)
+            elif refused.reason in _ENDS_IN_NOTHING:
+                self._door.fruitless(source)
+            self._fail(refused, address)
+            return None
+        except Exception as error:
+            self._report(crashed("acceptor", address, error))
+            return None
+        finally:
+            self._door.leave(source)
+        self._door.proved(source)
+        return introduced
+
+    def _fail(self, refused: Refused, address: str) -> None:
+        now = trio.current_time()
+        pace = self._paces[refused.reason]
+        if pace.wait(now) > 0:
+            self._suppressed[refused.reason] += 1
+            return
+        pace.take(now)
+        suppressed = self._suppressed.pop(refused.reason, 0)
+        self._report(failed("acceptor", refused, address=address, suppressed=suppressed))
+
+    async def _turn_away(self, stream: trio.SocketStream, reason: Reason, address: str) -> None:
+        """Close, and where there is time say why in the one way a TLS client understands: an alert."""
+        self._fail(Refused(reason, _AT_THE_DOOR[reason]), address)
+        now = trio.current_time()
+        if self._parting < PARTING_MAX and self._partings.wait(now) <= 0:
+            self._partings.take(now)
+            self._parting += 1
+            try:
+                with trio.move_on_after(PARTING_S):
+                    await self._part(stream, ALERT_BLOCKED if reason is Reason.SOURCE_BLOCKED else ALERT_FULL)
+            finally:
+                self._parting -= 1
+        await trio.aclose_forcefully(stream)
+
+    async def _part(self, stream: trio.SocketStream, alert: int) -> None:
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            # RFC 8446, 6: alert(21), legacy version 1.2, two bytes: fatal(2) and which.
+            await stream.send_all(bytes([21, 3, 3, 0, 2, 2, alert]))
+            await stream.send_eof()
+            # Closing with its first words unread would make the kernel reset the connection, alert and all.
+            read = 0
+            while read < PARTING_BYTES:
+                data = await stream.receive_some(4096)
+                if not data:
+                    return
+                read += len(data)
+
+
+async def run_link(
+    introduced: Any,
+    introducer: Introducer,
+    address: str,
+    on_link: Callable[[Proven], Awaitable[None]],
+    report: Report,
+) -> None:
+    """Report a link, hand it to the hub, report its end. A crash of the hub's part ends this link only."""
+    proof = introduced[1]
+    report(RoadReport(event="up", side=proof.role, hub_id=proof.hub_id, address=address))
+    crash: Exception | None = None
+    try:
+        await hand_over(introduced, introducer.me, address, on_link)
+    except Exception as error:
+        crash = error
+    report(
+        RoadReport(
+            event="down",
+            side=proof.role,
+            hub_id=proof.hub_id,
+            address=address,
+            reason=None if crash is None else Reason.CRASH,
+            error=crash,
+        )
+    )
+
+
+def failed(
+    side: Any,
+    refused: Refused,
+    *,
+    hub_id: str = "",
+    address: str = "",
+    retry_in_s: float | None = None,
+    suppressed: int = 0,
+) -> RoadReport:
+    """The report of a refusal."""
+    return RoadReport(
+        event="failed",
+        side=side,
+        hub_id=hub_id,
+        address=address,
+        reason=refused.reason,
+        sentence=refused.sentence,
+        remedy=refused.remedy,
+        told=refused.told,
+        retry_in_s=retry_in_s,
+        suppressed=suppressed,
+    )
+
+
+def crashed(side: Any, address: str, error: Exception, hub_id: str = "") -> RoadReport:
+    """The report of a bug."""
+    return RoadReport(
+        event="failed",
+        side=side,
+        hub_id=hub_id,
+        address=address,
+        reason=Reason.CRASH,
+        sentence="a bug of this hub ended the attempt; see its log",
+        error=error,
+    )
+
+
+_AT_THE_DOOR: Final = {
+    Reason.SOURCE_BLOCKED: "its address is refused for a minute, after too many attempts without a proof",
+    Reason.SOURCE_FULL: "too many connections from its address at once have not proved themselves",
+    Reason.DOOR_FULL: "too many connections at once have not proved themselves",
+}
+
+
+def _why_not(error: OSError, bind: str, port: int) -> str:
+    words = {
+        errno.EADDRINUSE: f"another program listens at port {port}",
+        errno.EADDRNOTAVAIL: f"this machine does not have the address {bind}",
+        errno.EACCES: f"port {port} is not for ordinary users",
+    }
+    return words.get(error.errno or 0, f"cannot listen at {bind}, port {port}: {error.strerror or error}")
+
+
+def _address(pair: tuple[str, int]) -> str:
+    host, port = pair
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,177 @@
+"""bridge.json as a file and as JSON: whose it is, who may read it, and where exactly its JSON breaks.
+
+What its fields mean is in `ecorelay_bridge.settings`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from ecorelay.errors import RelayError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FILE_MAX: Final = 1024 * 1024
+"""Bytes."""
+
+
+class Twice(ValueError):
+    """One object of a JSON text has a key two times."""
+
+
+def read_private(path: Path) -> tuple[bytes, list[str]] | None:
+    """The bytes of a file that holds secrets, made 0600 where others could read it.
+
+    Returns:
+        The bytes and what a person should hear about the file; None where there is no file.
+
+    Raises:
+        RelayError: ``bad_args``, it cannot be read, is no file, is not ours, or cannot be made private.
+    """
+    # Not blocking: somebody may have put a pipe there.
+    flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        handle = os.open(path, flags)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    try:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise RelayError("bad_args", f"{path} is in the way and is no file: move it away")
+        notes = _make_private(path, handle, found)
+        with open(handle, "rb", closefd=False) as file:
+            data = file.read(FILE_MAX + 1)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    finally:
+        os.close(handle)
+    if len(data) > FILE_MAX:
+        raise RelayError(
+            "bad_args", f"{path} is longer than {FILE_MAX:,} bytes: is it really a settings file?"
+        )
+    return data, notes
+
+
+def _unreadable(path: Path, error: OSError) -> RelayError:
+    return RelayError("bad_args", f"{path} cannot be read: {error.strerror or error}")
+
+
+def _make_private(path: Path, handle: int, found: os.stat_result) -> list[str]:
+    if sys.platform == "win32":
+        return []  # modes mean nothing there; the user's data directory is private by its access list
+    if found.st_uid != os.geteuid():
+        raise RelayError(
+            "bad_args",
+            f"{path} belongs to user id {found.st_uid}, not to you (user id {os.geteuid()}): make it yours "
+            "(chown), or run as its owner",
+        )
+    if not found.st_mode & 0o077:
+        return []
+    try:
+        os.fchmod(handle, 0o600)
+    except OSError as error:
+        raise RelayError(
+            "bad_args",
+            f"others can read the secret in {path}, and it cannot be made private "
+            f"({error.strerror or error}): move it to a disk where chmod 600 works",
+        ) from None
+    could = "change" if found.st_mode & 0o022 else "read"
+    return [
+        f"others could {could} {path} (mode {stat.S_IMODE(found.st_mode):04o}): it is 0600 now; if others "
+        "use this machine, change the secret"
+    ]
+
+
+def parse_json(data: bytes, path: Path) -> dict[str, Any]:
+    """The one JSON object in a settings file. A byte order mark before it is fine.
+
+    Raises:
+        RelayError: ``bad_args``, it is none; says the line, the column and what is there.
+    """
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise RelayError("bad_args", f"{path} is UTF-16: save it again as UTF-8")
+    try:
+        # Editors on Windows put a byte order mark first.
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise RelayError("bad_args", f"{path} is not UTF-8 (line {line}): save it again as UTF-8") from None
+    if not text.strip():
+        raise RelayError("bad_args", f"{path} is empty: `ecorelay bridge-init` writes one, or remove it")
+    try:
+        value = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise RelayError("bad_args", _where(path, text, error)) from None
+    except Twice as error:
+        raise RelayError("bad_args", f"{path}: {error}") from None
+    except RecursionError:
+        raise RelayError("bad_args", f"{path} is no valid JSON: nested too deeply") from None
+    except ValueError:
+        # Python's own bound on the digits of one number, and NaN.
+        raise RelayError("bad_args", f"{path} is no valid JSON: it holds a number that is none") from None
+    if not isinstance(value, dict):
+        raise RelayError("bad_args", f"{path} must be one JSON object: it begins with {{ and ends with }}")
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            # The field's name, never its value: it may be the secret.
+            raise Twice(f"{key[:40]!r} stands there twice in one object: take one out")
+        found[key] = value
+    return found
+
+
+def _no_constant(_: str) -> NoReturn:
+    raise ValueError("a number that JSON does not know")
+
+
+def _where(path: Path, text: str, error: json.JSONDecodeError) -> str:
+    """One sentence with line and column. Quotes at most one character of the file: it holds secrets."""
+    at = error.pos
+    comma = at
+    if text[at : at + 1] != ",":
+        comma = len(text[:at].rstrip()) - 1
+    closing = text[comma + 1 :].lstrip()[:1]
+    if text[comma : comma + 1] == "," and closing in ("}", "]"):
+        return f"{path} is no valid JSON: {_place(text, comma)} is a comma before {closing}: take it out"
+    here = f"{path} is no valid JSON at {_place(text, at)}"
+    found = text[at : at + 1]
+    if not found:
+        return f"{here}: the file ends in the middle (a }} or a quote is missing)"
+    if text.startswith(("//", "/*", "#"), at):
+        return f"{here}: JSON knows no comments: take it out"
+    if found == "'":
+        return f"{here}: texts stand between double quotes, not single ones"
+    if found in "\u201c\u201d\u201e\u2018\u2019":
+        return f"{here}: these are typographic quotes; JSON needs the plain double quote"
+    if "delimiter: ':'" in error.msg or error.msg.startswith("Expecting ':'"):
+        return f"{here}: a colon is missing after the field's name"
+    if error.msg.startswith("Expecting ','"):
+        return f"{here}: a comma is missing before it"
+    if error.msg.startswith("Extra data"):
+        return f"{here}: the object has ended, but something follows"
+    if error.msg.startswith("Invalid control"):
+        return f"{here}: a text goes over the end of its line (a closing quote is missing, or write \\n)"
+    if error.msg.startswith("Invalid \\"):
+        return f"{here}: a backslash in a text must be written twice"
+    if error.msg.startswith("Unterminated"):
+        return f"{here}: a text that begins there has no closing quote"
+    if error.msg.startswith("Expecting property"):
+        return f"{here}: a field's name in double quotes must stand there"
+    return f"{here}: a value is missing or is none (texts need double quotes)"
+
+
+def _place(text: str, at: int) -> str:
+    line = text.count("\n", 0, at) + 1
+    column = at - (text.rfind("\n", 0, at) + 1) + 1
+    return f"line {line}, column {column}"

@@ -1,0 +1,425 @@
+"""Finding and mending what a replica of a group lacks.
+
+Lines of a group are lost to a hub with members in it when a database was lost, a backup restored, or too much
+waited. That shows in the numbers and ids of lines; and at the beginning of a link the home says where its groups
+are. Then it is asked, for one group after the other, page by page. The home's word counts: where ours differs,
+ours goes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from ecorelay import link_wire
+from ecorelay.core import far_groups, group_names
+from ecorelay.core.actions import Store, ToLink
+from ecorelay.core.group_ops import (
+    FarOp,
+    Heads,
+    LinesRead,
+    ReadHeads,
+    ReadLines,
+    Replica,
+    TakeEnd,
+    TakeLine,
+    Taken,
+    TakePage,
+)
+
+if TYPE_CHECKING:
+    from ecorelay.core.events import Now, StoreFailed
+    from ecorelay.core.ops import LineAdded
+    from ecorelay.core.state import Group, Peer, RemoteHub, State
+
+ASK_AGAIN_S = 5.0
+WANTED_MAX = 1_000
+"""Groups of one hub that are to be asked for."""
+
+
+class StatesReady(Struct, frozen=True):
+    """Note: tell these links where our groups are; `complete`: these are all they have members in."""
+
+    links: tuple[int, ...]
+    complete: bool
+
+
+class StatesCompared(Struct, frozen=True):
+    """Note: where our replicas are, for comparing them with what their home said over this link."""
+
+    link: int
+    frame: link_wire.GroupStates
+
+
+class StatesDue(Struct, frozen=True):
+    """Timer note: the disk refused a while ago; tell where our groups are, or compare ours with what was told."""
+
+    link: int
+    told: link_wire.GroupStates | None
+
+
+class AskReady(Struct, frozen=True):
+    """Note: where our replica is; ask its home for what follows."""
+
+    link: int
+    group_id: str
+
+
+class AskDue(Struct, frozen=True):
+    """Timer note: the home could not answer a while ago, or we could not take it."""
+
+    link: int
+    group_id: str
+
+
+class LinesReady(Struct, frozen=True):
+    """Note: answer another hub, over this link, with lines of our group."""
+
+    link: int
+    group_no: int
+    group_id: str
+
+
+class PageTaken(Struct, frozen=True):
+    """Note: a page of the home is stored. `upto`: its last line, after which it is asked for more."""
+
+    link: int
+    op: TakePage
+    upto: tuple[int, str]
+
+
+class ReplicaEnded(Struct, frozen=True):
+    """Note: a group of another hub is no more, or has no members here."""
+
+    op: TakeEnd
+
+
+# --- what durable frames brought ---------------------------------------------------------------------------
+
+
+def took(s: State, op: FarOp, result: LineAdded | Taken, now: Now) -> None:
+    """A durable frame about a group is stored, or shows that something is missing."""
+    far_groups.took(s, op, result, now)
+    if isinstance(op, TakeLine) and isinstance(result, Taken) and result.outcome in ("behind", "unknown"):
+        for hub in group_names.hubs_numbered(s, op.replica.hub_no):
+            want(s, hub, op.replica.group_id)
+
+
+def lost(hub: RemoteHub) -> None:
+    """The link is gone: what was asked is not answered any more."""
+    hub.states_told = hub.answering = False
+    hub.asking = ""
+    hub.wanted.clear()
+    hub.listed = set()
+
+
+# --- the home: where its groups are --------------------------------------------------------------------------
+
+
+def caught_up(s: State, link: int) -> None:
+    """What waited for a hub has gone out, perhaps: once it has, tell it where our groups are."""
+    hub = s.links.get(link)
+    if hub is None or not (hub.up and hub.caught_up) or hub.states_told:
+        return
+    hub.states_told = True
+    nos = [group.no for group in s.groups.values() if _has_members(group, hub)]
+    s.out.append(Store((ReadHeads(group_nos=tuple(nos)),), StatesReady((link,), complete=True)))
+
+
+def _has_members(group: Group, hub: RemoteHub) -> bool:
+    return any(each.hub is hub for each in group.far.values())
+
+
+def states_ready(s: State, note: StatesReady, result: Heads) -> None:
+    """Tell it."""
+    states = [
+        link_wire.GroupState(
+            group=s.groups[head.group_no].group_id,
+            last=head.last,
+            last_id=head.last_id or None,
+            members=head.members,
+        )
+        for head in result.heads
+        if head.group_no in s.groups
+    ]
+    size = link_wire.GROUPS_PART
+    parts = [tuple(states[start : start + size]) for start in range(0, len(states), size)]
+    if note.complete and not parts:
+        parts = [()]
+    for number, part in enumerate(parts):
+        complete = note.complete and number == len(parts) - 1
+        frame = link_wire.GroupStates(groups=part, complete=complete)
+        s.out += [ToLink(link, frame) for link in note.links if link in s.links]
+
+
+def states_failed(s: State, note: StatesReady, now: Now) -> None:
+    """The disk refused: tell all of it again in a while."""
+    for link in note.links:
+        hub = s.links.get(link)
+        if hub is not None:
+            hub.states_told = False
+            s.at(now.mono + ASK_AGAIN_S, StatesDue(link, None))
+
+
+def states_due(s: State, note: StatesDue) -> None:
+    """Time to try again."""
+    hub = s.links.get(note.link)
+    if hub is not None and note.told is not None:
+        told_states(s, hub, note.told)
+    else:
+        caught_up(s, note.link)
+
+
+def renamed_there(s: State, hub: RemoteHub, frame: link_wire.Presence) -> None:
+    """Peers of another hub may have another name: hubs with members in their groups hear of it."""
+    for each in frame.peers:
+        no = s.far_nos.get((hub.no, each.peer_id))
+        if no is not None:
+            for group in s.groups.values():
+                far = group.far.get(no)
+                if far is not None and far.name != each.name:
+                    far.name = each.name
+                    _tell_change(s, group)
+
+
+def renamed_here(s: State, peer: Peer) -> None:
+    """A peer of ours has another name."""
+    for no in sorted(peer.groups):
+        _tell_change(s, s.groups[no])
+
+
+def _tell_change(s: State, group: Group) -> None:
+    hubs = {each.hub.link for each in group.far.values() if each.hub.states_told}
+    if hubs:
+        links = tuple(sorted(hubs))
+        s.out.append(Store((ReadHeads(group_nos=(group.no,)),), StatesReady(links, complete=False)))
+
+
+# --- the home: asked for lines -----------------------------------------------------------------------------
+
+
+def asked(s: State, hub: RemoteHub, frame: link_wire.GroupAsk, now: Now) -> None:
+    """Another hub has less of a group than it should."""
+    group = s.groups_by_id.get((0, frame.group))
+    if group is None or not _has_members(group, hub):
+        s.out.append(ToLink(hub.link, link_wire.GroupPage(group=frame.group, gone=True)))
+        return
+    if hub.answering:
+        s.count("link asks at once")
+        return
+    hub.answering = True
+    op = ReadLines(
+        group_no=group.no,
+        after=frame.after,
+        after_id=frame.after_id or "",
+        max_count=link_wire.LINES_PART,
+        max_bytes=link_wire.LINES_BYTES,
+        now=now.wall,
+    )
+    s.out.append(Store((op,), LinesReady(hub.link, group.no, frame.group)))
+
+
+def lines_ready(s: State, note: LinesReady, result: LinesRead) -> None:
+    """Answer it, if it still has members in the group."""
+    hub = s.links.get(note.link)
+    if hub is None:
+        return
+    hub.answering = False
+    group = s.groups.get(note.group_no)
+    if group is None or not _has_members(group, hub):
+        page = link_wire.GroupPage(group=note.group_id, gone=True)
+    else:
+        page = link_wire.GroupPage(
+            group=note.group_id,
+            name=group.name,
+            last=result.last,
+            lines=result.lines,
+            members=result.members,
+            more=result.more,
+        )
+    s.out.append(ToLink(note.link, page))
+
+
+def lines_failed(s: State, note: LinesReady, event: StoreFailed) -> None:
+    """It was deleted meanwhile, or the disk refused."""
+    hub = s.links.get(note.link)
+    if hub is not None:
+        hub.answering = False
+        gone = event.code == "group_not_found"
+        s.out.append(ToLink(note.link, link_wire.GroupPage(group=note.group_id, gone=gone, busy=not gone)))
+
+
+# --- a replica: compared with its home -----------------------------------------------------------------------
+
+
+def told_states(s: State, hub: RemoteHub, frame: link_wire.GroupStates) -> None:
+    """A home says where its groups are. What it sent before that is in the store, or on its way there."""
+    nos = [group.no for group in s.groups.values() if group.hub is hub]
+    s.out.append(Store((ReadHeads(group_nos=tuple(nos)),), StatesCompared(hub.link, frame)))
+
+
+def states_compared(s: State, note: StatesCompared, result: Heads, now: Now) -> None:
+    """Ask for what is missing; end what the home does not know."""
+    hub = s.links.get(note.link)
+    if hub is None:
+        return
+    heads = {head.group_no: head for head in result.heads}
+    for state in note.frame.groups:
+        group = s.groups_by_id.get((hub.no, state.group))
+        head = heads.get(group.no) if group is not None else None
+        if group is None or head is None:
+            want(s, hub, state.group)
+            continue
+        hub.listed.add(state.group)
+        same_line = head.last == state.last and (
+            not head.last_id or not state.last_id or head.last_id == state.last_id
+        )
+        if not same_line or head.members != state.members:
+            want(s, hub, state.group)
+            continue
+        known = {s.peers[no].peer_id for no in group.members}
+        strays = [each.peer_id for each in group.roster if group_names.is_ours(s, each)]
+        far_groups.send_leaves(s, hub.no, state.group, [each for each in strays if each not in known], now)
+    if note.frame.complete:
+        listed, hub.listed = hub.listed, set()
+        for group in s.groups.values():
+            if group.hub is hub and group.no in heads and group.group_id not in listed:
+                _end(s, hub, group.group_id, now)
+
+
+def compare_failed(s: State, note: StatesCompared, now: Now) -> None:
+    """The disk refused: try again in a while."""
+    s.at(now.mono + ASK_AGAIN_S, StatesDue(note.link, note.frame))
+
+
+def _end(s: State, hub: RemoteHub, group_id: str, now: Now) -> None:
+    group = s.groups_by_id.get((hub.no, group_id))
+    if group is not None:
+        text = f"the group {group.shown} ended: {hub.hub_id} knows of no such group with you in it"
+        op = TakeEnd(
+            replica=Replica(
+                hub_no=hub.no,
+                group_id=group_id,
+                name=group.name,
+                notice=far_groups.notice(s, group_names.admin(s, group), text, now),
+            )
+        )
+        s.out.append(Store((op,), ReplicaEnded(op)))
+
+
+def replica_ended(s: State, note: ReplicaEnded, result: Taken, now: Now) -> None:
+    """It is gone."""
+    far_groups.applied(s, note.op.replica, result, now)
+
+
+# --- a replica: asking its home ------------------------------------------------------------------------------
+
+
+def want(s: State, hub: RemoteHub, group_id: str) -> None:
+    """We have less of this group than we should, or something else."""
+    if not hub.introduced:  # the next link begins with where it is
+        return
+    if len(hub.wanted) >= WANTED_MAX:
+        s.count("link groups beyond the limit")
+        return
+    hub.wanted[group_id] = None
+    _ask_next(s, hub)
+
+
+def _ask_next(s: State, hub: RemoteHub) -> None:
+    if not hub.asking and hub.wanted:
+        hub.asking = next(iter(hub.wanted))
+        del hub.wanted[hub.asking]
+        group = s.groups_by_id.get((hub.no, hub.asking))
+        nos = () if group is None else (group.no,)
+        s.out.append(Store((ReadHeads(group_nos=nos),), AskReady(hub.link, hub.asking)))
+
+
+def ask_ready(s: State, note: AskReady, result: Heads) -> None:
+    """Ask."""
+    hub = s.links.get(note.link)
+    if hub is not None:
+        after, after_id = (result.heads[0].last, result.heads[0].last_id) if result.heads else (0, "")
+        s.out.append(
+            ToLink(
+                note.link, link_wire.GroupAsk(group=note.group_id, after=after, after_id=after_id or None)
+            )
+        )
+
+
+def ask_failed(s: State, note: AskReady | PageTaken, now: Now) -> None:
+    """The disk refused: ask again in a while."""
+    hub = s.links.get(note.link)
+    if hub is not None:
+        s.at(now.mono + ASK_AGAIN_S, AskDue(note.link, hub.asking))
+
+
+def ask_due(s: State, note: AskDue) -> None:
+    """Time to ask again."""
+    hub = s.links.get(note.link)
+    if hub is not None:
+        hub.asking = ""
+        want(s, hub, note.group_id)
+
+
+def told_page(s: State, hub: RemoteHub, frame: link_wire.GroupPage, now: Now) -> None:
+    """The answer of a home."""
+    if not hub.asking or frame.group != hub.asking:
+        s.count("link pages nobody asked for")
+        return
+    if frame.busy:
+        s.at(now.mono + ASK_AGAIN_S, AskDue(hub.link, hub.asking))
+        return
+    if frame.gone:
+        _end(s, hub, frame.group, now)
+        _asked(s, hub)
+        return
+    seqs = [line.seq for line in frame.lines]
+    if (
+        frame.name is None
+        or seqs != list(range(seqs[0], seqs[0] + len(seqs)) if seqs else [])
+        or (seqs and seqs[-1] > frame.last)
+        or (frame.more and not seqs)
+        or frame.last > 2**62
+    ):
+        s.count("link pages that are none")
+        _asked(s, hub)
+        return
+    shown = f"{frame.name}@{hub.hub_id}"
+    notice = far_groups.notice(s, shown, f"you are no longer in the group {shown}", now)
+    op = TakePage(
+        replica=Replica(hub_no=hub.no, group_id=frame.group, name=frame.name, notice=notice),
+        lines=tuple([far_groups.copied(s, hub, line, now, line.age_ms) for line in frame.lines]),
+        roster=far_groups.roster_of(s, frame.members),
+        last=frame.last,
+        more=frame.more,
+        creatable=far_groups.creatable(s, hub),
+    )
+    upto = (frame.lines[-1].seq, frame.lines[-1].msg_id) if frame.lines else (0, "")
+    s.out.append(Store((op,), PageTaken(hub.link, op, upto)))
+
+
+def page_taken(s: State, note: PageTaken, result: Taken, now: Now) -> None:
+    """Stored: ask for the next page, or for the next group."""
+    op = note.op
+    far_groups.applied(s, op.replica, result, now)
+    if not op.more or result.outcome == "refused":
+        far_groups.refuse_strays(s, op.replica, op.roster, result, now)
+    hub = s.links.get(note.link)
+    if hub is None:
+        return
+    if op.more and result.outcome == "stored":
+        after, after_id = note.upto
+        s.out.append(
+            ToLink(
+                note.link, link_wire.GroupAsk(group=op.replica.group_id, after=after, after_id=after_id)
+            )
+        )
+    else:
+        _asked(s, hub)
+
+
+def _asked(s: State, hub: RemoteHub) -> None:
+    hub.asking = ""
+    _ask_next(s, hub)

@@ -1,0 +1,234 @@
+-- hub.db as version 2 left it: the dump of a small one, made by that program.
+CREATE TABLE blocks (
+    key TEXT PRIMARY KEY,
+    address TEXT NOT NULL,
+    no INTEGER,
+    since INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO "blocks" VALUES('eve@far','Eve@far',NULL,1795000000000);
+INSERT INTO "blocks" VALUES('kitty','kitty',3,1795000000000);
+CREATE TABLE bodies (mid INTEGER PRIMARY KEY, text BLOB NOT NULL) STRICT;
+INSERT INTO "bodies" VALUES(1,X'7365656E');
+INSERT INTO "bodies" VALUES(2,X'6B657074');
+INSERT INTO "bodies" VALUES(3,X'746F20626F7468');
+INSERT INTO "bodies" VALUES(5,X'6D616465');
+INSERT INTO "bodies" VALUES(6,X'61206C696E65');
+CREATE TABLE directory (
+    hub_no INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    name TEXT NOT NULL,
+    peer_id TEXT NOT NULL,
+    no INTEGER,
+    online INTEGER NOT NULL DEFAULT 0,
+    told_at INTEGER NOT NULL,
+    PRIMARY KEY (hub_no, key)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE group_log (
+    group_no INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    mid INTEGER NOT NULL,
+    sender_no INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    PRIMARY KEY (group_no, seq)
+) STRICT, WITHOUT ROWID;
+INSERT INTO "group_log" VALUES(1,1,5,1,4);
+INSERT INTO "group_log" VALUES(1,2,6,1,6);
+CREATE TABLE group_members (
+    group_no INTEGER NOT NULL,
+    no INTEGER NOT NULL,
+    place INTEGER NOT NULL,
+    cursor INTEGER NOT NULL,
+    own_last INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (group_no, no)
+) STRICT, WITHOUT ROWID;
+INSERT INTO "group_members" VALUES(1,1,0,2,2);
+INSERT INTO "group_members" VALUES(1,2,1,0,0);
+CREATE TABLE groups (
+    no INTEGER PRIMARY KEY AUTOINCREMENT,
+    group_id TEXT NOT NULL,
+    hub TEXT NOT NULL DEFAULT '',
+    key TEXT NOT NULL,
+    name TEXT NOT NULL,
+    admin_no INTEGER NOT NULL,
+    first INTEGER NOT NULL DEFAULT 1,
+    last INTEGER NOT NULL DEFAULT 0,
+    bytes INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (hub, key)
+) STRICT;
+INSERT INTO "groups" VALUES(1,'01k00000000000000000000005','','team','team',1,1,2,10);
+CREATE TABLE hubs (
+    no INTEGER PRIMARY KEY AUTOINCREMENT,
+    key TEXT NOT NULL UNIQUE,
+    hub_id TEXT NOT NULL,
+    identity TEXT,
+    complete INTEGER NOT NULL DEFAULT 0,
+    seen_at INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE identities (
+    client TEXT NOT NULL,
+    identity TEXT NOT NULL,
+    no INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    PRIMARY KEY (client, identity)
+) STRICT, WITHOUT ROWID;
+INSERT INTO "identities" VALUES('claude','s1',1,1795000000000);
+CREATE TABLE mailboxes (
+    box INTEGER PRIMARY KEY,
+    entries INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    unread INTEGER NOT NULL
+) STRICT;
+INSERT INTO "mailboxes" VALUES(1,1,7,1);
+INSERT INTO "mailboxes" VALUES(2,2,8,1);
+INSERT INTO "mailboxes" VALUES(3,1,7,1);
+CREATE TABLE messages (
+    mid INTEGER PRIMARY KEY,
+    msg_id TEXT NOT NULL,
+    origin INTEGER NOT NULL DEFAULT 0,
+    kind INTEGER NOT NULL,
+    sender_no INTEGER NOT NULL,
+    sender TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    checksum INTEGER NOT NULL,
+    box INTEGER,
+    boxes TEXT,
+    refs INTEGER NOT NULL DEFAULT 0,
+    group_no INTEGER,
+    seq INTEGER,
+    reply_to TEXT,
+    broadcast_id TEXT,
+    urgent INTEGER NOT NULL DEFAULT 0,
+    hops INTEGER NOT NULL DEFAULT 0
+) STRICT;
+INSERT INTO "messages" VALUES(1,'01k00000000000000000000001',0,0,1,'peer 1',1795000000000,4,2473311894,2,NULL,0,NULL,NULL,NULL,NULL,0,0);
+INSERT INTO "messages" VALUES(2,'01k00000000000000000000002',0,0,1,'peer 1',1795000000000,4,2676720908,2,NULL,0,NULL,NULL,NULL,NULL,0,0);
+INSERT INTO "messages" VALUES(3,'01k00000000000000000000003',0,0,2,'peer 2',1795000000000,7,10328644,NULL,'[1,3]',2,NULL,NULL,NULL,NULL,0,0);
+INSERT INTO "messages" VALUES(4,'01k00000000000000000000004',0,0,1,'peer 1',1795000000000,6,1419095104,4,NULL,0,NULL,NULL,NULL,NULL,0,0);
+INSERT INTO "messages" VALUES(5,'01k00000000000000000000006',0,5,1,'peer 1',1795000000000,4,3111656687,NULL,NULL,1,1,1,NULL,NULL,0,0);
+INSERT INTO "messages" VALUES(6,'01k00000000000000000000007',0,4,1,'peer 1',1795000000000,6,3290685447,NULL,NULL,1,1,2,NULL,NULL,0,0);
+CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID;
+INSERT INTO "meta" VALUES('clean',1);
+INSERT INTO "meta" VALUES('commits',6);
+INSERT INTO "meta" VALUES('created',1795000000000);
+INSERT INTO "meta" VALUES('last_mid',0);
+CREATE TABLE names (
+    key TEXT PRIMARY KEY,
+    name TEXT NOT NULL,
+    no INTEGER NOT NULL,
+    until INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+INSERT INTO "names" VALUES('ann','Ann',1,0);
+INSERT INTO "names" VALUES('bob','bob',2,0);
+INSERT INTO "names" VALUES('cat','cat',3,1795000001000);
+INSERT INTO "names" VALUES('kitty','kitty',3,0);
+CREATE TABLE notices (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    sender_no INTEGER NOT NULL,
+    about_no INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    total INTEGER NOT NULL,
+    told INTEGER NOT NULL DEFAULT 0,
+    at INTEGER NOT NULL,
+    about TEXT,
+    UNIQUE (sender_no, about_no, reason)
+) STRICT;
+INSERT INTO "notices" VALUES(1,1,4,'forgotten',1,0,1795000000000,'dan');
+CREATE TABLE ops (
+    no INTEGER NOT NULL,
+    op_id TEXT NOT NULL,
+    request INTEGER NOT NULL,
+    reply BLOB NOT NULL,
+    at INTEGER NOT NULL,
+    PRIMARY KEY (no, op_id)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE outbox (
+    hub_no INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    msg_id TEXT NOT NULL,
+    mid INTEGER,
+    recipient TEXT NOT NULL DEFAULT '',
+    body BLOB NOT NULL,
+    size INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    PRIMARY KEY (hub_no, seq)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE peers (
+    no INTEGER PRIMARY KEY AUTOINCREMENT,
+    peer_id TEXT NOT NULL,
+    hub TEXT NOT NULL DEFAULT '',
+    name TEXT NOT NULL,
+    auto INTEGER NOT NULL DEFAULT 0,
+    client TEXT NOT NULL DEFAULT '',
+    cwd TEXT NOT NULL DEFAULT '',
+    git_branch TEXT NOT NULL DEFAULT '',
+    created INTEGER NOT NULL,
+    last_seen INTEGER NOT NULL,
+    UNIQUE (hub, peer_id)
+) STRICT;
+INSERT INTO "peers" VALUES(1,'id 1','','Ann',1,'claude','/src','main',1795000000000,1795000000000);
+INSERT INTO "peers" VALUES(2,'id 2','','bob',1,'','','',1795000000000,1795000000000);
+INSERT INTO "peers" VALUES(3,'id 3','','kitty',0,'','','',1795000000000,1795000000000);
+CREATE TABLE places (
+    client TEXT NOT NULL,
+    cwd TEXT NOT NULL,
+    no INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    PRIMARY KEY (client, cwd, no)
+) STRICT, WITHOUT ROWID;
+INSERT INTO "places" VALUES('claude','/src',1,1795000000000);
+CREATE TABLE pushes (
+    mid INTEGER NOT NULL,
+    box INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    carrier TEXT NOT NULL,
+    PRIMARY KEY (mid, box)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE receipts (
+    mid INTEGER NOT NULL,
+    box INTEGER NOT NULL,
+    forwarded_at INTEGER NOT NULL DEFAULT 0,
+    seen_at INTEGER NOT NULL DEFAULT 0,
+    replied_at INTEGER NOT NULL DEFAULT 0,
+    outcome INTEGER NOT NULL DEFAULT 0,
+    reason TEXT,
+    ended_at INTEGER NOT NULL,
+    PRIMARY KEY (mid, box)
+) STRICT, WITHOUT ROWID;
+INSERT INTO "receipts" VALUES(4,4,0,0,0,2,'forgotten',1795000000000);
+CREATE TABLE ring (
+    box INTEGER NOT NULL,
+    state INTEGER NOT NULL,
+    mid INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    sender INTEGER NOT NULL,
+    shared INTEGER NOT NULL,
+    handed INTEGER NOT NULL DEFAULT 0,
+    seen_at INTEGER NOT NULL DEFAULT 0,
+    replied_at INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (box, state, mid)
+) STRICT, WITHOUT ROWID;
+INSERT INTO "ring" VALUES(1,1,3,7,2,1,0,0,0);
+INSERT INTO "ring" VALUES(2,0,1,4,1,0,1,1795000000000,0);
+INSERT INTO "ring" VALUES(2,1,2,4,1,0,0,0,0);
+INSERT INTO "ring" VALUES(3,1,3,7,2,1,0,0,0);
+CREATE TABLE streams (
+    hub_no INTEGER NOT NULL,
+    direction INTEGER NOT NULL,
+    stream TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    PRIMARY KEY (hub_no, direction, stream)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX names_no ON names (no);
+CREATE INDEX identities_no ON identities (no, at);
+CREATE INDEX places_no ON places (no);
+CREATE UNIQUE INDEX messages_id ON messages (msg_id, origin);
+CREATE INDEX group_members_no ON group_members (no);
+CREATE INDEX ops_at ON ops (at);
+CREATE INDEX outbox_recipient ON outbox (hub_no, recipient);
+CREATE UNIQUE INDEX blocks_no ON blocks (no);
+DELETE FROM "sqlite_sequence";
+INSERT INTO "sqlite_sequence" VALUES('peers',4);
+INSERT INTO "sqlite_sequence" VALUES('notices',1);
+INSERT INTO "sqlite_sequence" VALUES('groups',1);
