@@ -38,8 +38,8 @@ MEMBERS_MAX: Final = 100
 GROUPS_PART: Final = 200
 """Groups in one frame."""
 LINES_PART: Final = 100
-LINES_BYTES: Final = 1024 * 1024
-"""Lines of a group in one frame, and the bytes of their texts (one line may be longer)."""
+LINES_BYTES: Final = 512 * 1024
+"""Lines of a group in one frame, and the bytes of their texts: JSON may need six times as many."""
 
 Code = Annotated[str, Meta(max_length=64)]
 """Of a rejection; a later version may have more than `ecorelay.errors` knows."""
@@ -151,7 +151,7 @@ class Activate(LinkFrame, frozen=True, kw_only=True):
 
 
 class GroupMember(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """A member as the group's hub knows it. `hub` None: of that hub itself. `since`: what it sees comes later.
+    """A member as the group's hub knows it. `hub` None: of that hub itself. It sees what comes after `since`.
 
     The first of a list of members is the admin.
     """
@@ -208,8 +208,8 @@ class GroupAsk(LinkFrame, frozen=True, kw_only=True):
 class GroupPage(LinkFrame, frozen=True, kw_only=True):
     """Lines in order and without a gap: those asked for, or all there are where the other hub went astray.
 
-    `last` is the group's last line, `members` are those of that moment. `more`: ask again. `gone`: you have no
-    members in such a group. `busy`: the disk refused; ask later.
+    `last` is the group's last line, `members` are those of that moment. `more`: ask again. `gone`: you have
+    no members in such a group. `busy`: the disk refused; ask later.
     """
 
     group: Id
@@ -285,6 +285,32 @@ class RoomLine(LinkFrame, frozen=True, kw_only=True):
     text: str
 
 
+class TraceAsk(LinkFrame, frozen=True, kw_only=True):
+    """What became of a message of mine? → `trace_answer` of the same number. Of others nothing is told."""
+
+    number: Number
+    msg_id: Id
+
+
+class FarReceipt(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What is known of it for one recipient here. Times are milliseconds ago, None: it has not happened."""
+
+    recipient: Name
+    pushed: Number | None = None
+    carrier: Short = ""
+    seen: Number | None = None
+    replied: Number | None = None
+    ended: Number | None = None
+    reason: Short = ""
+
+
+class TraceAnswer(LinkFrame, frozen=True, kw_only=True):
+    """See `trace_ask`."""
+
+    number: Number
+    receipts: Annotated[tuple[FarReceipt, ...], Meta(max_length=1_000)] = ()
+
+
 class LinkPing(LinkFrame, frozen=True, kw_only=True):
     """Answer with a `link_pong` of the same number."""
 
@@ -322,6 +348,8 @@ OnLink = (
     | RoomAnswer
     | RoomList
     | RoomLine
+    | TraceAsk
+    | TraceAnswer
     | Activate
     | LinkPing
     | LinkPong

@@ -460,7 +460,7 @@ class HubStatus(Request, frozen=True, kw_only=True):
 
 
 class HubReload(Request, frozen=True, kw_only=True):
-    """→ `done`: bridge.json is being read again, links are made anew. Any role."""
+    """→ `done`: bridge.json was read again, links are made anew; with mistakes all stays. Any role."""
 
 
 class ForgetHub(Request, frozen=True, kw_only=True):

@@ -86,7 +86,11 @@ async def status() -> wire.HubDetails | None:
 
 
 async def reload() -> bool:
-    """Have the running hub read bridge.json, and who is known, again; whether one runs."""
+    """Have the running hub read bridge.json, and who is known, again; whether one runs.
+
+    Raises:
+        RelayError: ``bad_args``, bridge.json has mistakes: its links are as before.
+    """
     try:
         async with session.at_running_hub() as hub:
             await hub.request(wire.HubReload(req_id=0))

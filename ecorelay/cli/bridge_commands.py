@@ -82,10 +82,11 @@ def bridge_init(
     ] = False,
     as_json: words.Json = False,
 ) -> None:
-    """Let this hub link to those of other machines: write bridge.json.
+    """Let this hub link to those of other machines.
 
-    Makes a secret of 128 bits and this hub's identity, and says what to do on the other machine. The
-    secret stands in the file, which only you can read, and is never printed here. Overwrites nothing.
+    Writes bridge.json, makes a secret of 128 bits and this hub's identity, and says what to do on the
+    other machine. The secret stands in the file, which only you can read, and is never printed here.
+    Overwrites nothing.
 
     """
     paths = session.paths()
@@ -293,10 +294,11 @@ def bridge_invite(
         ),
     ] = "",
 ) -> None:
-    """Print the line with which another machine joins: for a pipe, or to be pasted.
+    """Print the line with which another machine joins.
 
-    It holds the secret, where this hub listens and its fingerprint, which the other hub checks from the
-    first moment on. Whoever has the line can join: treat it as a password.
+    It is for a pipe, or to be pasted, and holds the secret, where this hub listens and its fingerprint,
+    which the other hub checks from the first moment on. Whoever has the line can join: treat it as a
+    password.
 
     """
     paths = session.paths()
@@ -333,7 +335,7 @@ def bridge_invite(
     "bridge-check", **words.with_example("ecorelay bridge-check", "ecorelay bridge-check --json")
 )
 def bridge_check(as_json: words.Json = False) -> None:
-    """Try the way to every hub of bridge.json, step by step, and say where and why it ends.
+    """Try the way to every other hub; say where and why it ends.
 
     Looks for mistakes in bridge.json, whether the port is ours, and for each hub: its name's address, the
     connection, TLS, the secret, who it is, its clock. Disturbs no link. Exits with 0 only if all is well,

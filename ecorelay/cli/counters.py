@@ -9,6 +9,7 @@ _WORDS: Final = {
     # Lost, or nearly so.
     "evicted_unread": "messages left a full mailbox unread (their senders were told)",
     "forgotten_unread": "unread messages went with a peer that was forgotten (their senders were told)",
+    "outbox expired": "messages waited too long for another hub (their senders were told)",
     "room_messages_missed": "room messages were dropped: a session did not read them in time",
     "damaged": "messages could not be read back from the disk (their senders were told)",
     "crash": "the hub met a bug of its own (the traceback: ecorelay logs)",
@@ -16,6 +17,7 @@ _WORDS: Final = {
     # Refused, or tried in vain.
     "guard_refused": "messages were refused: too many from one sender (limits.sends_per_minute and others)",
     "blocked_refused": "messages of blocked peers were refused",
+    "denied_refused": "messages of other hubs were refused, which bridge.json does not allow",
     "push_failed": "pushes a carrier could not take (that mail waits for relay_inbox)",
     "backlog_failed": "waiting mail could not be read for pushing (it is tried again)",
     "leases_lapsed": "pages were handed out and never confirmed (that mail is unread again)",
@@ -38,6 +40,8 @@ _WORDS: Final = {
     "closed crowded_out": "connections ended: too many that said no hello",
     "closed broken": "connections broke",
     "closed eof": "connections were closed by the other side without a goodbye",
+    "link lost": "links to other hubs ended",
+    "hubs forgotten": "other hubs were forgotten",
     "backups": "backups were made",
     "closed bye": "connections ended in good order",
     "closed stopped": "connections ended because the hub stopped",
@@ -56,6 +60,8 @@ def _unknown(name: str) -> str:
     match kind:
         case "store_failed":
             return f"requests the store refused ({rest})"
+        case "link" if rest.startswith("rejected "):
+            return f"messages of other hubs were rejected ({rest.removeprefix('rejected ')})"
         case "closed":
             return f"connections ended: {rest.replace('_', ' ')}"
         case _:

@@ -22,7 +22,7 @@ commands = typer.Typer(**words.TYPER)
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Keep its directory with database and logs.")] = False,
 ) -> None:
-    """Watch two assistants talk, one go away, and the hub be killed.
+    """Watch two assistants talk, one leave, the hub be killed.
 
     Everything is real (a hub, two adapters, MCP between them) and in a temporary directory of its own:
     your own hub, if you have one, is not touched. It takes some seconds, and exits with 1 when something is

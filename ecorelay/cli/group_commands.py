@@ -267,7 +267,11 @@ def delete(group: Group, as_name: words.As = None, as_json: words.Json = False) 
 
 @app.command("forget", **words.with_example("ecorelay groups forget release@old-laptop"))
 def forget(group: Group, as_name: words.As = None, as_json: words.Json = False) -> None:
-    """Have all peers of this hub leave a group of another hub, for one whose hub is gone for good."""
+    """Leave a group whose hub is gone for good.
+
+    All peers of this hub leave it, and that hub need not hear of it.
+
+    """
     frame = wire.GroupForget(req_id=0, op_id="", group=words.address(group, "GROUP"))
     _do(frame, as_name, as_json, f"no peer of this hub is in {group} any more")
 

@@ -65,10 +65,10 @@ def fields(each: wire.LinkDetails) -> dict[str, Any]:
 
 
 def reload(as_json: words.Json = False) -> None:
-    """Have the running hub read bridge.json again; exits with 3 when none is running.
+    """Have the running hub read bridge.json again.
 
     Its links are made anew; no session, and no mail, is lost. A file with mistakes is refused, and all
-    stays as it is. Sending the hub SIGHUP does the same, without a word.
+    stays as it is. Sending the hub SIGHUP does the same, without a word. Exits with 3 when none is running.
 
     """
     session.run(lambda: _reload(as_json))
@@ -109,8 +109,6 @@ async def _reload(as_json: bool) -> int:
 
 def _settled(found: wire.HubDetails, wanted: set[str], listens: bool) -> bool:
     """Whether it is known how each link is that was asked for."""
-    if found.problems:
-        return True
     told = {names.key(each.hub_id) for each in found.links if each.up or each.trouble}
     return wanted <= told and bool(found.listening) >= listens
 
@@ -128,11 +126,11 @@ def forget(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: words.Json = False,
 ) -> None:
-    """Forget another hub: its peers, its identity, and what waits for it.
+    """Forget another hub, and what waits for it.
 
-    For one that is gone for good. Mail that waits for it ends as dead (hub_forgotten), and its senders find
-    a notice. Says how much waits and asks first. Should it come again, it is a new hub; to keep one out,
-    `ecorelay distrust`.
+    For one that is gone for good, with all that is known of its peers and its identity. Mail that waits
+    for it ends as dead (hub_forgotten), and its senders find a notice. Says how much waits and asks
+    first. Should it come again, it is a new hub; to keep one out, `ecorelay distrust`.
 
     """
     words.name(hub_id, "HUB_ID")

@@ -21,7 +21,7 @@ app = typer.Typer(
 
 @app.callback()
 def identity() -> None:
-    """Look after this hub's identity: the key by which other hubs know it."""
+    """Look after the key by which other hubs know this one."""
 
 
 @app.command("show", **words.with_example("ecorelay identity show"))
@@ -42,10 +42,11 @@ def export(
     ],
     as_json: words.Json = False,
 ) -> None:
-    """Copy the identity to a new file, for a backup or a move to another machine.
+    """Copy the identity to a new file.
 
-    Whoever has that file and the secret can pass for this hub. Without a copy, a lost identity means that
-    every other hub has to be told of the new one with `ecorelay trust`.
+    For a backup, or a move to another machine. Whoever has that file and the secret can pass for this
+    hub. Without a copy, a lost identity means that every other hub has to be told of the new one with
+    `ecorelay trust`.
 
     """
     me = bridge.identity(session.paths(), make=False)
@@ -73,10 +74,10 @@ def import_(
     ],
     as_json: words.Json = False,
 ) -> None:
-    """Make an exported identity this hub's: this machine takes the place of the other for good.
+    """Make an exported identity this hub's.
 
-    What this hub had before is kept beside it as identity.pem.old. Two machines that use one identity at
-    the same time cannot both be linked.
+    This machine takes the place of the other for good. What this hub had before is kept beside it as
+    identity.pem.old. Two machines that use one identity at the same time cannot both be linked.
 
     """
     paths = session.paths()

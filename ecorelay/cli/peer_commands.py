@@ -34,11 +34,12 @@ def peers(
     ] = "",
     as_json: words.Json = False,
 ) -> None:
-    """List who can be reached, online ones first: the peers of this hub, and NAME@HUB of others.
+    """List who can be reached, online ones first.
 
-    Without --match only those seen within the last 7 days. MAIL BY is how a message gets before the
-    assistant, and when that was last seen to work; pull: it has to look by itself. What is sent to an
-    unreachable one waits here until its hub is back.
+    These are the peers of this hub, and NAME@HUB of other hubs. Without --match only those seen within
+    the last 7 days. MAIL BY is how a message gets before the assistant, and when that was last seen to
+    work; pull: it has to look by itself. What is sent to an unreachable one waits here until its hub is
+    back.
 
     """
     if words.only_alone(context, match=match, json=as_json):

@@ -91,7 +91,7 @@ def _steps(receipt: wire.Receipt) -> list[tuple[str, int, str]]:
     carrier = f"by {receipt.carrier}" if receipt.carrier else ""
     steps = [
         ("stored", receipt.stored_at, ""),
-        ("forwarded", receipt.forwarded_at, "its hub has it: `ecorelay trace` there goes on"),
+        ("forwarded", receipt.forwarded_at, "its hub has it"),
         ("pushed", receipt.pushed_at, carrier),
         ("seen", receipt.seen_at, ""),
         ("replied", receipt.replied_at, ""),

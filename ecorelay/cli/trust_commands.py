@@ -101,7 +101,14 @@ def distrust(hub_id: HubId, as_json: words.Json = False) -> None:
 
 
 async def _distrusted(name: str, as_json: bool) -> None:
-    reloaded = await bridge.reload()
+    try:
+        reloaded = await bridge.reload()
+    except RelayError as error:
+        raise RelayError(
+            error.code,
+            f"{name} is refused from now on, but a link it has goes on: mend bridge.json, then `ecorelay hub "
+            f"reload`; or `ecorelay hub stop`\n{error.message}",
+        ) from None
     if as_json:
         screen.out_json(hub_id=name, distrusted=True, reloaded=reloaded)
         return

@@ -76,7 +76,11 @@ class Describe(Action, frozen=True, gc=False):
 
 
 class Reload(Action, frozen=True, gc=False):
-    """Read bridge.json again, and make all links anew."""
+    """Read bridge.json again and make all links anew, then answer the request."""
+
+    sid: int
+    req_id: int
+    unread: int = 0
 
 
 class Stop(Action, frozen=True, gc=False):

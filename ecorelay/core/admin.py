@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from ecorelay import wire
-from ecorelay.core import delivery, group_history, mailbox
+from ecorelay.core import delivery, far_trace, group_history, mailbox
 from ecorelay.core.actions import Describe, Reload, Stop, Store
 from ecorelay.core.ops import (
     BackupWritten,
@@ -80,24 +80,23 @@ def trace(s: State, session: Session, frame: wire.Trace, now: Now) -> None:
     s.out.append(Store((op,), MessageFound(session.sid, frame.req_id)))
 
 
-def traced(s: State, note: MessageFound, found: MessageTraced) -> None:
-    """This is known of it."""
-    s.reply(
-        note.sid,
-        wire.Traced(
-            req_id=note.req_id,
-            msg_id=found.msg_id,
-            kind=found.kind,
-            sender=found.sender,
-            ts=found.at,
-            size=found.size,
-            reply_to=found.reply_to,
-            broadcast_id=found.broadcast_id,
-            group=found.group,
-            receipts=tuple(map(_receipt, found.receipts)),
-            unread=_unread(s, note.sid),
-        ),
+def traced(s: State, note: MessageFound, found: MessageTraced, now: Now) -> None:
+    """This is known of it here; hubs that have it are asked for the rest."""
+    answer = wire.Traced(
+        req_id=note.req_id,
+        msg_id=found.msg_id,
+        kind=found.kind,
+        sender=found.sender,
+        ts=found.at,
+        size=found.size,
+        reply_to=found.reply_to,
+        broadcast_id=found.broadcast_id,
+        group=found.group,
+        receipts=tuple(map(_receipt, found.receipts)),
+        unread=_unread(s, note.sid),
     )
+    if not far_trace.ask(s, note.sid, answer, now):
+        s.reply(note.sid, answer)
 
 
 def _receipt(known: MailReceipt) -> wire.Receipt:
@@ -199,8 +198,7 @@ def _describe(s: State, note: MailSized, mail: MailMeasured, problems: tuple[str
 
 def reload(s: State, session: Session, frame: wire.HubReload, _now: Now) -> None:
     """A person changed bridge.json, or whom this hub trusts."""
-    s.reply(session.sid, wire.Done(req_id=frame.req_id, unread=_unread(s, session.sid)))
-    s.out.append(Reload())
+    s.out.append(Reload(session.sid, frame.req_id, _unread(s, session.sid)))
 
 
 def stop(s: State, session: Session, frame: wire.HubStop, _now: Now) -> None:

@@ -96,7 +96,9 @@ def rows(s: State, match: str, now: Now, shown_for_ms: int) -> Iterator[wire.Pee
     for hub in s.hubs.values():
         for peer in hub.peers.values():
             online = hub.introduced and peer.online
-            seen = now.wall if online else max(peer.last_seen, hub.lost_at if peer.online else 0)
+            seen = now.wall if online else peer.last_seen
+            if (peer.online and not online) or not seen:  # or from before this run: it was there with its hub
+                seen = max(seen, hub.lost_at)
             address = f"{peer.name}@{hub.hub_id}"
             if match:
                 if not any(match in text.lower() for text in (address, peer.cwd, peer.git_branch)):

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ecorelay.core.link_ops import OutAppended
     from ecorelay.core.state import FarMember, RemoteHub, State
 
+
 class LeavesSent(Struct, frozen=True):
     """Note: the home will hear that these are no members."""
 
@@ -55,18 +56,16 @@ def asked_for(
     Raises:
         RelayError: it is refused, for good.
     """
-    match body:
-        case link_wire.GroupPostBody():
-            return _post(s, hub, frame, body, now)
-        case link_wire.GroupLeaveBody():
-            group, far = _ours(s, hub, body.group, body.peer_id)
-            line = _line_of(s, far, f"{far.address} left", now)
-            return TakeLeave(group_no=group.no, no=far.no, line=line)
-        case link_wire.GroupLineBody():
-            return _line(s, hub, frame, body, now)
-        case link_wire.GroupEndBody():
-            mail = notice(s, f"{body.by}@{hub.hub_id}", body.text, now)
-            return TakeEnd(replica=Replica(hub_no=hub.no, group_id=body.group, name="", notice=mail))
+    if isinstance(body, link_wire.GroupPostBody):
+        return _post(s, hub, frame, body, now)
+    if isinstance(body, link_wire.GroupLeaveBody):
+        group, far = _ours(s, hub, body.group, body.peer_id)
+        line = _line_of(s, far, f"{far.address} left", now)
+        return TakeLeave(group_no=group.no, no=far.no, line=line)
+    if isinstance(body, link_wire.GroupLineBody):
+        return _line(s, hub, frame, body, now)
+    mail = notice(s, f"{body.by}@{hub.hub_id}", body.text, now)
+    return TakeEnd(replica=Replica(hub_no=hub.no, group_id=body.group, name="", notice=mail))
 
 
 def _ours(s: State, hub: RemoteHub, group_id: str, peer_id: str) -> tuple[Group, FarMember]:
@@ -123,7 +122,7 @@ def _line(
         after=body.after or "",
         line=line,
         roster=None if body.members is None else roster_of(s, body.members),
-        creatable=creatable(s, hub),
+        creatable=body.members is not None and creatable(s, hub),
     )
 
 
@@ -197,7 +196,7 @@ def took(s: State, op: FarOp, result: LineAdded | Taken, now: Now) -> None:
         group = s.groups.get(op.group_no)
         if group is not None and not result.duplicate:
             groups.announce(s, group, op.line, result.seq, now)
-            outbox.placed(s, result.outs, now)
+            groups.spread(s, group_names.hubs_in(group), result.outs, now)
     else:
         assert isinstance(op, TakeLeave)
         groups.taken_out(s, op, result, now)

@@ -1,7 +1,8 @@
 """Rooms across hubs: a room is on one hub, its host; other hubs tell it which of their peers are in it.
 
-Nothing of this is stored. What a hub says of its peers is all of them, so that nothing has to be undone: it says
-it at every change, and of all rooms when a link begins. The host waits a while for a hub whose link was lost.
+Nothing of this is stored. What a hub says of its peers is all of them, so that nothing has to be undone: it
+says it at every change, and of all rooms when a link begins. The host waits a while for a hub whose link was
+lost.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class GuestsLapse(Struct, frozen=True):
     since: float
 
 
-# --- a hub with members in a room of another one -------------------------------------------------------------
+# --- a hub with members in a room of another one -------------------------------------------------------
 
 
 def check_link(hub: RemoteHub) -> None:
@@ -281,7 +282,9 @@ def _say(s: State, hub: RemoteHub, frame: link_wire.RoomPost, now: Now) -> int:
     room = s.rooms.get(names.key(frame.room))
     peer = hub.peers.get(frame.peer_id)
     if room is None or peer is None or (names.key(hub.hub_id), frame.peer_id) not in room.far:
-        raise RelayError("not_member", f"you are not in the room {frame.room}@{s.hub_id}: relay_join it first")
+        raise RelayError(
+            "not_member", f"you are not in the room {frame.room}@{s.hub_id}: relay_join it first"
+        )
     sender = f"{peer.name}@{hub.hub_id}"
     if names.key(sender) in s.blocked_far:
         raise RelayError("blocked", f"a person there blocked {sender}")
@@ -343,7 +346,7 @@ def publish(s: State, room: Room) -> None:
         s.out += [ToLink(hub.link, frame) for hub in hubs]
 
 
-# --- the end of a link, and of a hub -------------------------------------------------------------------------
+# --- the end of a link, and of a hub -------------------------------------------------------------------
 
 
 def lost(s: State, hub: RemoteHub, link: int, now: Now) -> None:
@@ -351,7 +354,9 @@ def lost(s: State, hub: RemoteHub, link: int, now: Now) -> None:
     for number, asked in list(s.room_asks.items()):
         if asked.link == link:
             del s.room_asks[number]
-            _finish(s, asked, "hub_unreachable", f"the link to {hub.hub_id} was lost: try again when it is back")
+            _finish(
+                s, asked, "hub_unreachable", f"the link to {hub.hub_id} was lost: try again when it is back"
+            )
     hub.rooms_told = set()
     key = names.key(hub.hub_id)
     if any(each == key for room in s.rooms.values() for each, _ in room.far):

@@ -134,6 +134,11 @@ def invited(s: State, address: str, now: Now) -> Peer | FarMember:
     return FarMember(hub_no=hub.no, peer_id=known.peer_id, name=known.name)
 
 
+def hubs_in(group: Group) -> dict[int, RemoteHub]:
+    """Other hubs with members in a group of ours, by number."""
+    return {far.hub.no: far.hub for far in group.far.values()}
+
+
 def hubs_numbered(s: State, no: int) -> list[RemoteHub]:
     """The other hub with this number; none, if it was forgotten meanwhile."""
     return [hub for hub in s.hubs.values() if hub.no == no]

@@ -127,8 +127,8 @@ class TakeEnd(Op, frozen=True, kw_only=True):
 class Leave(Op, frozen=True, kw_only=True):
     """→ `Left`. A member of a replica leaves: here at once, there by mail.
 
-    ``not_member``; ``limit_reached`` where too much waits for the home. With `gone` the peer itself is removed:
-    then neither is asked, and the replica goes with its last member.
+    ``not_member``; ``limit_reached`` where too much waits for the home. With `gone` the peer itself is
+    removed: then neither is asked, and the replica goes with its last member.
     """
 
     group_no: int
@@ -140,7 +140,7 @@ class Leave(Op, frozen=True, kw_only=True):
 
 
 class SendLeaves(Op, frozen=True, kw_only=True):
-    """→ `Left`. To a group's home: these (msg_id, body) are no members of it; as many as there is room for."""
+    """→ `Left`. To groups' homes: these (msg_id, body) are no members; as many as there is room for."""
 
     hub_no: int
     leaves: tuple[tuple[str, bytes], ...]
@@ -180,9 +180,9 @@ Outcome = Literal["stored", "known", "behind", "unknown", "refused", "ended"]
 class Taken(Struct, frozen=True, kw_only=True, gc=False):
     """What became of it.
 
-    ``known``: it was there. ``behind``: it does not follow what is there; ask the home. ``unknown``: there is no
-    such replica; ask as well. ``refused``: there is none, and none could be made. ``ended``: the replica is
-    gone.
+    ``known``: it was there. ``behind``: it does not follow what is there; ask the home. ``unknown``: there is
+    no such replica; ask as well. ``refused``: there is none, and none could be made. ``ended``: the replica
+    is gone.
 
     `lines` are new, with the numbers of their authors. `joined`, `left`: our own peers. `ended_no`: a replica
     that is gone, whichever. `recount`: (group no, member no, unread) of all members, where lines went.

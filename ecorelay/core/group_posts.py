@@ -79,7 +79,7 @@ def out_of(s: State, group: Group, peer: Peer, now: Now, *, gone: bool = False) 
 
 
 def forget(s: State, session: Session, frame: wire.GroupForget, now: Now) -> None:
-    """All our peers leave a group of another hub. For one whose hub is gone for good; it need not hear of it."""
+    """All our peers leave a group of another hub, as when that is gone for good: it need not hear of it."""
     peer = s.own(session)
     group = group_names.find(s, peer, frame.group)
     if group.hub is None:

@@ -1,9 +1,9 @@
 """Finding and mending what a replica of a group lacks.
 
-Lines of a group are lost to a hub with members in it when a database was lost, a backup restored, or too much
-waited. That shows in the numbers and ids of lines; and at the beginning of a link the home says where its groups
-are. Then it is asked, for one group after the other, page by page. The home's word counts: where ours differs,
-ours goes.
+Lines of a group are lost to a hub with members in it when a database was lost, a backup restored, or too
+much waited. That shows in the numbers and ids of lines; and at the beginning of a link the home says where
+its groups are. Then it is asked, for one group after the other, page by page. The home's word counts: where
+ours differs, ours goes.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class StatesCompared(Struct, frozen=True):
 
 
 class StatesDue(Struct, frozen=True):
-    """Timer note: the disk refused a while ago; tell where our groups are, or compare ours with what was told."""
+    """Timer note: the disk refused a while ago; tell where our groups are, or compare with what was told."""
 
     link: int
     told: link_wire.GroupStates | None
@@ -114,7 +114,7 @@ def lost(hub: RemoteHub) -> None:
     hub.listed = set()
 
 
-# --- the home: where its groups are --------------------------------------------------------------------------
+# --- the home: where its groups are --------------------------------------------------------------------
 
 
 def caught_up(s: State, link: int) -> None:
@@ -125,6 +125,14 @@ def caught_up(s: State, link: int) -> None:
     hub.states_told = True
     nos = [group.no for group in s.groups.values() if _has_members(group, hub)]
     s.out.append(Store((ReadHeads(group_nos=tuple(nos)),), StatesReady((link,), complete=True)))
+
+
+def tell_again(s: State) -> None:
+    """Something that these hubs should have heard found no room: they may see from where their groups are."""
+    for hub in s.untold.values():
+        hub.states_told = False
+        caught_up(s, hub.link)
+    s.untold.clear()
 
 
 def _has_members(group: Group, hub: RemoteHub) -> bool:
@@ -250,7 +258,7 @@ def lines_failed(s: State, note: LinesReady, event: StoreFailed) -> None:
         s.out.append(ToLink(note.link, link_wire.GroupPage(group=note.group_id, gone=gone, busy=not gone)))
 
 
-# --- a replica: compared with its home -----------------------------------------------------------------------
+# --- a replica: compared with its home -----------------------------------------------------------------
 
 
 def told_states(s: State, hub: RemoteHub, frame: link_wire.GroupStates) -> None:
@@ -313,7 +321,7 @@ def replica_ended(s: State, note: ReplicaEnded, result: Taken, now: Now) -> None
     far_groups.applied(s, note.op.replica, result, now)
 
 
-# --- a replica: asking its home ------------------------------------------------------------------------------
+# --- a replica: asking its home ------------------------------------------------------------------------
 
 
 def want(s: State, hub: RemoteHub, group_id: str) -> None:
@@ -342,9 +350,7 @@ def ask_ready(s: State, note: AskReady, result: Heads) -> None:
     if hub is not None:
         after, after_id = (result.heads[0].last, result.heads[0].last_id) if result.heads else (0, "")
         s.out.append(
-            ToLink(
-                note.link, link_wire.GroupAsk(group=note.group_id, after=after, after_id=after_id or None)
-            )
+            ToLink(note.link, link_wire.GroupAsk(group=note.group_id, after=after, after_id=after_id or None))
         )
 
 
@@ -412,9 +418,7 @@ def page_taken(s: State, note: PageTaken, result: Taken, now: Now) -> None:
     if op.more and result.outcome == "stored":
         after, after_id = note.upto
         s.out.append(
-            ToLink(
-                note.link, link_wire.GroupAsk(group=op.replica.group_id, after=after, after_id=after_id)
-            )
+            ToLink(note.link, link_wire.GroupAsk(group=op.replica.group_id, after=after, after_id=after_id))
         )
     else:
         _asked(s, hub)

@@ -33,12 +33,15 @@ from ecorelay.core.ops import (
     Line,
     LineAdded,
     Op,
+    OutRow,
     RemoveMember,
 )
 from ecorelay.core.state import FarMember as Far, Group, Peer, Session, State, unread_of
 from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ecorelay.core.events import Now
     from ecorelay.core.group_ops import TakeLeave
     from ecorelay.core.state import RemoteHub
@@ -149,7 +152,10 @@ def create(s: State, session: Session, frame: wire.GroupCreate, now: Now) -> Non
         line=_system_line(s, peer, f"{peer.name} created the group {frame.name}", now),
         far=tuple(far.values()),
     )
-    listed = (*[s.peers[no].name for no in (peer.no, *members)], *[_address(s, each) for each in far.values()])
+    listed = (
+        *[s.peers[no].name for no in (peer.no, *members)],
+        *[_address(s, each) for each in far.values()],
+    )
     answer = wire.GroupMembers(req_id=frame.req_id, group=frame.name, members=listed)
     s.out.append(Store((op, replay.save(peer, frame, answer, now)), GroupCreated(session.sid, op, answer)))
 
@@ -166,7 +172,7 @@ def created(s: State, note: GroupCreated, result: GroupMade, now: Now) -> None:
         _enter_far(s, group, no, each)
     s.add_group(group)
     announce(s, group, op.line, result.seq, now)
-    outbox.placed(s, result.outs, now)
+    spread(s, group_names.hubs_in(group), result.outs, now)
     replay.answer(s, note.sid, note.answer)
 
 
@@ -178,6 +184,13 @@ def _address(s: State, member: FarMember) -> str:
 def _enter_far(s: State, group: Group, no: int, member: FarMember) -> None:
     for hub in group_names.hubs_numbered(s, member.hub_no):
         s.add_far(group, Far(no, hub, member.peer_id, member.name))
+
+
+def spread(s: State, hubs: Mapping[int, RemoteHub], outs: tuple[OutRow, ...], now: Now) -> None:
+    """What was just stored goes to these hubs; one that was left out is told where its groups are."""
+    outbox.placed(s, outs, now)
+    reached = {row.hub_no for row in outs}
+    s.untold.update((no, hub) for no, hub in hubs.items() if no not in reached)
 
 
 def create_failed(s: State, note: GroupCreated) -> None:
@@ -219,7 +232,7 @@ def member_added(s: State, note: MemberAdded, result: LineAdded, now: Now) -> No
         s.peers[op.no].groups.add(group.no)
     if result.seq:
         announce(s, group, op.line, result.seq, now)
-        outbox.placed(s, result.outs, now)
+        spread(s, group_names.hubs_in(group), result.outs, now)
     replay.answer(s, note.sid, note.answer)
 
 
@@ -305,12 +318,11 @@ def member_removed(s: State, note: MemberRemoved, result: LineAdded, told: Appen
 def taken_out(s: State, op: RemoveMember | TakeLeave, result: LineAdded, now: Now) -> None:
     """The member is out: the others hear of it."""
     group = s.groups[op.group_no]
-    if op.no in group.far:
-        del group.far[op.no]
-    else:
+    hubs = group_names.hubs_in(group)
+    if group.far.pop(op.no, None) is None:
         forget_member(s, group, op.no)
     announce(s, group, op.line, result.seq, now)
-    outbox.placed(s, result.outs, now)
+    spread(s, hubs, result.outs, now)
 
 
 def forget_member(s: State, group: Group, no: int) -> None:
@@ -348,9 +360,9 @@ def _drop(s: State, author: Peer, group: Group, text: str, now: Now) -> DropGrou
 
 def dropped(s: State, note: GroupDropped, result: LineAdded | None, told: Appended | None, now: Now) -> None:
     """The group is gone."""
-    ended(s, note.op.group_no)
-    if result is not None:
-        outbox.placed(s, result.outs, now)
+    group = s.groups[note.op.group_no]
+    ended(s, group.no)
+    spread(s, group_names.hubs_in(group), result.outs if result is not None else (), now)
     if note.mail is not None and told is not None:
         delivery.deliver(s, note.mail, told, now)
     replay.answer(s, note.sid, note.answer)
@@ -429,12 +441,12 @@ def line_stored(s: State, note: LineStored, result: LineAdded, now: Now) -> None
     line = note.op.line
     if group is not None and not result.duplicate:
         announce(s, group, line, result.seq, now)
-        outbox.placed(s, result.outs, now)
+        spread(s, group_names.hubs_in(group), result.outs, now)
     replay.answer(s, note.sid, wire.Sent(req_id=note.req_id, msg_id=line.msg_id))
 
 
 def announce(s: State, group: Group, line: Line, seq: int, now: Now, *, quiet: bool = False) -> None:
-    """Count the line for every other member of ours, push it where there is room, unless nothing is to see."""
+    """Count the line for every other member of ours, push it where there is room (not when `quiet`)."""
     if s.watchers:
         watch.group_line(s, group, line, now)
     sids: list[int] = []

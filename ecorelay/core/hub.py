@@ -18,6 +18,7 @@ from ecorelay.core import (
     directory,
     far_groups,
     far_rooms,
+    far_trace,
     group_history,
     group_posts,
     group_sync,
@@ -153,6 +154,8 @@ class Hub:
                 sessions.jumped(s, now)
             case _:  # pragma: no cover
                 assert_never(event)
+        if s.untold:
+            group_sync.tell_again(s)
         if s.changed or s.gone:
             directory.flush(s, now)
         for action in out:
@@ -244,7 +247,9 @@ class Hub:
             case moderation.HubForgot():
                 moderation.hub_forgotten(s, then, results, now)
             case admin.MessageFound():
-                admin.traced(s, then, first)
+                admin.traced(s, then, first, now)
+            case far_trace.FarTraced():
+                far_trace.found(s, then, first, now)
             case admin.MailSized():
                 admin.sized(s, then, first)
             case admin.BackupMade():
@@ -366,6 +371,8 @@ class Hub:
                 | admin.BackupMade()
             ):
                 s.fail(then.sid, then.req_id, event.code, event.message)
+            case far_trace.FarTraced():
+                far_trace.not_found(s, then)
             case admin.MailSized():
                 admin.not_sized(s, then, event.message)
             case admin.Purging():
@@ -391,7 +398,12 @@ class Hub:
                 peers.add_failed(s, then)
             case groups.MemberAdded():
                 groups.add_failed(s, then)
-            case groups.MemberRemoved() | groups.GroupDropped() | group_posts.MembersLeft() | sessions.Identified():
+            case (
+                groups.MemberRemoved()
+                | groups.GroupDropped()
+                | group_posts.MembersLeft()
+                | sessions.Identified()
+            ):
                 pass
             case _:
                 raise AssertionError(f"no way to go on after {type(then).__name__}")
@@ -426,6 +438,8 @@ class Hub:
                     outbox.gone_due(s, note, now)
                 case directory.DirectoryDue():
                     directory.due(s, note, now)
+                case far_trace.TraceEnds():
+                    far_trace.ends(s, note)
                 case messages.AskingEnds():
                     messages.asking_ends(s, note)
                 case mailbox.LeaseEnds():

@@ -96,9 +96,10 @@ class SettleOut(Op, frozen=True, kw_only=True):
 class Receive(Op, frozen=True, kw_only=True):
     """→ `Received`. A numbered frame of another hub: what it says, and that it was taken, as one.
 
-    `mail` has the recipients, and 0 for its sender, who is `sender`; None: it is rejected as `code`, unless it is about
-    groups and asks for `far`. What the store itself refuses is rejected too. A number that is not the next of its stream, or `first` of those the
-    other hub can still send, leaves no trace: ``bad_msg``. Duplicates by (hub, msg_id) are taken once.
+    `mail` has the recipients, and 0 for its sender, who is `sender`; what is about groups asks for `far`.
+    Neither: it is rejected as `code`. What the store itself refuses is rejected too. A number that is not the
+    next of its stream, or `first` of those the other hub can still send, leaves no trace: ``bad_msg``.
+    Duplicates by (hub, msg_id) are taken once.
     """
 
     hub_no: int
@@ -202,7 +203,10 @@ class OutLoaded(Struct, frozen=True, gc=False):
 
 
 class Received(Struct, frozen=True, gc=False):
-    """What became of a frame; of one about groups, `far` is what its op gives. `appended` None: it was rejected as `code`, or was known and settled."""
+    """What became of a frame. `appended` None: it was rejected as `code`, or was known and settled.
+
+    `far`: of one about groups, what its op gives.
+    """
 
     sender_no: int
     appended: Appended | None

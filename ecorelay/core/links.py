@@ -11,8 +11,18 @@ from typing import TYPE_CHECKING, assert_never
 from msgspec import Struct
 
 from ecorelay import link_wire, names
-from ecorelay.core import delivery, directory, far_groups, far_rooms, group_sync, messages, outbox
+from ecorelay.core import (
+    delivery,
+    directory,
+    far_groups,
+    far_rooms,
+    far_trace,
+    group_sync,
+    messages,
+    outbox,
+)
 from ecorelay.core.actions import CloseLink, Store, ToLink
+from ecorelay.core.group_ops import FarOp
 from ecorelay.core.link_ops import FarPeer, HubKnown, KnowHub, Receive, Received
 from ecorelay.core.ops import AppendMail
 from ecorelay.core.state import Opening, RemoteHub
@@ -20,7 +30,6 @@ from ecorelay.errors import Code, RelayError, WireError
 
 if TYPE_CHECKING:
     from ecorelay.core.events import HubsConfigured, LinkFrame, LinkLost, LinkUp, Now
-    from ecorelay.core.group_ops import FarOp
     from ecorelay.core.state import Peer, State
 
 _ABOUT: dict[type[link_wire.LinkFrame], str] = {
@@ -146,6 +155,7 @@ def _detach(s: State, hub: RemoteHub, now: Now) -> None:
     hub.known = None
     hub.introduced = False
     hub.stale = set()
+    hub.traces = 0
     group_sync.lost(hub)
     far_rooms.lost(s, hub, link, now)
     outbox.lost(s, hub)
@@ -217,6 +227,10 @@ def frame(s: State, event: LinkFrame, now: Now) -> None:
             far_rooms.listed(s, hub, event.frame)
         case link_wire.RoomLine():
             far_rooms.line(s, hub, event.frame, now)
+        case link_wire.TraceAsk():
+            far_trace.asked(s, hub, event.frame)
+        case link_wire.TraceAnswer():
+            far_trace.told(s, hub, event.frame, now)
         case link_wire.LinkHello():
             _hello(s, hub, event.frame, now)
         case link_wire.Resume():

@@ -146,7 +146,7 @@ def reply_stored(s: State, note: ReplyStored, result: Replied, now: Now) -> None
     if s.watchers:
         watch.seen(s, op.sender_no, (op.target_id,), now, to=result.recipient_no)
     if result.hub_no:
-        outbox.replied(s, result)
+        outbox.replied(s, op, result, now)
         _answer(s, note.sid, note.req_id, op.msg_id, "queued")
         return
     if result.appended.duplicate:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from ecorelay import names, wire
-from ecorelay.core import delivery, far_groups, far_rooms, groups, links, mailbox, outbox, peers
+from ecorelay.core import delivery, far_groups, far_rooms, group_names, groups, links, mailbox, outbox, peers
 from ecorelay.core.actions import Store
+from ecorelay.core.group_ops import Leave, TakeEnd
 from ecorelay.core.link_ops import ForgetHub
 from ecorelay.core.ops import (
     AppendMail,
@@ -24,7 +25,6 @@ from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
     from ecorelay.core.events import Now, StoreFailed
-    from ecorelay.core.group_ops import Leave, TakeEnd
 
 FORGET_TRIES = 3
 """What was on its way to the store may have changed its groups: it is asked again, with what is so then."""
@@ -100,9 +100,9 @@ def forgotten(s: State, note: PeerForgotten, results: tuple[OpResult, ...], now:
     for leave, done in zip(note.leaves, told, strict=False):
         groups.taken_out(s, leave, done, now)
     for drop, done in zip(note.drops, told, strict=False):
-        groups.ended(s, drop.group_no)
-        if done is not None:
-            outbox.placed(s, done.outs, now)
+        group = s.groups[drop.group_no]
+        groups.ended(s, group.no)
+        groups.spread(s, group_names.hubs_in(group), done.outs if done is not None else (), now)
     for mail, done in zip(note.mails, told, strict=False):
         delivery.deliver(s, mail, done, now)
     far_groups.removed(s, note.far, list(told), now)
@@ -201,13 +201,12 @@ def forget_hub(s: State, session: Session, frame: wire.ForgetHub, now: Now) -> N
 def hub_forgotten(s: State, note: HubForgot, results: tuple[OpResult, ...], now: Now) -> None:
     """It is. Should it come again, it is a new one."""
     result: Any = results[-1]
-    hub = s.hubs.get(note.key)
-    if hub is not None:
-        far_groups.after_forgetting(s, hub, note.before, results, now)
-        del s.hubs[note.key]
-        links.give_up(s, hub, "this hub was forgotten", now)  # one that began meanwhile
-        far_rooms.forgotten(s, hub)
-        outbox.gone(s, hub, result, now)
+    hub = s.hubs[note.key]  # twice is refused by the store
+    far_groups.after_forgetting(s, hub, note.before, results, now)
+    del s.hubs[note.key]
+    links.give_up(s, hub, "this hub was forgotten", now)  # one that began meanwhile
+    far_rooms.forgotten(s, hub)
+    outbox.gone(s, hub, result, now)
     s.count("hubs forgotten")
     session = s.sessions.get(note.sid)
     unread = unread_of(session.peer) if session is not None and session.peer is not None else 0

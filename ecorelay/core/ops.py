@@ -274,7 +274,7 @@ class RemoveMember(Op, frozen=True, kw_only=True):
 
 
 class DropGroup(Op, frozen=True, kw_only=True):
-    """→ `LineAdded`, without a number. The group with its history and cursors.
+    """→ `LineAdded`, without a number, where other hubs are told; else None. The group with all it has.
 
     `farewell` tells members that are peers of other hubs; its author is `sender`.
     """
@@ -350,9 +350,13 @@ class Housekeep(Op, frozen=True, kw_only=True):
 
 
 class TraceMessage(Op, frozen=True, kw_only=True):
-    """→ `MessageTraced`. What is known of a message; ``unknown_ask`` when nothing is."""
+    """→ `MessageTraced`. What is known of a message; ``unknown_ask`` when nothing is.
+
+    `origin`: only of one that came from the hub of this number; None: of ours, else of any.
+    """
 
     msg_id: str
+    origin: int | None = None
 
 
 class MeasureMail(Op, frozen=True, kw_only=True):
@@ -718,8 +722,8 @@ class PeerRow(Struct, frozen=True, kw_only=True, gc=False):
 class GroupRow(Struct, frozen=True, kw_only=True, gc=False):
     """A group as stored; members are peer numbers, the admin among them, in order of joining.
 
-    Of a group of another hub: `hub` (its key), `roster` as that hub told it (`link_wire.GroupMember`), only our
-    own peers in `members`, and those of them that are `leaving`.
+    Of a group of another hub: `hub` (its key), `roster` as that hub told it (`link_wire.GroupMember`), only
+    our own peers in `members`, and those of ours that are `leaving`.
     """
 
     no: int

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from msgspec import Raw, Struct
 
 from ecorelay import link_wire, names, wire
-from ecorelay.core import delivery, directory, mailbox
+from ecorelay.core import delivery, directory, mailbox, watch
 from ecorelay.core.actions import CloseLink, Store, ToLink
 from ecorelay.core.link_ops import (
     AppendOut,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ecorelay.core.events import Now
-    from ecorelay.core.ops import OutExpired, OutRow, Replied
+    from ecorelay.core.ops import AppendReply, OutExpired, OutRow, Replied
     from ecorelay.core.state import Peer, RemoteHub, Session, State
 
 LOAD_AGAIN_S = 5.0
@@ -130,6 +130,8 @@ def stored(s: State, note: OutStored, result: OutAppended, now: Now) -> None:
     op = note.op
     if hub is not None and not result.duplicate:
         _count_in(hub, len(op.body))
+        if s.watchers:
+            watch.sent_away(s, op, f"{op.to.name}@{hub.hub_id}", now)
         gone = goes_at_once(s, hub, result.seq, op.msg_id, op.at, op.body, now)
         if gone and directory.pushes(hub, op.to.peer_id):
             flight = InFlight(op.msg_id, 0, 0, now.mono)
@@ -195,11 +197,13 @@ def goes_at_once(s: State, hub: RemoteHub, seq: int, msg_id: str, at: int, body:
     return True
 
 
-def replied(s: State, result: Replied) -> None:
+def replied(s: State, op: AppendReply, result: Replied, now: Now) -> None:
     """A reply lies in the outbox: the store knew where it goes."""
     hub = next((hub for hub in s.hubs.values() if hub.no == result.hub_no), None)
     if hub is not None and not result.appended.duplicate:
         _count_in(hub, result.out_bytes)
+        if s.watchers:
+            watch.sent_away(s, op, f"@{hub.hub_id}", now)  # to whom is known to the store alone
         hub.last = max(hub.last, result.out_seq)
         hub.caught_up = False
         load(s, hub)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ecorelay.core.events import LinkFrame, Now
+    from ecorelay.core.far_trace import Tracing
     from ecorelay.core.link_ops import HubKnown
     from ecorelay.core.ops import Snapshot
     from ecorelay.limits import Limits
@@ -184,6 +185,7 @@ class RemoteHub:
         "stale",
         "states_told",
         "stream",
+        "traces",
         "up",
         "up_at",
         "version",
@@ -243,6 +245,9 @@ class RemoteHub:
         """Committed, contiguously."""
         self.receiving = 0
         """Given to the store."""
+        # owned by far_trace.py
+        self.traces = 0
+        """Questions of it about its messages that our disk is at."""
         # owned by far_groups.py
         self.states_told = False
         """Over this link it was told where our groups are."""
@@ -467,7 +472,7 @@ class Room:
 
 
 class RoomAsk:
-    """Another hub was asked about a room of it: a peer of ours joins, or says something (then with `said`)."""
+    """Another hub was asked about a room of it: a peer of ours joins, or (`said`) says something."""
 
     __slots__ = ("link", "new", "op_id", "peer", "req_id", "room", "said", "sid")
 
@@ -582,6 +587,8 @@ class State:
         """Key of the name; of one that lives on another hub, of its address."""
         self.groups_by_id: dict[tuple[int, str], Group] = {}
         """Number of the hub where it lives (0: here) and group_id."""
+        self.untold: dict[int, RemoteHub] = {}
+        """Hubs, by number, whose outbox had no room for news of our groups. Owned by groups.py."""
         self.far_nos: dict[tuple[int, str], int] = {}
         """Hub number and peer_id of members of our groups that are peers of other hubs → number."""
         self.blocked: set[int] = set()
@@ -596,6 +603,9 @@ class State:
         self.links: dict[int, RemoteHub] = {}
         self.opening: dict[int, Opening] = {}
         """Links whose hub the store is asked about. Owned by links.py."""
+        self.tracing: dict[int, Tracing] = {}
+        """Traces that wait for other hubs. Owned by far_trace.py."""
+        self.last_trace = 0
         self.asking: dict[str, Asking] = {}
         """By broadcast_id. Owned by messages.py."""
         self.changed: dict[int, Peer] = {}

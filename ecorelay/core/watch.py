@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from ecorelay import wire
 from ecorelay.core.actions import Push
+from ecorelay.core.ops import AppendReply
 from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ecorelay.core.events import Now
+    from ecorelay.core.link_ops import AppendOut
     from ecorelay.core.ops import AppendMail, Eviction, Line
     from ecorelay.core.state import Group, Peer, Session, State
 
@@ -104,6 +106,12 @@ def stored(s: State, mail: AppendMail, now: Now) -> None:
             kind=mail.kind,
             count=more,
         )
+
+
+def sent_away(s: State, mail: AppendOut | AppendReply, to: str, now: Now) -> None:
+    """Mail for a peer of another hub is on disk here."""
+    kind = "reply" if isinstance(mail, AppendReply) else mail.kind
+    _tell(s, "stored", now, text=mail.text, peer=mail.sender, to=to, msg_id=mail.msg_id, kind=kind)
 
 
 def pushed(s: State, peer: Peer, msg_id: str, carrier: str, now: Now) -> None:

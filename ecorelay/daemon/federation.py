@@ -78,12 +78,20 @@ class Federation:
         )
         self._scope = trio.CancelScope()
         self._again = trio.Event()
+        self._reloading: list[Callable[[RelayError | None], object]] = []
+        """Called when that has been done."""
+        self._begun = trio.Event()
+        """What bridge.json says has been begun, or could not be."""
         self.active = False
         """Other hubs may come, or are to be reached: it keeps this hub running."""
         self.problem = ""
         self._listening: tuple[str, ...] = ()
         self._deaf = ""
         """Why it does not listen, though it should."""
+        self._works = False
+        """Links are made and taken."""
+        self._said: dict[tuple[str, str], tuple[str, str]] = {}
+        """What the log says last of a hub or address: it is not said again and again."""
         self._turned_away: tuple[float, str, str] | None = None
         """The last hub that came and was refused: mono time, address, and why."""
         shell.notes = self._notes
@@ -103,17 +111,54 @@ class Federation:
         if self._roads is not None:
             getattr(self._roads, what)(hub_id)
 
-    def reload(self) -> None:
-        """Read bridge.json again. Links are made anew; no session and no mail is lost."""
+    def reload(self, then: Callable[[RelayError | None], object] = lambda error: None) -> None:
+        """Read bridge.json again. Links are made anew; no session and no mail is lost.
+
+        One with a mistake is a problem, and the links stay as they were. `then` is called when it was read,
+        with what is wrong, and what was linked before is not any more.
+        """
+        self._reloading.append(then)
         self._again.set()
-        self._scope.cancel()
 
     async def run(self) -> None:
         """Until cancelled. Whatever goes wrong in here is told and costs nobody else anything."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._heed_reloads)
+            await self._keep()
+
+    async def _heed_reloads(self) -> None:
         while True:
+            await self._again.wait()
             self._again = trio.Event()
+            waiting, self._reloading = self._reloading, []
+            wrong: RelayError | None = None
+            try:
+                settings = await trio.to_thread.run_sync(_read, self._paths)
+                if settings is not None:
+                    self._refuse_renamed(settings)
+            except RelayError as error:
+                wrong = error
+                if self._works:
+                    self.problem = (
+                        f"the links are as before, for the new bridge.json is no good: {error.message}"
+                    )
+                    warn("bridge.json not taken", reason=error.message)
+            except ImportError:
+                pass  # said when it is begun anew
+            except Exception as error:  # it is met again then, if it lasts
+                log_crash("federation", error)
+            if wrong is None or not self._works:
+                self._begun = trio.Event()
+                self._scope.cancel()
+                await self._begun.wait()
+            for then in waiting:
+                then(wrong)
+
+    async def _keep(self) -> None:
+        while True:
             self.active, self.problem = False, ""
             self._listening, self._deaf, self._turned_away = (), "", None
+            self._said = {}
             with trio.CancelScope() as self._scope:
                 try:
                     await self._federate()
@@ -124,23 +169,21 @@ class Federation:
                 except Exception as error:
                     log_crash("federation", error)
                     self.problem = "no links to other hubs for a minute: a bug of ours, see the log"
-                    with trio.move_on_after(CRASHED_S):
-                        await self._again.wait()
+                    self._begun.set()
+                    await trio.sleep(CRASHED_S)
                     continue
+                finally:
+                    self._works = False
                 if self.problem:
                     warn("no federation", reason=self.problem)
-                await self._again.wait()
+                self._begun.set()
+                await trio.sleep_forever()
 
     async def _federate(self) -> None:
         settings = await trio.to_thread.run_sync(_read, self._paths)
         if settings is None:
             return
-        if names.key(settings.hub_id) != names.key(self._hub_id):
-            raise RelayError(
-                "bad_args",
-                f"bridge.json calls this hub {settings.hub_id}, it runs as {self._hub_id}: `ecorelay hub "
-                "restart` makes it so; groups made under the old name, and mail that waits, stay with it",
-            )
+        self._refuse_renamed(settings)
         if not settings.federates:
             return
         from ecorelay_bridge import FileTrust, Roads, federate, machine_mark, open_identity
@@ -149,8 +192,9 @@ class Federation:
         identity = await trio.to_thread.run_sync(lambda: open_identity(home / "identity.pem", machine_mark()))
         trust = await trio.to_thread.run_sync(FileTrust, home / "known-hubs.json")
         self._roads = Roads()
-        self.active = True
+        self.active = self._works = True
         self._shell.feed((HubsConfigured(_ids(settings), _restricted(settings)),))
+        self._begun.set()
         await federate(
             settings,
             identity,
@@ -159,6 +203,14 @@ class Federation:
             report=self._told,
             roads=self._roads,
         )
+
+    def _refuse_renamed(self, settings: Settings) -> None:
+        if names.key(settings.hub_id) != names.key(self._hub_id):
+            raise RelayError(
+                "bad_args",
+                f"bridge.json calls this hub {settings.hub_id}, it runs as {self._hub_id}: `ecorelay hub "
+                "restart` makes it so; groups made under the old name, and mail that waits, stay with it",
+            )
 
     async def _serve(self, proven: Proven) -> None:
         await self._links.serve(proven)
@@ -169,6 +221,8 @@ class Federation:
         key = names.key(report.hub_id)
         if report.event == "up":
             troubles.pop(key, None)
+            if self._turned_away is not None and _host(self._turned_away[1]) == _host(report.address):
+                self._turned_away = None  # it was mended
         elif report.event in ("failed", "not_listening") and report.sentence:
             says = f"{report.sentence}; {report.remedy}" if report.remedy else report.sentence
             if key:
@@ -181,6 +235,8 @@ class Federation:
             self._listening, self._deaf = (report.address,), ""
         if report.error is not None:
             log_crash("bridge", report.error)
+        if not self._is_news(report):
+            return
         log(
             f"road {report.event}",
             side=report.side,
@@ -189,6 +245,21 @@ class Federation:
             reason=report.reason or "",
             says=report.sentence,
         )
+
+    def _is_news(self, report: RoadReport) -> bool:
+        """Whether it belongs into the log. A hub that is away is dialed every second or so, for days."""
+        if report.event == "dialing":
+            return False
+        of = (report.side, report.hub_id) if report.hub_id else (report.side, "")
+        says = (report.event, report.sentence)
+        if report.event == "failed" and report.hub_id and self._said.get(of) == says:
+            return False
+        self._said[of] = says
+        return True
+
+
+def _host(address: str) -> str:
+    return address.rpartition(":")[0]
 
 
 def _ids(settings: Settings) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ import trio
 from ecorelay import link_wire, names, wire
 from ecorelay.core.events import LinkFrame, LinkLost, LinkUp
 from ecorelay.daemon.guard import guard
+from ecorelay.daemon.log import log
 from ecorelay.daemon.outqueue import OutQueue
 from ecorelay.daemon.reasons import Ended, Reason
 from ecorelay.framing import LineSplitter
@@ -30,16 +31,21 @@ READ_SIZE: Final = 256 * 1024
 SLICE_FRAMES: Final = 64
 """Frames handed to the core at once, at most."""
 LOOK_S: Final = 1.0
-"""How often it is looked whether a stream is silent."""
+"""How often it is looked whether a stream that hung is well again."""
 PROBE_S: Final = 1.0
 """Silence after something was said, until it is asked whether anybody is there; and for the answer."""
+ANSWER_S: Final = 0.5
+"""How long the link has to answer when there is another stream; a wrong guess costs little."""
 SUSPECT_S: Final = 2.0
 """Silence after which another way is looked for."""
 HUNG_S: Final = 10.0
 """Silence, after something was said, after which the stream is given up."""
-IDLE_PING_S: Final = 15.0
+IDLE_PING_S: Final = 5.0
 IDLE_DEAD_S: Final = 45.0
-"""The same where nothing was said."""
+"""The same where nothing was said. A hub that cannot be dialed depends on the other one to notice, so it is
+often; what the other side says counts, so of two hubs with nothing to say one asks."""
+STANDBY_S: Final = 5.0
+"""How long a stream waits beside a link that answers; then it is not needed."""
 STANDBY_MAX: Final = 3
 """Streams of one hub that wait beside its link; a further one takes the place of the oldest."""
 
@@ -84,13 +90,22 @@ class Road:
         self.round_trip = 0.0
         """Seconds, of the last ping."""
         self.pings = 0
+        self._alarm = trio.CancelScope()
         self.out: OutQueue
 
     def say(self, data: bytes) -> None:
         """Queue lines."""
         if not self.unanswered:
             self.unanswered = trio.current_time()
+            # Seldom moved: while lines come and go it stays in front of what comes later.
+            if self._alarm.deadline > self.unanswered + PROBE_S:
+                self._alarm.deadline = self.unanswered + PROBE_S
         self.out.put(data)
+
+    async def rest_until(self, when: float) -> None:
+        """Wait until then, or until something that was said has been without an answer for `PROBE_S`."""
+        with trio.CancelScope(deadline=when) as self._alarm:
+            await trio.sleep_forever()
 
     def ping(self) -> None:
         """Ask whether anybody is there."""
@@ -155,8 +170,7 @@ class Links:
 
     def describe(self, details: wire.LinkDetails) -> wire.LinkDetails:
         """What the core says of a link, with what only its stream shows."""
-        roads = self.roads.get(names.key(details.hub_id), ())
-        road = next((each for each in roads if each.link), None)
+        road = self._link_of(details.hub_id)
         if road is None:
             return msgspec.structs.replace(details, trouble=self.troubles.get(names.key(details.hub_id), ""))
         return msgspec.structs.replace(
@@ -201,11 +215,12 @@ class Links:
             if self._chooses(road.hub_id):
                 nursery.start_soon(self._choose, road)
             try:
-                await self._read(road)
+                # In here, where what it raises is not yet one of a group.
+                reason = await guard(partial(self._read, road))
             finally:
                 road.out.close()
                 nursery.cancel_scope.cancel()
-        return Reason.EOF
+        return reason
 
     def _gone(self, road: Road) -> None:
         key = names.key(road.hub_id)
@@ -214,16 +229,20 @@ class Links:
             roads.remove(road)
         if road.link:
             del self._links[road.link]
+            log("link ended", hub=road.hub_id, reason=road.reason, address=road.about.address)
             self._shell.feed((LinkLost(road.link, road.reason),))
             if not any(each.link for each in roads):  # or another has taken its place
-                if roads and self._chooses(road.hub_id):
-                    self._activate(roads[-1])
+                others = [each for each in roads if not each.scope.cancel_called]
+                if others and self._chooses(road.hub_id):
+                    self._activate(others[-1])
                 else:
                     self._seek(road.hub_id)
         if not roads:
             self.roads.pop(key, None)
+            # Nothing old can come any more, and after a restart its clock may be behind.
+            self._generations.pop(key, None)
 
-    async def _read(self, road: Road) -> None:
+    async def _read(self, road: Road) -> str:
         lines = LineSplitter(link_wire.LINE_MAX)
         stream = road.about.stream
         while data := await stream.receive_some(READ_SIZE):
@@ -234,6 +253,7 @@ class Links:
                 await trio.lowlevel.checkpoint()
             self._shell.flush()
             await self._room()
+        return Reason.EOF
 
     def _take(self, road: Road, lines: Iterator[bytes]) -> bool:
         """Hand a slice of lines to the core; whether there are more."""
@@ -271,16 +291,31 @@ class Links:
 
     async def _choose(self, road: Road) -> None:
         """A new stream: it becomes the link unless the one there is answers."""
-        link = next((each for each in self.roads[names.key(road.hub_id)] if each.link), None)
-        if link is not None:
-            link.ping()
-            began = trio.current_time()
-            with trio.move_on_after(PROBE_S):
-                while link.heard < began:  # noqa: ASYNC110 - nobody is told of each byte
-                    await trio.sleep(PROBE_S / 20)
-            if link.link and link.heard >= began:
-                return
-        self._activate(road)
+        link = self._link_of(road.hub_id)
+        if link is not None and await self._answers(link):
+            await trio.sleep(STANDBY_S)
+            if not road.link:
+                road.end(Reason.SPARE)
+            return
+        # Meanwhile the old one may have ended, and this one or another have taken its place.
+        if self._link_of(road.hub_id) in (None, link) and not road.link:
+            self._activate(road)
+
+    def _link_of(self, hub_id: str) -> Road | None:
+        """The stream that is the link; the one before it may still be closing."""
+        linked = [road for road in self.roads.get(names.key(hub_id), ()) if road.link]
+        return max(linked, key=lambda road: road.link, default=None)
+
+    async def _answers(self, link: Road) -> bool:
+        """Whether anybody is there. One that was asked a while ago and is silent is not asked again."""
+        began = trio.current_time()
+        if link.unanswered and began - link.unanswered >= ANSWER_S:
+            return False
+        link.ping()
+        with trio.move_on_after(ANSWER_S):
+            while link.heard < began and not link.scope.cancel_called:  # noqa: ASYNC110 - nobody is told
+                await trio.sleep(ANSWER_S / 20)
+        return link.heard >= began and not link.scope.cancel_called
 
     def _activate(self, road: Road) -> None:
         key = names.key(road.hub_id)
@@ -310,15 +345,31 @@ class Links:
     async def _watch(self, road: Road) -> None:
         """Notice that nobody is there any more."""
         suspect = False
+        # Both heard the other at the same time: one of them asks a little earlier, and the other need not.
+        idle = IDLE_PING_S if self._chooses(road.hub_id) else IDLE_PING_S + ANSWER_S
         while True:
-            await trio.sleep(LOOK_S)
+            await road.rest_until(trio.current_time() + LOOK_S if suspect else _next_look(road, idle))
             now = trio.current_time()
             silent = now - road.heard
             waited = now - road.unanswered if road.unanswered else 0.0
             if waited >= HUNG_S or silent >= IDLE_DEAD_S:
-                raise Ended(Reason.STALLED)
-            if waited >= PROBE_S or silent >= IDLE_PING_S:
+                road.end(Reason.STALLED)
+                return
+            if waited >= PROBE_S or silent >= idle:
                 road.ping()
-            if waited >= SUSPECT_S and road.link and not suspect:
+            if road is not self._link_of(road.hub_id):
+                continue
+            if waited >= SUSPECT_S and not suspect:
                 self._seek(road.hub_id)
+            elif suspect and waited < SUSPECT_S:
+                self._rest(road.hub_id)  # it only hung
             suspect = waited >= SUSPECT_S
+
+
+def _next_look(road: Road, idle: float) -> float:
+    """When something is to be done about the silence of a stream, if it lasts."""
+    now = trio.current_time()
+    marks = [road.heard + idle, road.heard + IDLE_DEAD_S]
+    if road.unanswered:
+        marks += [road.unanswered + seconds for seconds in (PROBE_S, SUSPECT_S, HUNG_S)]
+    return min([mark for mark in marks if mark > now], default=now + LOOK_S)

@@ -8,6 +8,7 @@ sent. Nothing waits in between.
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from ecorelay.daemon.links import Links
     from ecorelay.daemon.ports import Core, Outward
     from ecorelay.daemon.store import Storage
+    from ecorelay.errors import RelayError
 
 INPUT_MAX = 16 * 1024 * 1024
 """Bytes that may wait for the store before sessions are no longer read."""
@@ -110,8 +112,8 @@ class Shell:
         """What else a person should know, for `hub status`."""
         self.listening: Callable[[], Sequence[str]] = lambda: ()
         """Where other hubs reach this one, for `hub status`."""
-        self.reload: Callable[[], object] = lambda: None
-        """Reads bridge.json again."""
+        self.reload: Callable[[Callable[[RelayError | None], object]], object] = lambda then: then(None)
+        """Reads bridge.json again, then calls what it was given, with what was wrong."""
         self.on_room: Callable[[], object] = lambda: None
         """Called when the store took something off its backlog."""
         self.links: Links | None = None
@@ -231,11 +233,23 @@ class Shell:
                 if (out := self.sessions.get(action.sid)) is not None:
                     self.send(out, wire.encode(self._described(action.details)))
             case Reload():
-                self.reload()
+                self.reload(partial(self._reloaded, action))
             case Stop():
                 self._stop(action.reason)
             case _:
                 raise NotImplementedError(type(action).__name__)
+
+    def _reloaded(self, action: Reload, error: RelayError | None) -> None:
+        if (out := self.sessions.get(action.sid)) is None:
+            return
+        answer: wire.Result = wire.Done(req_id=action.req_id, unread=action.unread)
+        if error is not None:
+            answer = wire.Failed(
+                req_id=action.req_id, code=error.code, message=error.message, unread=action.unread
+            )
+        self.send(out, wire.encode(answer))
+        if not self._busy:
+            self.flush()
 
     def _push(self, action: Push) -> None:
         line = wire.encode(action.frame)

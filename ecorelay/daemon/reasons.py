@@ -38,6 +38,8 @@ class Reason(StrEnum):
     """It let more wait than its queue holds."""
     CRASH = "crash"
     """A bug of ours while serving it; the log has the traceback."""
+    SPARE = "spare"
+    """A second stream to a hub whose link works."""
     STOPPED = "stopped"
     """The hub ended."""
 

@@ -60,8 +60,8 @@ CREATE TABLE directory (
     PRIMARY KEY (hub_no, peer_id)
 ) STRICT, WITHOUT ROWID;
 
--- What waits for a hub; body is the frame as it is sent, box the recipient's number. Lines of groups that live
--- here have no mid, since there is no receipt of them: box is then their group's number, negated.
+-- What waits for a hub; body is the frame as it is sent, box the recipient's number. Lines of groups that
+-- live here have no mid, since there is no receipt of them: box is then their group's number, negated.
 CREATE TABLE outbox (
     hub_no INTEGER NOT NULL,
     seq INTEGER NOT NULL,
@@ -76,8 +76,8 @@ CREATE TABLE outbox (
 CREATE INDEX outbox_box ON outbox (hub_no, box);
 CREATE INDEX outbox_mid ON outbox (mid);
 
--- direction 0: ours, number is the seq before its first frame, and none beyond ended was sent in it, if that is
--- set; 1: theirs, number is the highest committed.
+-- direction 0: ours, number is the seq before its first frame, and none beyond ended was sent in it, if that
+-- is set; 1: theirs, number is the highest committed.
 -- place: order of beginning. rejected: JSON, (number, code, message) of frames that were refused.
 CREATE TABLE streams (
     hub_no INTEGER NOT NULL,
@@ -246,9 +246,9 @@ CREATE TABLE groups (
     UNIQUE (hub, key)
 ) STRICT;
 
--- place: order of joining. own_last: the newest line of its own that it had not read up to. leaving: it is out
--- as far as this hub is concerned; the group's hub has not said so yet. A peer of another hub has as cursor
--- the line before its invitation.
+-- place: order of joining. own_last: the newest line of its own that it had not read up to. leaving: it is
+-- out as far as this hub is concerned; the group's hub has not said so yet. A peer of another hub has as
+-- cursor the line before its invitation.
 CREATE TABLE group_members (
     group_no INTEGER NOT NULL,
     no INTEGER NOT NULL,

@@ -88,15 +88,18 @@ class Storage(Protocol):
 
 def _bytes_of(unit: tuple[Op, ...]) -> int:
     """What a unit holds in memory, roughly; exact for texts of ASCII."""
-    size = UNIT_BYTES
-    for op in unit:
-        text = getattr(op, "text", None)
-        if text is None:
-            line = getattr(op, "line", None)
-            if line is None:
-                continue
-            text = line.text
-        size += len(text) if text.isascii() else 4 * len(text)
+    return UNIT_BYTES + sum([_bytes_of_op(op) for op in unit])
+
+
+def _bytes_of_op(op: Any) -> int:
+    text = getattr(op, "text", None)
+    size = 0 if text is None else len(text) if text.isascii() else 4 * len(text)
+    for name in ("line", "mail", "far"):  # what holds a text itself
+        part = getattr(op, name, None)
+        if part is not None:
+            size += _bytes_of_op(part)
+    for part in getattr(op, "lines", ()):
+        size += _bytes_of_op(part)
     return size
 
 

@@ -1,4 +1,4 @@
-"""Groups across hubs: what members elsewhere say in our groups, and our replicas of groups that live elsewhere.
+"""Groups across hubs: what members elsewhere say in ours, and our replicas of those that live elsewhere.
 
 A replica holds lines that the home numbered, in that order and without gaps, so that everything that reads a
 group reads it like one of ours.
@@ -293,6 +293,20 @@ def _cut(ledger: Ledger, group_no: int, history: History, start: int) -> History
     return left
 
 
+def _begin_anew(ledger: Ledger, group_no: int, history: History, first: int, roster: Roster) -> History:
+    """All we have is beyond what the home has: nothing of it is left."""
+    db = ledger.db
+    _cut(ledger, group_no, history, history.first)
+    db.execute("UPDATE groups SET first = ?1, last = ?1 - 1 WHERE no = ?2", (first, group_no))
+    since = dict(roster.ours)
+    for (no,) in db.execute("SELECT no FROM group_members WHERE group_no = ?", (group_no,)).fetchall():
+        db.execute(
+            "UPDATE group_members SET cursor = min(cursor, ?) WHERE group_no = ? AND no = ?",
+            (max(since.get(no, 0), first - 1), group_no, no),
+        )
+    return History(first, first - 1, 0)
+
+
 # --- replicas: members -------------------------------------------------------------------------------------
 
 
@@ -336,9 +350,7 @@ def _enter(ledger: Ledger, group_no: int, replica: Replica, roster: Roster, last
     return facts
 
 
-def _notify(
-    ledger: Ledger, notice: AppendMail, nos: list[int]
-) -> tuple[AppendMail | None, Appended | None]:
+def _notify(ledger: Ledger, notice: AppendMail, nos: list[int]) -> tuple[AppendMail | None, Appended | None]:
     if not nos:
         return None, None
     mail = msgspec.structs.replace(notice, recipients=tuple(nos))
@@ -403,6 +415,8 @@ def take_page(ledger: Ledger, op: TakePage) -> Taken:
         group_no, history = found
     new: list[tuple[int, CopiedLine]] = []
     broken = False
+    if lines and op.last < history.first <= history.last:
+        history, broken = _begin_anew(ledger, group_no, history, lines[0].seq, op.roster), True
     for line in lines:
         if line.seq < history.first:
             continue
@@ -459,7 +473,9 @@ def leave(ledger: Ledger, op: Leave) -> Left:
         if op.gone:
             return Left(())
         raise RelayError("not_member", "you are not in that group any more")
-    hub_no: int = one(db, "SELECT h.no FROM groups AS g JOIN hubs AS h ON h.key = g.hub WHERE g.no = ?", key[:1])
+    hub_no: int = one(
+        db, "SELECT h.no FROM groups AS g JOIN hubs AS h ON h.key = g.hub WHERE g.no = ?", key[:1]
+    )
     out = store_group_out.put(ledger, hub_no, op.msg_id, 0, op.body, op.at)
     outs: tuple[OutRow, ...] = () if out is None else (out,)
     if op.gone:
@@ -476,10 +492,10 @@ def leave(ledger: Ledger, op: Leave) -> Left:
         )
     db.execute("UPDATE group_members SET leaving = 1 WHERE group_no = ? AND no = ?", key)
     if not one(db, "SELECT 1 FROM group_members WHERE group_no = ? AND NOT leaving", key[:1]):
-        # Nobody is left to read it.
+        # Nobody is left to read it. Should somebody come, it is as if there had been no line.
         history = store_groups.find(db, op.group_no)
         _cut(ledger, op.group_no, history, history.first)
-        db.execute("UPDATE groups SET first = ?1 + 1, last = ?1 WHERE no = ?2", (history.last, op.group_no))
+        db.execute("UPDATE groups SET first = 1, last = 0 WHERE no = ?", (op.group_no,))
     return Left(outs)
 
 

@@ -1,7 +1,7 @@
 """What other hubs with members in our groups are told: one frame for each hub, in its outbox.
 
-The frame lies there in the transaction that numbered the line. Where too much waits already it is left out: the
-hub finds the gap, and asks.
+The frame lies there in the transaction that numbered the line. Where too much waits already it is left out:
+the hub finds the gap, and asks.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def put(ledger: Ledger, hub_no: int, msg_id: str, box: int, body: bytes, at: int
         (len(body), hub_no),
     )
     db.execute(
-        "INSERT INTO outbox (hub_no, seq, msg_id, mid, box, body, size, at) VALUES (?, ?, ?, NULL, ?, ?, ?, ?)",
+        "INSERT INTO outbox (hub_no, seq, msg_id, mid, box, body, size, at)"
+        " VALUES (?, ?, ?, NULL, ?, ?, ?, ?)",
         (hub_no, last + 1, msg_id, box, body, len(body), at),
     )
     ledger.note_time(at)

@@ -174,7 +174,7 @@ def remove_member(ledger: Ledger, op: RemoveMember) -> LineAdded:
     return LineAdded(added.seq, own_read=added.own_read, outs=outs)
 
 
-def drop_group(ledger: Ledger, op: DropGroup) -> LineAdded:
+def drop_group(ledger: Ledger, op: DropGroup) -> LineAdded | None:
     """See `DropGroup`."""
     db = ledger.db
     history = find(db, op.group_no)
@@ -186,7 +186,7 @@ def drop_group(ledger: Ledger, op: DropGroup) -> LineAdded:
         hubs = store_group_out.hubs_of(db, op.group_no)
         outs = store_group_out.put_all(ledger, hubs, line.msg_id, 0, body, line.at)
     drop(db, op.group_no)
-    return LineAdded(0, outs=outs)
+    return LineAdded(0, outs=outs) if outs else None
 
 
 def drop(db: sqlite3.Connection, group_no: int) -> None:
@@ -262,8 +262,8 @@ def add_line(
     mid = ledger.take_mids(1)
     seq = history.last + 1
     db.execute(
-        "INSERT INTO messages (mid, msg_id, origin, kind, sender_no, sender, at, size, checksum, refs, group_no,"
-        " seq) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?)",
+        "INSERT INTO messages (mid, msg_id, origin, kind, sender_no, sender, at, size, checksum, refs,"
+        " group_no, seq) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?)",
         (
             mid,
             line.msg_id,

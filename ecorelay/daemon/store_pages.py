@@ -274,8 +274,8 @@ def notices_for(db: sqlite3.Connection, no: int) -> tuple[Notice, ...]:
         db,
         "SELECT json_group_array(json_array(id, total, told, about, reason, at)) FROM"
         " (SELECT n.id, n.total, n.told, n.reason, n.at,"
-        " coalesce(p.name || iif(p.hub = '', '', '@' || coalesce(h.hub_id, p.hub)), n.about, 'a removed peer')"
-        " AS about"
+        " coalesce(p.name || iif(p.hub = '', '', '@' || coalesce(h.hub_id, p.hub)), n.about,"
+        " 'a removed peer') AS about"
         " FROM notices AS n LEFT JOIN peers AS p ON p.no = n.about_no LEFT JOIN hubs AS h ON h.key = p.hub"
         " WHERE n.sender_no = ? ORDER BY n.id LIMIT ?)",
         (no, NOTICES_PER_PAGE),

@@ -24,7 +24,8 @@ def reply(ledger: Ledger, op: AppendReply) -> Replied:
         " LEFT JOIN ring AS r ON r.box = ?1 AND r.state IN (0, 1) AND r.mid = m.mid"
         " LEFT JOIN receipts AS e ON e.mid = m.mid AND e.box = ?1"
         " LEFT JOIN group_members AS g ON g.group_no = m.group_no AND g.no = ?1"
-        " WHERE m.msg_id = ?2 AND (r.mid NOTNULL OR e.mid NOTNULL OR g.no NOTNULL)",
+        # Ids of different hubs may be the same: the first is meant, or a hub could draw answers to itself.
+        " WHERE m.msg_id = ?2 AND (r.mid NOTNULL OR e.mid NOTNULL OR g.no NOTNULL) ORDER BY m.mid LIMIT 1",
         (op.sender_no, op.target_id),
     ).fetchone()
     if row is not None and not row[1] and row[5] is not None:

@@ -61,8 +61,8 @@ def trace(ledger: Ledger, op: TraceMessage) -> MessageTraced:
         "SELECT m.mid, m.kind, m.sender, m.at, m.size, m.reply_to, m.broadcast_id,"
         " coalesce(m.boxes, json_array(m.box)), m.group_no, g.name"
         " FROM messages AS m LEFT JOIN groups AS g ON g.no = m.group_no"
-        " WHERE m.msg_id = ? ORDER BY m.origin LIMIT 1",
-        (op.msg_id,),
+        " WHERE m.msg_id = ?1 AND (?2 IS NULL OR m.origin = ?2) ORDER BY m.origin LIMIT 1",
+        (op.msg_id, op.origin),
     ).fetchone()
     if row is None:
         raise _unknown(ledger, op.msg_id)

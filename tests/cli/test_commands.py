@@ -51,6 +51,18 @@ COMMANDS = [
     "block",
     "purge",
     "backup",
+    "hub reload",
+    "hub forget",
+    "groups forget",
+    "bridge-init",
+    "bridge-invite",
+    "bridge-check",
+    "identity",
+    "identity show",
+    "identity export",
+    "identity import",
+    "trust",
+    "distrust",
 ]
 
 

@@ -57,3 +57,44 @@ def test_the_status_names_the_largest_mailboxes_and_what_was_dropped(home, monke
     assert "problem      hub.db is nearly full: raise limits.data_bytes" in said.out
     assert "messages left a full mailbox unread (their senders were told): 3" in said.out
     assert said.out.index("unread (their") < said.out.index("in good order")
+
+
+def test_the_status_says_how_each_link_is_and_where_others_reach_this_hub(home, monkeypatch, capsys):
+    details = wire.HubDetails(
+        req_id=0,
+        hub_id="here",
+        version=__version__,
+        sessions=0,
+        links=(
+            wire.LinkDetails(
+                hub_id="desk",
+                up=True,
+                since=1,
+                address="192.168.1.20:9700",
+                version="0.2.0",
+                round_trip_ms=0.8,
+                peers=3,
+                online=1,
+            ),
+            wire.LinkDetails(hub_id="new", up=True),
+            wire.LinkDetails(
+                hub_id="lap", waiting=2, waiting_bytes=2048, trouble="\x1b[31mthe secrets differ"
+            ),
+        ),
+        listening=("0.0.0.0:9700",),
+        counters={"outbox expired": 2, "link rejected blocked": 1},
+    )
+    with ScriptedHub(home, {"hub_status": details}):
+        said = run_here(home, monkeypatch, capsys, "hub", "status")
+        found = run_here(home, monkeypatch, capsys, "hub", "status", "--json").json
+    assert (
+        "link         desk: up, 192.168.1.20:9700, 0.8 ms, ecorelay 0.2.0, 1 of 3 peers online\n" in said.out
+    )
+    assert "             new: up, 0 of 0 peers online\n" in said.out
+    waits = "lap: down, never seen yet; 2 messages (2.0 KiB) wait for it; \\x1b[31mthe secrets differ"
+    assert waits in said.out
+    assert "listens      for other hubs at 0.0.0.0:9700" in said.out
+    assert "messages waited too long for another hub (their senders were told): 2" in said.out
+    assert "messages of other hubs were rejected (blocked): 1" in said.out
+    assert [link["hub_id"] for link in found["links"]] == ["desk", "new", "lap"]
+    assert found["listening"] == ["0.0.0.0:9700"]

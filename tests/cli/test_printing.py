@@ -42,6 +42,7 @@ ANSWERS = {
                 carrier=HOSTILE,
                 evidence_at=TS,
             ),
+            wire.Peer(name=f"{HOSTILE}@{HOSTILE}", last_seen=TS, unreachable_since=TS),
         ),
         more=3,
     ),
@@ -79,6 +80,9 @@ ANSWERS = {
     "group_remove": wire.Done(req_id=0),
     "group_leave": wire.Done(req_id=0),
     "group_delete": wire.Done(req_id=0),
+    "group_forget": wire.Done(req_id=0),
+    "forget_hub": wire.HubForgotten(req_id=0, messages=2),
+    "hub_reload": wire.Done(req_id=0),
     "trace": wire.Traced(
         req_id=0,
         msg_id=HOSTILE,
@@ -104,11 +108,16 @@ ANSWERS = {
         data_dir=HOSTILE,
         mailboxes=1,
         largest=(wire.MailboxSize(name=HOSTILE, messages=2),),
+        links=(
+            wire.LinkDetails(hub_id=HOSTILE, up=True, address=HOSTILE, version=HOSTILE),
+            wire.LinkDetails(hub_id=HOSTILE, trouble=HOSTILE),
+        ),
+        listening=(HOSTILE,),
         problems=(HOSTILE,),
         counters={HOSTILE: 1, "closed " + HOSTILE: 2},
     ),
 }
-PRINTING = [*AT_A_HUB, "block bob --off", "hub status"]
+PRINTING = [*AT_A_HUB, "block bob --off", "hub status", "hub reload"]
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 
 from ecorelay import wire
 from ecorelay.core import admin
-from ecorelay.core.actions import Reply, Store
+from ecorelay.core.actions import Reload, Reply, Store
 from ecorelay.core.ops import (
     Appended,
     BackupWritten,
@@ -334,3 +334,11 @@ def test_lines_said_during_a_purge_are_counted():
     script.stored(MailPurged(lines=4, groups=((9, 1, 0), (9, 2, 0)), place=(2,)))
     script.stored(LineAdded(5))
     assert script.peer("ann").group_unread == {9: 1}
+
+
+# --- other hubs --------------------------------------------------------------------------------------
+
+
+def test_a_reload_is_passed_on_with_whom_to_answer():
+    script = watched()
+    assert script.frame(1, wire.HubReload(req_id=7)) == [Reload(1, 7)]

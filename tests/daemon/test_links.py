@@ -17,7 +17,7 @@ import trio.testing
 from ecorelay import link_wire, names, wire
 from ecorelay.core.events import SessionFrame, SessionOpened
 from ecorelay.core.hub import Hub
-from ecorelay.daemon import links as links_module
+from ecorelay.daemon import guard as guard_module, links as links_module
 from ecorelay.daemon.clock import SystemClock
 from ecorelay.daemon.links import Links, Road
 from ecorelay.daemon.perform import Facts, Shell
@@ -36,6 +36,7 @@ class Cut(trio.abc.Stream):
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream = stream
         self.hangs = False
+        self.breaks = False
 
     async def send_all(self, data: Any) -> None:
         if self.hangs:
@@ -49,6 +50,8 @@ class Cut(trio.abc.Stream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         while True:
             data = await self.stream.receive_some(max_bytes)
+            if self.breaks:
+                raise trio.BrokenResourceError
             if not self.hangs:
                 return bytes(data)
             if not data:
@@ -334,3 +337,112 @@ async def test_ended_all_at_once(tmp_path: Path):
         p.one.links.send(99, b"nobody\n")
         p.one.links.close(99, "nobody")
         assert p.one.links.describe(wire.LinkDetails(hub_id="B")).address == ""
+
+
+@pytest.fixture
+def crashes(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
+    """What was taken for a bug of ours."""
+    found: list[BaseException] = []
+    monkeypatch.setattr(guard_module, "log_crash", lambda where, error: found.append(error))
+    return found
+
+
+@pytest.mark.parametrize("how", ["closed", "broken", "silent", "spare"])
+async def test_no_usual_end_is_taken_for_a_bug(tmp_path: Path, monkeypatch, crashes, how: str):
+    monkeypatch.setattr(links_module, "STANDBY_S", 2 * SOON)
+    async with pair(tmp_path) as p:
+        here, there = p.stream()
+        await p.both_up()
+        road = p.one.link
+        assert road is not None
+        if how == "closed":
+            await there.aclose()
+        elif how == "broken":
+            here.breaks = True
+            await there.send_all(b"\n")
+        elif how == "silent":
+            here.hangs = there.hangs = True
+            road.ping()
+        else:
+            p.stream()
+            await until(lambda: len(p.one.links.roads["b"]) == 2)
+            road = p.one.links.roads["b"][1]
+        await until(lambda: road not in p.one.links.roads.get("b", ()))
+        reasons = {"closed": "eof", "broken": "broken", "silent": "stalled", "spare": "spare"}
+        assert road.reason == reasons[how]
+    assert crashes == []
+
+
+async def test_a_second_stream_goes_when_the_link_works(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(links_module, "STANDBY_S", 2 * SOON)
+    async with pair(tmp_path) as p:
+        p.stream()
+        await p.both_up()
+        link = p.one.link
+        p.stream()
+        await until(lambda: len(p.one.links.roads["b"]) == len(p.other.links.roads["a"]) == 2)
+        await until(lambda: len(p.one.links.roads["b"]) == len(p.other.links.roads["a"]) == 1)
+        assert p.one.link is link
+        assert p.one.up()
+        assert p.other.up()
+
+
+async def test_a_link_that_ends_while_it_is_asked_is_replaced_once(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(links_module, "ANSWER_S", 0.4)
+    async with pair(tmp_path) as p:
+        here, there = p.stream()
+        await p.both_up()
+        here.hangs = there.hangs = True
+        p.stream()
+        await until(lambda: len(p.one.links.roads["b"]) == 2)
+        await trio.sleep(0.1)
+        assert p.one.link is not None
+        p.one.link.end("the network says so")
+        await until(lambda: p.one.link is not None and p.one.link.about.stream is not here)
+        await p.both_up()
+        number = p.one.link.link
+        await trio.sleep(0.6)
+        assert p.one.link is not None
+        assert p.one.link.link == number
+        assert p.one.up()
+
+
+async def test_a_link_that_was_asked_a_while_ago_is_not_waited_for(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(links_module, "HUNG_S", 60)
+    monkeypatch.setattr(links_module, "ANSWER_S", 30)
+    async with pair(tmp_path) as p:
+        here, there = p.stream()
+        await p.both_up()
+        here.hangs = there.hangs = True
+        assert p.one.link is not None
+        p.one.link.ping()
+        p.one.link.unanswered -= 31
+        p.stream()
+        await until(lambda: p.one.link is not None and p.one.link.about.stream is not here)
+        await p.both_up()
+
+
+async def test_a_hub_whose_clock_went_back_is_followed_again(tmp_path: Path):
+    async with pair(tmp_path) as p:
+        here, _ = p.stream()
+        await p.both_up()
+        p.other.links._generations["a"] += 3_600_000  # as if its clock had been ahead by an hour
+        await here.aclose()
+        await until(lambda: not p.other.links.roads)
+        p.stream()
+        await p.both_up()
+
+
+async def test_a_link_that_only_hung_is_left_alone_again(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(links_module, "HUNG_S", 60)
+    async with pair(tmp_path) as p:
+        here, there = p.stream()
+        await p.both_up()
+        assert p.one.link is not None
+        here.hangs = True
+        p.one.link.ping()
+        await until(lambda: p.one.wanted[-1] == "seek B")
+        here.hangs = False
+        await there.send_all(link_wire.encode(link_wire.LinkPong(number=1)))
+        await until(lambda: p.one.wanted[-1] == "rest B")
+        assert p.one.link.about.stream is here

@@ -8,8 +8,20 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from ecorelay import wire
-from ecorelay.core.actions import Action, CheckProcess, CloseSession, Describe, Push, Reply, Stop, Store
+from ecorelay import link_wire, wire
+from ecorelay.core.actions import (
+    Action,
+    CheckProcess,
+    CloseLink,
+    CloseSession,
+    Describe,
+    Push,
+    Reload,
+    Reply,
+    Stop,
+    Store,
+    ToLink,
+)
 from ecorelay.core.events import (
     ClockJumped,
     Event,
@@ -23,6 +35,7 @@ from ecorelay.core.events import (
 from ecorelay.core.ops import EndLease, FoundOp, Op
 from ecorelay.daemon.perform import Facts, Shell
 from ecorelay.daemon.reasons import Tally
+from ecorelay.errors import RelayError
 from tests.daemon.house import WALL, ScriptedCore
 
 OP = EndLease(lease=1)
@@ -258,6 +271,26 @@ async def test_stop_is_passed_on(hands: Hands, core: ScriptedCore):
     assert ("flush", 1) in hands.log
 
 
+async def test_a_reload_is_answered_when_it_was_done_and_with_what_was_wrong(
+    hands: Hands, core: ScriptedCore
+):
+    asked: list[Callable[[RelayError | None], object]] = []
+    hands.shell.reload = asked.append
+    core.script = answers(Reload(1, 5, 3), Reload(1, 6), Reload(99, 7))  # type: ignore[assignment]
+    hands.shell.feed((Tick(),))
+    assert [entry for entry in hands.log if entry[0] == "put"] == []
+    ended, wrong, gone = asked
+    ended(None)
+    wrong(RelayError("bad_args", "a comma before }"))
+    gone(None)  # its session left meanwhile
+    said = [wire.decode_to_session(entry[2]) for entry in hands.log if entry[0] == "put"]  # type: ignore[arg-type]
+    assert said == [
+        wire.Done(req_id=5, unread=3),
+        wire.Failed(req_id=6, code="bad_args", message="a comma before }"),
+    ]
+    assert hands.log[-1] == ("flush", 1)
+
+
 async def test_every_kind_of_action_is_known(hands: Hands, core: ScriptedCore):
     examples: dict[type[Action], Action] = {
         Store: Store((OP,)),
@@ -267,6 +300,9 @@ async def test_every_kind_of_action_is_known(hands: Hands, core: ScriptedCore):
         CheckProcess: CheckProcess(1, 0, None),
         Describe: Describe(1, wire.HubDetails(req_id=1, hub_id="h", version="1", sessions=0)),
         Stop: Stop("why"),
+        ToLink: ToLink(1, link_wire.LinkPing(number=1)),
+        CloseLink: CloseLink(1, "why"),
+        Reload: Reload(1, 2),
     }
     assert set(examples) == set(Action.__subclasses__())
     core.script = answers(*examples.values())  # type: ignore[assignment]

@@ -64,6 +64,7 @@ class Running:
             core=hub,
             store=self.store,
             place=self.place,
+            paths=self.paths,
             config=config,
             facts=partial(Facts, pid=1, data_dir="/data", durability="power"),
             listening=task_status.started,

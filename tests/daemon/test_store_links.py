@@ -21,7 +21,7 @@ from ecorelay.core.link_ops import (
     Resumed,
 )
 from ecorelay.core.ops import Eviction
-from ecorelay.daemon import schema, store_file, store_links
+from ecorelay.daemon import schema, store, store_file, store_links
 from ecorelay.daemon.store_failure import StoreUnusable
 from ecorelay.errors import RelayError
 from tests.daemon.store_kit import DAY, T0, Kit, make_id, texts
@@ -549,6 +549,18 @@ def test_a_reply_to_a_hub_that_was_forgotten_is_refused(kit: Kit) -> None:
         reply(kit, make_id(700))
 
 
+def test_a_reply_to_what_nobody_sent_is_refused_and_one_on_this_hub_stays_here(kit: Kit) -> None:
+    with pytest.raises(RelayError, match="unknown_ask"):
+        reply(kit, make_id(900))
+    kit.send(ANN, BOB, msg_id=make_id(900))
+    done = reply(kit, make_id(900), msg_id=make_id(901))
+    assert (done.hub_no, done.recipient_no) == (0, ANN)
+    assert reply(kit, make_id(900), msg_id=make_id(901)).appended.duplicate
+    kit.do(ops.ForgetPeer(no=ANN, at=kit.now))
+    with pytest.raises(RelayError, match="peer_gone"):
+        reply(kit, make_id(900))
+
+
 # --- the end of it ---------------------------------------------------------------------------------------
 
 
@@ -682,3 +694,32 @@ def test_an_upgrade_from_version_2_that_fails_half_way_leaves_it_as_it_was(
     with closing(sqlite3.connect(data_dir / store_file.NAME)) as db:
         assert db.execute("PRAGMA user_version").fetchone() == (2,)
     assert texts(Kit(data_dir).read(BOB)) == ["kept"]
+
+
+def test_texts_of_other_hubs_count_for_what_waits_for_the_disk():
+    text = "x" * 1_000
+    mail = ops.AppendMail(
+        msg_id="m", kind="message", sender_no=0, sender="a@b", recipients=(1,), text=text, at=0
+    )
+    received = link_ops.Receive(
+        hub_no=1,
+        stream="s",
+        first=1,
+        number=1,
+        msg_id="m",
+        sender=link_ops.FarPeer(name="a"),
+        mail=mail,
+        at=0,
+    )
+    bare = link_ops.Receive(
+        hub_no=1,
+        stream="s",
+        first=1,
+        number=1,
+        msg_id="m",
+        sender=link_ops.FarPeer(name="a"),
+        mail=None,
+        at=0,
+    )
+    assert store._bytes_of((received,)) - store._bytes_of((bare,)) == 1_000
+    assert store._bytes_of((mail,)) - store._bytes_of(()) == 1_000

@@ -348,6 +348,20 @@ def test_distrust_ends_the_link_at_once_and_trust_brings_it_back(desk: Person, l
     assert laptop.await_texts("web", 1) == ["waits"]
 
 
+def test_where_bridge_json_is_broken_distrust_says_that_the_link_goes_on(desk: Person, laptop: Person):
+    joined(desk, laptop)
+    good = desk.paths.bridge.read_text()
+    desk.paths.bridge.write_text(good[:-5])
+    said = desk("distrust", "laptop", code=2)
+    assert "laptop is refused from now on, but a link it has goes on: mend bridge.json" in said.err
+    assert desk.link("laptop").up
+    assert any("the new bridge.json is no good" in each for each in desk.status.problems)
+    desk.paths.bridge.write_text(good)
+    desk("hub", "reload")
+    assert not desk.link("laptop").up
+    assert not any("is no good" in each for each in desk.status.problems)
+
+
 def test_a_machine_set_up_anew_is_refused_until_it_is_trusted(desk: Person, laptop: Person):
     joined(desk, laptop)
     before = laptop.fingerprint()
@@ -448,3 +462,32 @@ def test_the_names_of_other_hubs_are_completed(desk: Person, laptop: Person, mon
     assert complete.hubs("de") == ["desk"]
     assert complete.hubs("x") == []
     assert complete.peers("api@") == ["api@desk"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such terminals")
+def test_an_invitation_pasted_at_a_terminal_is_not_shown(desk: Person, laptop: Person):
+    import pty
+
+    desk.init()
+    line = desk("bridge-invite").out
+    ours, theirs = pty.openpty()
+    words = ("bridge-init", "--join", "--bind", "127.0.0.1", "--listen", "0")
+    process = laptop.start(*words, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    shown = b""
+    try:
+        while b"not shown" not in shown:
+            shown += os.read(ours, 4096)
+        time.sleep(0.2)  # until the terminal's echo is off: what is typed before would be shown
+        os.write(ours, line.encode())
+        with suppress(OSError):  # Linux: nobody is at the other end any more
+            while data := os.read(ours, 4096):
+                shown += data
+        assert process.wait(PATIENCE_S) == 0, shown
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    assert line.strip().encode() not in shown
+    assert laptop.bridge["secret"] == desk.bridge["secret"]
+    assert laptop.bridge["secret"].encode() not in shown

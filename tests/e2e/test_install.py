@@ -145,6 +145,8 @@ def test_everything_goes_with_all_and_purge(ecorelay: Person):
     ecorelay("send", "ada", "precious")
     pid = ecorelay("hub", "status", "--json").json["pid"]
     completion(ecorelay.home)
+    ecorelay("bridge-init")
+    ecorelay("trust", "desk", "SHA256:" + "A" * 43)
     unasked = ecorelay("uninstall", "--all", "--purge", code=2)
     assert "--yes" in unasked.err
     assert is_alive(pid)

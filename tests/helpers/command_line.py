@@ -33,11 +33,13 @@ AT_A_HUB = [
     "groups remove team bob",
     "groups leave team",
     "groups delete team",
+    "groups forget team@desk",
     f"trace {ID}",
     "block",
     "block bob",
     "purge --older 30d --yes",
     "backup copy.db",
+    "hub forget desk --yes",
 ]
 """Every command that asks a hub, and starts one where none runs."""
 

@@ -207,10 +207,11 @@ MUTATIONS: tuple[tuple[str, str, str, str], ...] = (
         "",
     ),
     (
-        "a frame that could not be stored is followed by the next",
+        "a frame that could not be stored is passed over",
         CORE + "links.py",
-        '        hub.receiving = hub.received\n        s.out.append(CloseLink(hub.link, f"cannot store',
-        '        s.out.append(CloseLink(hub.link, f"cannot store',
+        "        hub.receiving = hub.received\n"
+        '        s.out.append(CloseLink(hub.link, f"cannot store: {message}"))',
+        "        hub.received = hub.receiving",
     ),
     (
         "a rejected message is told as forwarded",

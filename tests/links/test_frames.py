@@ -11,11 +11,12 @@ from msgspec import Raw
 
 from ecorelay import link_wire, names, wire
 from ecorelay.core import links, outbox
-from ecorelay.core.events import LinkFrame, LinkLost, LinkUp
+from ecorelay.core.events import HubsConfigured, LinkFrame, LinkLost, LinkUp
 from ecorelay.core.link_ops import OutSettled, Resumed
 from ecorelay.core.ops import Eviction, OutExpired, OutRow
 from ecorelay.core.outbox import OutGone, OutResumed
 from ecorelay.link_wire import (
+    AskAllBody,
     Delivered,
     Durable,
     LinkHello,
@@ -306,6 +307,33 @@ def test_what_cannot_be_used_is_rejected_and_no_gap(here: Machine, there: Strang
     assert all(len(each.message) <= 200 for each in first.rejected)
     assert ann.texts() == ["and on"]
     assert there.lost == []
+
+
+@pytest.mark.parametrize("whom", ["there", "*"])
+def test_what_a_person_does_not_let_a_hub_do_is_rejected(here: Machine, there: Stranger, whom: str):
+    ann = here.open("ann")
+    here.feed(HubsConfigured((), {whom: frozenset({"mail", "broadcast"}), "other": frozenset()}))
+    there.greet()
+    ask = encode_body(AskAllBody(sender="bob", sender_id=an_id(7), text="who?"))
+    there.say(mail(1), raw(2, ask))
+    assert [(each.seq, each.code) for frame in there.told(Results) for each in frame.rejected] == [
+        (1, "blocked"),
+        (2, "blocked"),
+    ]
+    assert here.hub.state.counters["denied_refused"] == 2
+    here.feed(HubsConfigured((), {"there": frozenset({"rooms"})}))
+    there.say(mail(3), raw(4, ask))
+    assert ann.texts() == ["hello", "who?"]
+
+
+def test_a_broadcast_that_does_not_go_at_once_is_pending(here: Machine, there: Stranger):
+    here.knows("there")
+    ann = here.open("ann")
+    there.greet()
+    here.hub.state.hubs["there"].inflight_bytes = link_wire.WINDOW_BYTES
+    asked = ann.call(wire.Broadcast, question="who?")
+    assert (asked.peer_count, asked.pending_hubs) == (0, 1)
+    assert there.told(Durable) == []
 
 
 def test_an_id_that_was_used_for_other_mail_is_taken_once(here: Machine, there: Stranger):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from ecorelay import wire
+from ecorelay.core.events import SessionOpened
 from ecorelay.core.hub import HOUSEKEEPING_S
-from tests.core.helpers import DAY_S, Client
+from tests.core.helpers import DAY_S, Client, hello
 from tests.links.land import Land, Machine
 
 
@@ -276,3 +277,29 @@ def test_a_sender_that_is_gone_is_told_nothing_and_nothing_breaks(land: Land, he
     land.forward(4 * DAY_S)
     housekeeping(land)
     assert waiting(here) == stored(here) == [(0, 0)]
+
+
+# --- watched -------------------------------------------------------------------------------------------
+
+
+def test_who_watches_sees_what_goes_to_other_hubs_and_what_comes_from_them(
+    land: Land, here: Machine, there: Machine
+):
+    alice, bob = here.open("alice"), there.open("bob")
+    land.link(here, there)
+    eyes = Client(here, 99, hello(role="observer", name=None))  # type: ignore[arg-type]
+    here.clients[99] = eyes
+    here.feed(SessionOpened(99, eyes.hello, 0))
+    eyes.call(wire.Watch, texts=True)
+    sent = alice.send("bob@there", "where is it?").msg_id
+    [mail] = bob.inbox().messages
+    bob.call(wire.Reply, ask_id=mail.msg_id, text="here")
+    [answer] = alice.inbox().messages
+    alice.call(wire.Reply, ask_id=answer.msg_id, text="thanks")
+    told = [each for each in eyes.got if isinstance(each, wire.Activity) and each.what == "stored"]
+    assert [(each.peer, each.to, each.kind, each.text) for each in told] == [
+        ("alice", "bob@there", "message", "where is it?"),
+        ("bob@there", "alice", "reply", "here"),
+        ("alice", "@there", "reply", "thanks"),
+    ]
+    assert told[0].msg_id == sent

@@ -911,3 +911,29 @@ def test_a_hub_that_does_not_say_how_many_it_asked_is_not_waited_for(
     land.cut()
     asked = alice.call(wire.Broadcast, question="alone?")
     assert (asked.peer_count, asked.pending_hubs) == (0, 0)
+
+
+def test_peers_of_a_hub_that_is_away_are_still_listed_after_a_restart(
+    land: Land, here: Machine, there: Machine
+):
+    there.open("bob")
+    land.link(here, there)
+    land.forward(60)
+    land.cut()
+    here.restart()
+    [row] = here.open("alice").call(wire.Peers).peers
+    assert (row.name, row.online, row.unreachable_since > 0) == ("bob@there", False, True)
+
+
+def test_a_hub_cannot_draw_an_answer_to_itself_by_an_id_it_learned(land: Land, here: Machine, there: Machine):
+    evil = land.machine("evil")
+    bob = there.open("bob")
+    alice, mallory = here.open("alice"), evil.open("mallory")
+    land.link(here, there)
+    land.link(evil, there)
+    sent = alice.send("bob@there", "what is the password?")
+    mallory.call(wire.Send, to="bob@there", text="hello", op_id=sent.msg_id)
+    assert bob.texts() == ["what is the password?", "hello"]
+    bob.call(wire.Reply, ask_id=sent.msg_id, text="swordfish")
+    assert alice.texts() == ["swordfish"]
+    assert mallory.texts() == []
