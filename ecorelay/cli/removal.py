@@ -21,7 +21,17 @@ from ecorelay_adapters.clients.files import remove_tree
 
 QUESTION: Final = "All mail, groups, settings and logs of ecorelay are deleted, for good."
 
-_OURS: Final = ("hub.*", "start.lock", "config.toml*", "bridge.json*", "texts", "bells", "*.new")
+_OURS: Final = (
+    "hub.*",
+    "start.lock",
+    "config.toml*",
+    "bridge.json*",
+    "texts",
+    "bells",
+    "links",
+    "adapter.log*",
+    "*.new",
+)
 """What may lie in a data directory of ours. Anything else there is left alone: it may be a directory with
 other things in it."""
 _COMPLETIONS: Final = (

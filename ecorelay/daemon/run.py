@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import signal
-import sys
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -37,6 +36,9 @@ SETTLE_S = 1.0
 """Seconds for the store to answer what was asked before the end."""
 BYE_S = 2.0
 """Seconds for goodbyes to leave."""
+ENDING_SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)
+]
 FILES_EVERY_S = 5.0
 """How often it is checked that clients still find us."""
 
@@ -102,7 +104,7 @@ async def run_hub(
     )
     door = Door(place.sock, sessions.serve, tally)
     store.start(partial(_deliver, trio.lowlevel.current_trio_token(), shell))
-    with trio.open_signal_receiver(*_signals()) as signals:
+    with trio.open_signal_receiver(*ENDING_SIGNALS) as signals:
         # The kernel keeps who connects from here on until connections are taken.
         place.announce()
         listening()
@@ -134,12 +136,6 @@ async def _say_goodbye(shell: Shell, sessions: Sessions, reason: str) -> None:
         await shell.settled()
     with trio.move_on_after(BYE_S):
         await sessions.say_bye(f"the hub stops: {reason}")
-
-
-def _signals() -> list[signal.Signals]:
-    if sys.platform == "win32":
-        return [signal.SIGINT, signal.SIGTERM, signal.SIGBREAK]
-    return [signal.SIGINT, signal.SIGTERM]
 
 
 async def _watch_signals(signals: AsyncIterator[int], stopper: Stopper) -> None:
