@@ -50,6 +50,7 @@ class Handlers(NamedTuple):
     reconnect: Handler[wire.Welcome] | None
     name_changed: Handler[wire.NameChanged] | None
     bell: Handler[wire.Bell] | None
+    canary: Handler[wire.Canary] | None
     activity: Handler[wire.Activity] | None
 
 
@@ -69,6 +70,8 @@ class HubClient(Asking):
         self._random_bits = random_bits
         self._on = handlers
         self._callbacks = Callbacks()
+        self._canaries = Callbacks()
+        """Apart from the others: a handler that hangs must not keep a canary from telling so."""
         if not hello.instance:
             hello = msgspec.structs.replace(hello, instance=self.new_id())
         self._keeper = Keeper(connect, hello, self, stay, random_bits)
@@ -103,7 +106,7 @@ class HubClient(Asking):
         """A fresh id, for an `op_id` the caller wants to know beforehand."""
         return new_id(self._now_ms(), self._random_bits)
 
-    def send_nowait(self, frame: wire.Pushed | wire.PushFailed | wire.Pong) -> bool:
+    def send_nowait(self, frame: wire.Pushed | wire.PushFailed | wire.CanaryAnswer | wire.Pong) -> bool:
         """Send what has no answer; False, and nothing is sent, while there is no connection."""
         if self._keeper.connection is None:
             return False
@@ -169,6 +172,7 @@ class HubClient(Asking):
         self._requests.lost()
         # The hub pushes again what was not acknowledged: handing it over from here too would double it.
         self._callbacks.lost()
+        self._canaries.lost()
 
     def cannot(self, error: RelayError) -> None:
         """Whoever waits learns it now."""
@@ -195,6 +199,8 @@ class HubClient(Asking):
                 self._callbacks.put(self._on.name_changed, frame)
             case wire.Bell():
                 self._callbacks.put(self._on.bell, frame)
+            case wire.Canary():
+                self._canaries.put(self._on.canary, frame, until_lost=True)
             case wire.Activity():
                 self._callbacks.put(self._on.activity, frame)
             case wire.Ping():
@@ -224,10 +230,12 @@ class HubClient(Asking):
         await self._keeper.first_welcome()
         # Only now: a handler that is called has a client to acknowledge with.
         nursery.start_soon(self._callbacks.run)
+        nursery.start_soon(self._canaries.run)
 
     async def close(self) -> None:
         """Leave in good order; takes at most half a second."""
         self._callbacks.stop()
+        self._canaries.stop()
         self._closed = True
         with trio.move_on_after(LEAVE_S, shield=True):
             await self._keeper.leave()
@@ -247,6 +255,7 @@ async def open_hub_client(
     on_reconnect: Handler[wire.Welcome] | None = None,
     on_name_changed: Handler[wire.NameChanged] | None = None,
     on_bell: Handler[wire.Bell] | None = None,
+    on_canary: Handler[wire.Canary] | None = None,
     on_activity: Handler[wire.Activity] | None = None,
     stay: bool = True,
     now_ms: Callable[[], int] = _wall_ms,
@@ -255,7 +264,8 @@ async def open_hub_client(
     """Connect to the hub; the block runs with a client that was welcomed.
 
     Handlers may be plain or async functions. They run one after another, in the order of their frames;
-    a slow one delays the next, not the answers to requests. One that raises ends the block with it.
+    a slow one delays the next, not the answers to requests, nor canaries. One that raises ends the block
+    with it.
 
     Args:
         hello: who we are. Without an `instance` it gets one, without a `pid` this process's; `peer_id` is
@@ -266,6 +276,8 @@ async def open_hub_client(
         on_reconnect: called after each welcome but the first.
         on_name_changed: called when another connection renamed our peer.
         on_bell: called when something waits for the hooks of our assistant; see `wire.Hello.bell`.
+        on_canary: answers a canary by ``client.send_nowait(wire.CanaryAnswer(...))``. With it, hello says
+            that we answer them.
         on_activity: takes what happens, on a connection that asked to `wire.Watch`.
         stay: whether a lost connection is made again; else it ends the client.
         now_ms: the wall clock, milliseconds since 1970 UTC, for ids.
@@ -276,7 +288,9 @@ async def open_hub_client(
     """
     if not hello.pid:
         hello = msgspec.structs.replace(hello, pid=os.getpid(), pid_start=start_time(os.getpid()))
-    handlers = Handlers(on_push, on_reconnect, on_name_changed, on_bell, on_activity)
+    if on_canary is not None:
+        hello = msgspec.structs.replace(hello, canary=True)
+    handlers = Handlers(on_push, on_reconnect, on_name_changed, on_bell, on_canary, on_activity)
     client = HubClient(connect, hello, handlers, stay, now_ms, random_bits)
     try:
         async with trio.open_nursery() as nursery:

@@ -34,10 +34,12 @@ class Paths:
         self.start_lock = home / "start.lock"
         self.database = home / "hub.db"
         self.log = home / "hub.log"
+        self.adapter_log = home / "adapter.log"
         self.config = home / "config.toml"
         self.bridge = home / "bridge.json"
         self.texts = home / "texts"
         self.bells = home / "bells"
+        self.links = home / "links"
 
     def __repr__(self) -> str:
         return f"Paths({str(self.home)!r})"
@@ -156,24 +158,30 @@ def write_private(path: Path, data: bytes, *, durable: bool = False) -> None:
         sync_dir(path.parent)
 
 
-def choose_socket_path(paths: Paths, environ: Mapping[str, str]) -> Path:
-    """Where the hub's socket goes: in the data directory, else, too long for the kernel, a short path.
+def choose_socket_path(paths: Paths, environ: Mapping[str, str], socket: Path | None = None) -> Path:
+    """Where a socket goes: in the data directory, else, too long for the kernel, a short path.
 
     The short one is in a directory of ours, made here, under XDG_RUNTIME_DIR or the temporary
-    directory. Clients learn it from hub.json.
+    directory. Clients learn it from a file in the data directory: the hub's from hub.json.
+
+    Args:
+        paths: of the data directory.
+        environ: may name the short directory.
+        socket: in the data directory, where it would be best; default: the hub's.
 
     Raises:
         RelayError: that directory is not ours alone.
     """
-    if _fits(paths.socket):
-        return paths.socket
+    socket = paths.socket if socket is None else socket
+    if _fits(socket):
+        return socket
     # The hash keeps two data directories of one user apart.
     from hashlib import sha256
 
     name = f"ecorelay-{_user_number()}-{sha256(os.fsencode(paths.home)).hexdigest()[:12]}"
     for base in (environ.get("XDG_RUNTIME_DIR"), environ.get("TMPDIR"), "/tmp"):
         if base and os.path.isabs(base) and os.path.isdir(base):
-            short = Path(base) / name / paths.socket.name
+            short = Path(base) / name / socket.name
             if _fits(short):
                 make_private_dir(short.parent, follow=False)
                 return short

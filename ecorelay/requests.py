@@ -51,6 +51,7 @@ ANSWERS: Final[dict[type[wire.Request], type[wire.Result]]] = {
     wire.Block: wire.Done,
     wire.Blocks: wire.BlockList,
     wire.Watch: wire.Done,
+    wire.Probe: wire.Probed,
     wire.HubStatus: wire.HubDetails,
     wire.HubReload: wire.Done,
     wire.ForgetHub: wire.HubForgotten,
@@ -110,6 +111,8 @@ class Asking(ABC):
     async def request(self, frame: wire.Backup, patience: float | None = None) -> wire.BackedUp: ...
     @overload
     async def request(self, frame: wire.Blocks, patience: float | None = None) -> wire.BlockList: ...
+    @overload
+    async def request(self, frame: wire.Probe, patience: float | None = None) -> wire.Probed: ...
     @overload
     async def request(self, frame: wire.HubStatus, patience: float | None = None) -> wire.HubDetails: ...
     @overload

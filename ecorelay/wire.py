@@ -49,6 +49,8 @@ Kind = Literal["message", "ask", "reply", "room", "group", "system"]
 Role = Literal["session", "attach", "observer"]
 Status = Literal["delivered", "queued"]
 HookEvent = Literal["start", "bell", "prompt", "tool", "stop"]
+Stage = Literal["hub", "adapter", "carrier", "session"]
+"""How far a canary got, for all that is known: what answered last."""
 ReceiptState = Literal["unread", "pushed", "seen", "replied", "forwarded", "evicted", "expired", "dead"]
 ActivityKind = Literal[
     "online", "offline", "renamed", "stored", "pushed", "seen", "evicted", "room", "group", "missed"
@@ -107,8 +109,8 @@ class Hello(Frame, frozen=True, kw_only=True):
     `peer_id` is what an earlier `welcome` gave: the same peer again, whatever its name is now.
     `instance` is random per process: a second connection of the same instance replaces the first.
     `push` says whether this session has a carrier for pushed mail; `bell` that hooks of its assistant
-    fetch mail themselves, and it only wants to hear (`bell`) when there is some. `create` (attach only)
-    makes the peer when its name was never seen.
+    fetch mail themselves, and it only wants to hear (`bell`) when there is some; `canary` that it answers
+    those. `create` (attach only) makes the peer when its name was never seen.
 
     `client_pid` and `client_start` name the assistant's own process where it is one process a session:
     a second session beside the same one is refused as ``already_registered``, and a hook (role
@@ -133,6 +135,7 @@ class Hello(Frame, frozen=True, kw_only=True):
     client_start: Number = 0
     push: bool = False
     bell: bool = False
+    canary: bool = False
     app_version: Short = ""
 
 
@@ -455,6 +458,29 @@ class Watch(Request, frozen=True, kw_only=True):
     texts: bool = False
 
 
+class Probe(Request, frozen=True, kw_only=True):
+    """→ `probed`, within 5 s. Whether mail would get through to the live session of `peer`. Any role.
+
+    ``peer_gone`` when it has no live session, or loses it meanwhile.
+    """
+
+    peer: AddressText
+
+
+class CanaryAnswer(Frame, frozen=True, kw_only=True):
+    """Session → hub: what became of the canary `id`.
+
+    `ok`: whether it came back from where mail goes; None: that cannot be seen without a turn of the model.
+    `stage`: how far it got. `says`: what was seen, in one line. `took_ms`: how long, at the adapter.
+    """
+
+    id: Number
+    ok: bool | None = None
+    stage: Stage
+    says: Short
+    took_ms: Number = 0
+
+
 class HubStatus(Request, frozen=True, kw_only=True):
     """→ `hub_details`. Any role."""
 
@@ -770,6 +796,22 @@ class LinkDetails(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
     trouble: str = ""
 
 
+class Probed(Result, frozen=True, kw_only=True):
+    """What the canary to `peer` showed: `ok`, `stage` and `says` as in `canary_answer`.
+
+    `took_ms`: there and back, at the hub; `adapter_ms`: of it, at the adapter. `hook_at`: when a hook of the
+    session's assistant ran last.
+    """
+
+    peer: str
+    ok: bool | None = None
+    stage: Stage
+    says: str
+    took_ms: int = 0
+    adapter_ms: int = 0
+    hook_at: int = 0
+
+
 class HubDetails(Result, frozen=True, kw_only=True):
     """`ecorelay hub status`.
 
@@ -830,6 +872,16 @@ class NameChanged(Frame, frozen=True, kw_only=True):
 
 class Bell(Frame, frozen=True, kw_only=True):
     """Hub → session with `bell`: something waits that no hook has shown yet. May come again."""
+
+
+class Canary(Frame, frozen=True, kw_only=True):
+    """Hub → session with `canary`: answer `canary_answer` at once.
+
+    `ring`: ring the bell for it, if one is hung. Nothing waits, so that wakes nobody.
+    """
+
+    id: int
+    ring: bool = False
 
 
 class Activity(Frame, frozen=True, kw_only=True):
@@ -895,6 +947,8 @@ FromSession = (
     | Block
     | Blocks
     | Watch
+    | Probe
+    | CanaryAnswer
     | HubStatus
     | HubReload
     | ForgetHub
@@ -926,10 +980,12 @@ ToSession = (
     | BackedUp
     | HubForgotten
     | BlockList
+    | Probed
     | HubDetails
     | Push
     | NameChanged
     | Bell
+    | Canary
     | Activity
     | Ping
     | Bye

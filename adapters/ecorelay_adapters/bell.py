@@ -42,8 +42,8 @@ class Bell:
         except (OSError, RelayError) as error:
             print(f"ecorelay: no bell at {self._path}: {error}", file=sys.stderr)
 
-    def ring(self) -> None:
-        """Change the file: whoever watches it wakes."""
+    def ring(self) -> bool:
+        """Change the file: whoever watches it wakes. Whether it was changed."""
         try:
             write_private(self._path, f"{time.time_ns()}\n".encode())
         except OSError as error:
@@ -51,6 +51,8 @@ class Bell:
                 os.utime(self._path)  # needs no room on a full disk
             except OSError:
                 print(f"ecorelay: the bell at {self._path} cannot be rung: {error}", file=sys.stderr)
+                return False
+        return True
 
     def take_down(self) -> None:
         """Nobody is to be woken by it any more."""

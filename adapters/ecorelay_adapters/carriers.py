@@ -6,7 +6,7 @@ A carrier's success says that it was accepted, never that it was read; where a c
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import trio
 
@@ -15,11 +15,23 @@ from ecorelay_adapters import envelope
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from ecorelay.wire import Stage
     from ecorelay_adapters.envelope import Incoming
     from ecorelay_adapters.handover import ToolResult
     from ecorelay_adapters.tool_calls import ToolCall
 
 CHANNEL_METHOD: Final = "notifications/claude/channel"
+
+
+class Canary(NamedTuple):
+    """What a canary showed: how far it got on the way that mail takes, without a turn of the model.
+
+    `ok` None: it came as far as can be seen without one. `says`: what was seen, one short line.
+    """
+
+    ok: bool | None
+    stage: Stage
+    says: str
 
 
 class Reports(Protocol):
@@ -52,9 +64,18 @@ class Carrier(Protocol):
     async def push(self, mail: Incoming) -> bool | None:
         """Hand one message over; whether it was accepted. None: that is reported later."""
 
+    async def canary(self) -> Canary:
+        """Go the way of mail as far as that costs no turn; cancelled after `canaries.PATIENCE_S`."""
+        await trio.lowlevel.checkpoint()
+        return Canary(None, "adapter", f"the carrier {self.name} shows nothing without a turn of the model")
+
     async def run(self, reports: Reports) -> None:
         """Do what has to be done meanwhile; cancelled with the session."""
         await trio.lowlevel.checkpoint()
+
+    async def welcomed(self, text: str) -> None:
+        """The hub knows us; `text` says to the model who it is and how it talks. Again after a rename."""
+        return
 
     def heard(self, call: ToolCall) -> ToolResult | None:
         """Learn from a tool call; a result: it was meant for the carrier."""

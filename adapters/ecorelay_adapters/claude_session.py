@@ -1,9 +1,7 @@
-"""Claude Code's own process and session, as its adapter and its hooks both find them.
+"""Claude Code's own process and session, as its adapter and its hooks both find them: see `beside`.
 
-The two know nothing of each other: what they share is the process they stand beside. Its session id would not
-do, for it goes stale when the session is cleared. The client keeps one small file for each of its processes,
-``sessions/<pid>.json`` in its configuration directory, which is there before it starts us; the other files in
-that folder are none of our business.
+The client keeps one small file for each of its processes, ``sessions/<pid>.json`` in its configuration
+directory, which is there before it starts us; the other files in that folder are none of our business.
 
 Standard library alone: a hook runs at every prompt and tool call.
 """
@@ -12,33 +10,25 @@ from __future__ import annotations
 
 import os
 
-from ecorelay.process import parent_and_name, start_time
+from ecorelay.process import start_time
+from ecorelay_adapters.beside import SHELLS, Process, ancestors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # as a type checker sees it, without the import
     from collections.abc import Callable, Mapping
     from typing import Any
 
-GENERATIONS = 12
-"""Ancestors looked at."""
-SHELLS = frozenset({"sh", "bash", "dash", "zsh", "fish", "ksh", "env"})
-"""What may stand between the client and us."""
 FILE_MAX = 64 * 1024
 
 
-class ClaudeProcess:
-    """The client's process: its id, when it began (see `ecorelay.process`), and its session file's path."""
+class ClaudeProcess(Process):
+    """The client's process, and its session file's path."""
 
-    __slots__ = ("file", "pid", "start")
+    __slots__ = ("file",)
 
     def __init__(self, pid: int, start: int, file: str) -> None:
-        self.pid = pid
-        self.start = start
+        super().__init__(pid, start)
         self.file = file
-
-    def bell(self, home: str) -> str:
-        """The file in the data directory `home` by which this process is woken."""
-        return os.path.join(home, "bells", f"{self.pid}-{self.start}")
 
 
 class ClaudeSession:
@@ -63,18 +53,13 @@ def find_process(environ: Mapping[str, str], pid: int | None = None) -> ClaudePr
     That is the nearest ancestor with a session file; where none has one, the nearest that is no shell.
     """
     folder = os.path.join(environ.get("CLAUDE_CONFIG_DIR") or os.path.expanduser("~/.claude"), "sessions")
-    ancestor = os.getppid() if pid is None else parent_and_name(pid)[0]
     nearest = 0
-    for _ in range(GENERATIONS):
-        if ancestor <= 1:
-            break
+    for ancestor, name in ancestors(pid):
         file = os.path.join(folder, f"{ancestor}.json")
         if os.path.exists(file):
             return ClaudeProcess(ancestor, start_time(ancestor), file)
-        parent, name = parent_and_name(ancestor)
         if not nearest and name not in SHELLS:
             nearest = ancestor
-        ancestor = parent
     nearest = nearest or os.getppid()
     return ClaudeProcess(nearest, start_time(nearest), os.path.join(folder, f"{nearest}.json"))
 

@@ -14,14 +14,15 @@ import random
 import secrets
 import sys
 import time
-from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from ecorelay_adapters import codex_daemon, codex_thread, envelope
+from ecorelay_adapters.batches import Batches, label, labelled, together
 from ecorelay_adapters.carriers import Carrier
+from ecorelay_adapters.codex_canary import CodexCanary
 from ecorelay_adapters.codex_daemon import Gone, Refused
 from ecorelay_adapters.codex_queue import point
 from ecorelay_adapters.handover import ToolResult
@@ -29,7 +30,7 @@ from ecorelay_adapters.handover import ToolResult
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
-    from ecorelay_adapters.carriers import Reports
+    from ecorelay_adapters.carriers import Canary, Reports
     from ecorelay_adapters.codex_daemon import Daemon
     from ecorelay_adapters.envelope import Incoming
     from ecorelay_adapters.mcp_stdio import Server
@@ -40,11 +41,6 @@ SERVER: Final = "ecorelay"
 BIND: Final = "ecorelay/bind"
 """Member of ``_meta`` of a call that only finds out whose server we are."""
 _BOUND: Final = ToolResult('{"ok":true}')
-GATHER_S: Final = 0.3
-"""After a turn was handed over, what comes within this time goes into one turn together."""
-BATCH_MAX: Final = 20
-BATCH_CHARACTERS: Final = 500_000
-"""Codex takes a million in one turn; the longest message alone has half of that."""
 HOLD_S: Final = 8.0
 """How long mail waits for a daemon that was there, before it is left to relay_inbox; less than the time for
 which the hub keeps it out of there."""
@@ -104,6 +100,7 @@ class CodexCarrier(Carrier):
         self._point = point
         self._now_ms = now_ms
         self._word = word
+        self._canary = CodexCanary(SERVER, word)
         self._news = trio.Event()
         """Set, and replaced, whenever anything below changed."""
         self._thread = ""
@@ -117,10 +114,7 @@ class CodexCarrier(Carrier):
         self._changes = 0
         self._stirred = 0.0
         """When the thread was last seen to do something, or was given something."""
-        self._waiting: deque[tuple[Incoming, float]] = deque()
-        """Mail, and when it came."""
-        self._carrying: list[Incoming] = []
-        self._not_before = 0.0
+        self._mail = Batches()
         self._there: dict[str, str] = {}
         """Message → the submission it is in, for all that the thread has of ours."""
         self._unproved: dict[str, str] = {}
@@ -142,19 +136,20 @@ class CodexCarrier(Carrier):
         if not self._thread and isinstance(thread, str) and codex_thread.THREAD.fullmatch(thread):
             self._thread = thread  # for good: what else calls us works for this one
             self._wake()
-        if BIND in call.meta:
+        if BIND in call.meta or self._canary.heard(call):
             return _BOUND
         self._pointed = False
-        if call.name == "relay_inbox" and self._daemon is None and self._waiting:
-            self._give_up(len(self._waiting), tell=False)  # or the hub would keep it out of the page
+        if call.name == "relay_inbox" and self._daemon is None and self._mail:
+            self._give_up(self._mail.clear(), tell=False)  # or the hub would keep it out of the page
         return None
+
+    async def canary(self) -> Canary:
+        """To the daemon, and from it to us on behalf of our thread."""
+        return await self._canary.fly(self._daemon, self._thread, met=self._met)
 
     async def push(self, mail: Incoming) -> None:
         """Take one message; what became of it is reported."""
-        if all(mail.msg_id != other.msg_id for other in self._carrying) and all(
-            mail.msg_id != other.msg_id for other, _ in self._waiting
-        ):
-            self._waiting.append((mail, trio.current_time()))
+        if self._mail.add(mail):
             self._wake()
 
     async def run(self, reports: Reports) -> None:
@@ -181,7 +176,7 @@ class CodexCarrier(Carrier):
     async def _introduce_thread(self) -> None:
         await self._until(lambda: self._thread)
         if await self._reports.is_now(self._thread):
-            self._waiting.clear()  # another peer's
+            self._mail.clear()  # another peer's
         self._known.set()
 
     async def _find_thread(self, daemon: Daemon) -> None:
@@ -299,57 +294,37 @@ class CodexCarrier(Carrier):
     async def _carry(self) -> None:
         losses = 0
         while True:
-            await self._until(lambda: self._waiting and self._daemon is not None)
+            await self._until(lambda: self._mail and self._daemon is not None)
             if not self._is_urgent():
-                with trio.move_on_at(self._not_before):
+                with trio.move_on_at(self._mail.not_before):
                     await self._until(lambda: self._daemon is None or self._is_urgent())
             daemon, thread = self._daemon, self._thread
-            self._carrying = self._next_batch()
-            if daemon is None or not self._carrying:
-                self._put_back()
+            if daemon is None or not (batch := self._mail.take(urgent=self._is_urgent())):
                 continue
             try:
-                await self._hand_over(daemon, thread, self._carrying)
+                await self._hand_over(daemon, thread, batch)
             except (Gone, Refused) as error:
                 losses = losses + 1 if isinstance(error, Gone) else LOSSES_MAX
                 if self._daemon is daemon and isinstance(error, Gone):
                     self._daemon = None
                 if losses < LOSSES_MAX:
-                    self._put_back()  # whether it has them is looked at first
+                    self._mail.put_back()  # whether it has them is looked at first
                     continue
                 print(f"ecorelay: Codex does not take mail: {error}", file=sys.stderr)
-                self._reports.failed([mail.msg_id for mail in self._carrying])
+                self._reports.failed([mail.msg_id for mail in batch])
+                self._mail.done(handed_over=False)
             else:
-                self._not_before = trio.current_time() + GATHER_S
-            losses, self._carrying = 0, []
+                self._mail.done(handed_over=True)
+            losses = 0
 
     def _is_urgent(self) -> bool:
-        return self._active and any(mail.urgent for mail, _ in self._waiting)
-
-    def _put_back(self) -> None:
-        now = trio.current_time()
-        self._waiting.extendleft((mail, now) for mail in reversed(self._carrying))
-        self._carrying = []
-
-    def _next_batch(self) -> list[Incoming]:
-        if self._is_urgent():
-            batch = [mail for mail, _ in self._waiting if mail.urgent][:BATCH_MAX]
-            self._waiting = deque(entry for entry in self._waiting if entry[0] not in batch)
-            return batch
-        batch, size = [], 0
-        while self._waiting and len(batch) < BATCH_MAX:
-            size += len(self._waiting[0][0].text)
-            if batch and size > BATCH_CHARACTERS:
-                break
-            batch.append(self._waiting.popleft()[0])
-        return batch
+        return self._active and self._mail.urgent
 
     async def _hand_over(self, daemon: Daemon, thread: str, batch: Sequence[Incoming]) -> None:
         new = [mail for mail in batch if mail.msg_id not in self._there]
         if new:
-            submission = codex_thread.label([mail.msg_id for mail in new])
-            now = self._now_ms()
-            text = "\n".join(envelope.whole(mail, now_ms=now, word=self._word) for mail in new)
+            submission = label([mail.msg_id for mail in new])
+            text = together(new, now_ms=self._now_ms(), word=self._word)
             content = [{"type": "text", "text": text}]
             turn = ""
             if self._active and new[0].urgent:
@@ -382,7 +357,7 @@ class CodexCarrier(Carrier):
     # --- evidence ----------------------------------------------------------------------------------------
 
     def _handed_over(self, submission: str, turn: str) -> None:
-        msg_ids = codex_thread.labelled(submission)
+        msg_ids = labelled(submission)
         for msg_id in msg_ids:
             self._there[msg_id] = submission
         if msg_ids and submission not in self._proved:
@@ -392,9 +367,9 @@ class CodexCarrier(Carrier):
 
     def _note_proofs(self, submissions: Iterable[str]) -> bool:
         """These stand in turns. Whether one of them was waited for."""
-        found = {each for each in submissions if codex_thread.labelled(each)} - self._proved.keys()
+        found = {each for each in submissions if labelled(each)} - self._proved.keys()
         for submission in found:
-            self._there.update(dict.fromkeys(codex_thread.labelled(submission), submission))
+            self._there.update(dict.fromkeys(labelled(submission), submission))
             self._proved[submission] = None
         awaited = {each for each in found if self._unproved.pop(each, None) is not None}
         self._tell_seen(awaited)
@@ -406,12 +381,12 @@ class CodexCarrier(Carrier):
         while len(self._proved) > PROVED_KEPT:
             oldest = next(iter(self._proved))
             del self._proved[oldest]
-            for msg_id in codex_thread.labelled(oldest):
+            for msg_id in labelled(oldest):
                 self._there.pop(msg_id, None)
 
     def _tell_seen(self, submissions: set[str]) -> None:
         for submission in submissions & self._proved.keys():
-            self._nursery.start_soon(self._reports.seen, codex_thread.labelled(submission))
+            self._nursery.start_soon(self._reports.seen, labelled(submission))
 
     async def _prove(self, daemon: Daemon, thread: str) -> None:
         """Look for what was handed over, when the thread begins or ends a turn, and now and then."""
@@ -450,16 +425,14 @@ class CodexCarrier(Carrier):
     async def _hold(self) -> None:
         """Leave to relay_inbox what nobody takes."""
         while True:
-            await self._until(lambda: self._waiting and self._daemon is None)
+            await self._until(lambda: self._mail and self._daemon is None)
             limit = HOLD_S if self._met else HOLD_UNKNOWN_S
-            with trio.move_on_at(self._waiting[0][1] + limit):
-                await self._until(lambda: self._daemon is not None or not self._waiting)
-            if self._daemon is None and self._waiting:  # both may have changed in the last moment
-                due = trio.current_time() - limit
-                self._give_up(max(1, sum(came <= due for _, came in self._waiting)))
+            with trio.move_on_at(self._mail.oldest + limit):
+                await self._until(lambda: self._daemon is not None or not self._mail)
+            if self._daemon is None and self._mail:  # both may have changed in the last moment
+                self._give_up(self._mail.give_up(trio.current_time() - limit))
 
-    def _give_up(self, count: int, *, tell: bool = True) -> None:
-        given = [self._waiting.popleft()[0] for _ in range(count)]
+    def _give_up(self, given: Sequence[Incoming], *, tell: bool = True) -> None:
         self._reports.failed([mail.msg_id for mail in given])
         if tell and self._thread and not self._pointed:
             self._pointed = True

@@ -14,19 +14,6 @@ if TYPE_CHECKING:
 
 THREAD: Final = re.compile(r"[0-9A-Fa-f-]{8,64}")
 """What is taken for a thread's id; it may become a program's argument."""
-_MARK: Final = "ecorelay:"
-
-
-def label(msg_ids: Sequence[str]) -> str:
-    """The client's id of a submission that holds these messages."""
-    return _MARK + ",".join(msg_ids)
-
-
-def labelled(client_id: object) -> tuple[str, ...]:
-    """The messages of a submission; none, if it is not ours."""
-    if not isinstance(client_id, str) or not client_id.startswith(_MARK):
-        return ()
-    return tuple(client_id.removeprefix(_MARK).split(","))
 
 
 def is_a_persons(thread: object) -> bool:

@@ -1,17 +1,11 @@
-"""``ecorelay hook claude-code``: what Claude Code runs at its events, so that mail gets before its model.
+"""``ecorelay hook ASSISTANT``: what an assistant runs at its events, so that mail gets before its model.
 
-It reads the event from stdin and answers on stdout in the form Claude Code reads hooks' answers
-(https://code.claude.com/docs/en/hooks):
+The event is JSON on stdin, the answer goes to stdout, in the form each assistant reads: see its module,
+``hook_claude``, ``hook_cursor``, ``hook_antigravity``. What they have in common is here.
 
-* ``SessionStart`` registers the bell's file to be watched.
-* ``FileChanged``, of the bell, ends with exit code 2 when something waits: that wakes an idle session. It
-  says nothing of the mail, for the wake's turn begins like any other,
-* with ``UserPromptSubmit``, which prints the mail as additional context; so does ``PostToolUse`` in a turn.
-* ``Stop`` prints what came meanwhile, and the turn goes on for it. (As the reason of a decision to block, the
-  model would be shown it twice.)
-
-Which of them proves what is the hub's to know (`ecorelay.core.hooks`). Whatever goes wrong here ends quietly
-and at once: a hook must never break its user's turn. Standard library alone, for it runs at every tool call.
+Which event proves what is the hub's to know (`ecorelay.core.hooks`). Whatever goes wrong here ends quietly
+and at once: a hook must never break its user's turn. Standard library alone, and of that the least: hooks run
+at every tool call.
 """
 
 from __future__ import annotations
@@ -19,42 +13,26 @@ from __future__ import annotations
 import json
 import os
 import sys
-from contextlib import suppress
 
 from ecorelay import __version__
-from ecorelay.home import data_directory
-from ecorelay_adapters.claude_session import find_process, read_session
 from ecorelay_adapters.hub_line import FIRST_WORD_S, HubLine, NoAnswer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # as a type checker sees it, without the imports
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-    from ecorelay_adapters.claude_session import ClaudeProcess
+    from ecorelay_adapters.beside import Process
 
-OUTPUT_MAX = 8_000
-"""Characters of a hook's output; Claude Code puts longer ones into a file its model may never open."""
-FRAME_ROOM = 200
-"""Of these, for the JSON around the text."""
+    Answer = Callable[[dict[str, Any], Mapping[str, str]], int]
+
 INPUT_MAX = 64 * 1024 * 1024
 """A tool's whole answer stands in its event."""
-BELL_S = 2.0
-"""How long the bell's hook waits for the hub: it runs in the background, and holds up nobody."""
-WAKE = 2
-"""The exit code that wakes."""
-EVENTS = {
-    "SessionStart": "start",
-    "FileChanged": "bell",
-    "UserPromptSubmit": "prompt",
-    "PostToolUse": "tool",
-    "Stop": "stop",
-}
 USAGE = """\
-usage: ecorelay hook claude-code
+usage: ecorelay hook {claude-code,cursor,antigravity}
 
-Answer one hook event of Claude Code, which stands as JSON on stdin. The plugin that `ecorelay install
-claude-code` sets up runs it; nobody else needs to.
+Answer one hook event of an assistant, which stands as JSON on stdin. What `ecorelay install` sets up runs
+it; nobody else needs to.
 
 example: echo '{"hook_event_name":"Stop"}' | ecorelay hook claude-code
 """
@@ -72,104 +50,105 @@ def main(arguments: Sequence[str]) -> int:
     if any(word in ("-h", "--help") for word in arguments):
         sys.stdout.write(USAGE)
         return 0
-    if list(arguments) != ["claude-code"]:
+    answer = _answer_of(arguments[0]) if len(arguments) == 1 else None
+    if answer is None:
         sys.stderr.write(USAGE)
         return 64
     try:
         event = json.loads(sys.stdin.buffer.read(INPUT_MAX))
-        return _answer(event, os.environ) if isinstance(event, dict) else 0
+    except Exception:
+        event = None
+    try:
+        return answer(event if isinstance(event, dict) else {}, os.environ)
     except Exception:
         return 0
 
 
-def _answer(event: dict[str, Any], environ: Mapping[str, str]) -> int:
-    kind = EVENTS.get(event.get("hook_event_name", ""))
-    if kind is None or event.get("agent_id"):  # a subagent's events: it is not the one mail is for
-        return 0
-    home = data_directory(environ)
-    client = find_process(environ)
-    if kind == "start":
-        return _start(event, home, client)
-    if kind == "bell":
-        return _bell(event, home, client)
-    with _line(home, client) as line:
-        _put_mail(event, kind, line)
-    return 0
+def _answer_of(assistant: str) -> Answer | None:
+    """The module that answers an assistant's hooks: that one alone is imported."""
+    if assistant == "claude-code":
+        from ecorelay_adapters import hook_claude
+
+        return hook_claude.answer
+    if assistant == "cursor":
+        from ecorelay_adapters import hook_cursor
+
+        return hook_cursor.answer
+    if assistant == "antigravity":
+        from ecorelay_adapters import hook_antigravity
+
+        return hook_antigravity.answer
+    return None
 
 
-def _line(home: str, client: ClaudeProcess, patience: float | None = None) -> HubLine:
+# --- what the assistants' hooks have in common -----------------------------------------------------------
+
+
+def line_to_hub(assistant: str, home: str, client: Process, patience: float | None = None) -> HubLine:
+    """A connection that acts for the peer whose session stands beside the assistant's process.
+
+    Args:
+        assistant: its name.
+        home: the data directory.
+        client: the assistant's process.
+        patience: see `HubLine`.
+
+    Raises:
+        NoAnswer: there is none to be had, or no session.
+    """
     return HubLine(
         home,
         patience,
         role="attach",
-        client="claude-code-hook",
+        client=f"{assistant}-hook",
         client_pid=client.pid,
         client_start=client.start,
         app_version=__version__,
     )
 
 
-def _start(event: dict[str, Any], home: str, client: ClaudeProcess) -> int:
-    """The bell is watched from now on. A context that was lost is told who it is."""
-    name = ""
-    try:
-        with _line(home, client) as line:
-            name = line.ask("hook_page", FIRST_WORD_S, type="hook", event="start")["name"]
-    except NoAnswer:
-        pass  # its adapter may still be starting; the bell's file is the same for both
-    bell = client.bell(home)
-    os.umask(0o077)
-    with suppress(OSError):  # nobody wakes it then; all else works
-        os.makedirs(os.path.dirname(bell), exist_ok=True)  # what is watched need not exist, its folder must
-    answer: dict[str, Any] = {"watchPaths": [bell]}
-    if name and event.get("source") in ("clear", "compact"):
-        answer["additionalContext"] = f'You are still "{name}" in ecorelay: see relay_peers.'
-    _say({"hookSpecificOutput": {"hookEventName": "SessionStart", **answer}})
-    return 0
+def put_mail(line: HubLine, event: str, turn: str, room: int, form: Callable[[str], dict[str, Any]]) -> bool:
+    """Print what waits, if anything does, and tell the hub that it was printed.
 
+    Args:
+        line: to the hub.
+        event: what happened, as the hub calls it: see `ecorelay.wire.Hook`.
+        turn: the assistant's id of the turn it belongs to; empty: it has none.
+        room: characters the text may have, as JSON spells them.
+        form: makes the hook's answer of the text.
 
-def _bell(event: dict[str, Any], home: str, client: ClaudeProcess) -> int:
-    """The bell was rung: wake the session, if it is idle and something waits that was not shown."""
-    if event.get("event") == "unlink" or event.get("file_path") != client.bell(home):
-        return 0
-    if read_session(client.file, json.loads).busy:
-        return 0  # its next tool, or the end of its turn, shows it
-    with _line(home, client, BELL_S) as line:
-        page = line.ask("hook_page", BELL_S, type="hook", event="bell")
-    if not page.get("wake"):
-        return 0
-    sys.stderr.write(
-        f"[ecorelay] Messages for {page['name']} have arrived. They are shown with this turn; "
-        "if you see none, call relay_inbox.\n"
-    )
-    return WAKE
+    Returns:
+        whether something was printed.
 
-
-def _put_mail(event: dict[str, Any], kind: str, line: HubLine) -> None:
-    room = OUTPUT_MAX - FRAME_ROOM
-    turn = str(event.get("prompt_id", ""))[:256]
-    page = line.ask("hook_page", type="hook", event=kind, turn=turn, budget=room)
+    Raises:
+        NoAnswer: the hub cannot be asked, and nothing was printed.
+    """
+    page = line.ask("hook_page", type="hook", event=event, turn=turn[:256], budget=room)
     if not any(page.get(part) for part in ("messages", "groups", "missed", "remaining")):
-        return
+        return False
     # Only now: most hooks have nothing to show.
     from ecorelay_adapters.hook_page import random_word, show, wall_ms
 
     shown = show(page, room, now_ms=wall_ms(), word=random_word)
-    name = event["hook_event_name"]
-    _say({"hookSpecificOutput": {"hookEventName": name, "additionalContext": shown.text}})
+    say(form(shown.text))
     if page.get("lease"):
-        line.ask(
-            "done",
-            FIRST_WORD_S,
-            type="printed",
-            lease=page["lease"],
-            msg_ids=shown.whole,
-            cut=shown.cut,
-            notices=shown.notices,
-        )
+        try:  # noqa: SIM105 - to import contextlib takes half a millisecond
+            line.ask(
+                "done",
+                FIRST_WORD_S,
+                type="printed",
+                lease=page["lease"],
+                msg_ids=shown.whole,
+                cut=shown.cut,
+                notices=shown.notices,
+            )
+        except NoAnswer:
+            pass  # the page comes again, marked
+    return True
 
 
-def _say(answer: dict[str, Any]) -> None:
+def say(answer: dict[str, Any]) -> None:
+    """Print the hook's answer, on one line."""
     text = json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
     sys.stdout.buffer.write(text.encode("utf-8", "replace") + b"\n")
     sys.stdout.buffer.flush()

@@ -14,17 +14,26 @@ import msgspec
 from msgspec import Struct
 
 from ecorelay.names import is_name, slug
-from ecorelay_adapters.claude_session import ClaudeProcess, find_process, read_session
+from ecorelay_adapters.beside import Process, find_client
+from ecorelay_adapters.claude_session import find_process, read_session
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 CLAUDE = "claude-code"
-_CLIENT_NAMES = {"codex-mcp-client": "codex"}
+_CLIENT_NAMES = {
+    "@cline/core": "cline",
+    "codex-mcp-client": "codex",
+    "gemini-cli-mcp-client": "gemini",
+    "cursor-vscode": "cursor",
+    "antigravity-client": "antigravity",
+    "qwen-code-mcp-client": "qwen",
+    "qwen-cli-mcp-client-ecorelay": "qwen",
+}
 """What people call an assistant that calls itself otherwise in ``initialize``."""
 _SESSION_VARIABLES = {
     "CLAUDE_CODE_SESSION_ID": CLAUDE,
-    "COPILOT_AGENT_SESSION_ID": "copilot-cli",
+    "COPILOT_AGENT_SESSION_ID": "copilot",
 }
 """Variables that hold the assistant's own session id, and which assistant sets them."""
 _BRANCH_MAX = 256
@@ -44,7 +53,7 @@ class Identity(Struct, frozen=True, kw_only=True):
     session: str
     cwd: str
     git_branch: str
-    beside: ClaudeProcess | None = None
+    beside: Process | None = None
     problem: str = ""
     """What is wrong with what we were given, to be told to the model."""
 
@@ -83,6 +92,19 @@ def find(environ: Mapping[str, str], cwd: Path, client_name: str) -> Identity:
         beside=beside,
         problem=problem,
     )
+
+
+def find_beside(environ: Mapping[str, str], cwd: Path, assistant: str) -> Identity:
+    """As `find`, for an assistant that is one process a session, and whose hooks find us by that process.
+
+    Args:
+        environ: of this process. What another assistant set in it, in whose shell this one was started, is
+            passed over.
+        cwd: the project directory.
+        assistant: what people call it.
+    """
+    own = {name: value for name, value in environ.items() if name not in _SESSION_VARIABLES}
+    return msgspec.structs.replace(find(own, cwd, assistant), beside=find_client())
 
 
 def working_directory() -> Path:

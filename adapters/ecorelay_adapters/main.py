@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from ecorelay import __version__
-from ecorelay_adapters import mcp_stdio
+from ecorelay_adapters import log, mcp_stdio
 from ecorelay_adapters.carriers import ChannelCarrier
-from ecorelay_adapters.identity import working_directory
+from ecorelay_adapters.identity import find_beside, working_directory
 from ecorelay_adapters.session import Session, environment
 from ecorelay_adapters.tools import TOOLS
 
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
     from ecorelay_adapters.carriers import Carrier
     from ecorelay_adapters.mcp_stdio import Server
+    from ecorelay_adapters.sessions import Sessions
 
 _NONE = "none"
 _HOOK = "hook"
+_OPENCODE = "opencode"
 
 
 def _codex(server: Server) -> Carrier:
@@ -30,12 +32,38 @@ def _codex(server: Server) -> Carrier:
     return make_carrier(server, environment(), str(working_directory()))
 
 
+def _copilot(server: Server) -> Carrier:
+    from ecorelay_adapters.link import LinkedCarrier
+
+    environ = environment()
+    return LinkedCarrier("extension", environ.get("COPILOT_AGENT_SESSION_ID", "")[:256], environ)
+
+
+def _antigravity(server: Server) -> Carrier:
+    from ecorelay_adapters.antigravity_carrier import make_carrier
+
+    return make_carrier(environment())
+
+
+def _qwen(server: Server) -> Carrier:
+    from ecorelay_adapters.qwen_carrier import make_carrier
+
+    return make_carrier()
+
+
 _CARRIERS: dict[str, Callable[[Server], Carrier] | None] = {
     _NONE: None,
     _HOOK: None,
     "channel": lambda server: ChannelCarrier(server.notify, server.initialized),
     "codex": _codex,
+    "copilot": _copilot,
+    _OPENCODE: None,
+    "cursor": None,
+    "antigravity": _antigravity,
+    "qwen": _qwen,
 }
+_BESIDE = ("cursor", "antigravity")
+"""Assistants whose hooks fetch mail for the session beside their process."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -54,19 +82,34 @@ def main(argv: Sequence[str]) -> int:
             carrier = _NONE
         case _:
             carrier = _parser().parse_args(argv).carrier
-    session = Session(environment(), _CARRIERS[carrier], hooks=carrier == _HOOK)
-    trio.run(_serve, session)
+    log.begin(environment())
+    trio.run(_serve, _make(carrier))
     return 0
 
 
-async def _serve(session: Session) -> None:
+def _make(carrier: str) -> Session | Sessions:
+    if carrier == _OPENCODE:
+        from ecorelay_adapters.sessions import Sessions
+
+        return Sessions(environment(), client="opencode", carrier="plugin")
+    if carrier in _BESIDE:
+        environ = environment()
+        return Session(
+            environ,
+            _CARRIERS[carrier],
+            identify=lambda _: find_beside(environ, working_directory(), carrier),
+        )
+    return Session(environment(), _CARRIERS[carrier], hooks=carrier == _HOOK)
+
+
+async def _serve(session: Session | Sessions) -> None:
     async with trio.open_nursery() as nursery:
         server: Server = await nursery.start(_serve_mcp, session, nursery.cancel_scope)
         await session.run(server)
 
 
 async def _serve_mcp(
-    session: Session,
+    session: Session | Sessions,
     everything: trio.CancelScope,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -75,6 +118,7 @@ async def _serve_mcp(
         tools=TOOLS,
         version=__version__,
         instructions=session.instructions,
+        noted=getattr(session, "noted", None),
         task_status=task_status,
     )
     everything.cancel()  # the assistant is gone, and we with it
@@ -95,6 +139,8 @@ def _parser() -> argparse.ArgumentParser:
         default=_NONE,
         help="how mail gets into the session: 'hook' rings for the hooks of the Claude Code plugin, which "
         "fetch it; 'channel' needs an assistant started with channels allowed; 'codex' asks the daemon of "
-        "Codex; 'none' (the default) leaves it to relay_inbox",
+        "Codex; 'opencode' and 'copilot' our plugin and extension in them; 'cursor' and 'antigravity' leave "
+        "it to their hooks; 'antigravity' and 'qwen' tell the session when there is some; 'none' (the "
+        "default) leaves it to relay_inbox",
     )
     return parser

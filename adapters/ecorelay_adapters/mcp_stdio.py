@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from ecorelay_adapters.tools import Tool
 
     Instructions = Callable[["ClientInfo"], Awaitable[str]]
+    Noted = Callable[[str, dict[str, Any]], Awaitable[None]]
+    """Takes a notification that is none of MCP's: its method and parameters."""
 
 __all__ = ["ClientInfo", "Server", "ToolCall", "ToolResult", "Wire", "serve"]
 
@@ -62,6 +64,7 @@ class Server:
         version: of this program, for ``serverInfo``.
         instructions: gives the text of ``initialize``; asked each time a client initializes.
         title: name shown to people.
+        noted: takes other notifications than MCP's; default: they are ignored.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Server:
         version: str,
         instructions: Instructions,
         title: str = "ecorelay",
+        noted: Noted | None = None,
     ) -> None:
         self.client = ClientInfo()
         self.initialized = trio.Event()
@@ -82,6 +86,7 @@ class Server:
         self._tool_calls = ToolCalls(self._output, handler, [tool.name for tool in tools])
         self._tools = {"tools": tuple(tools)}
         self._instructions = instructions
+        self._noted = noted
         self._info = {"name": "ecorelay", "title": title, "version": version}
 
     async def notify(self, method: str, params: dict[str, Any]) -> None:
@@ -145,7 +150,7 @@ class Server:
                 if part is None:
                     return  # a task of its own answers
             if isinstance(message, Message):
-                self._notified(message)
+                await self._notified(message)
         except Fault as fault:
             part = jsonrpc.refusal(fault)
         except Exception:
@@ -170,12 +175,14 @@ class Server:
             case _:
                 raise Fault(jsonrpc.METHOD_NOT_FOUND, "method not found", message.id)
 
-    def _notified(self, message: Message) -> None:
+    async def _notified(self, message: Message) -> None:
         match message.method:
             case "notifications/initialized":
                 self.initialized.set()
             case "notifications/cancelled":
                 self._tool_calls.cancel(message)  # again: the call may stand in the same batch
+            case method if self._noted is not None:
+                await self._noted(method, jsonrpc.decode_params(message, dict))
 
     async def _initialize(self, id: Id, params: _InitializeParams, line: Line) -> None:
         self.client = params.client_info
@@ -199,6 +206,7 @@ async def serve(
     version: str,
     instructions: Instructions,
     title: str = "ecorelay",
+    noted: Noted | None = None,
     stdin: trio.abc.ReceiveStream | None = None,
     stdout: trio.abc.SendStream | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
@@ -210,7 +218,9 @@ async def serve(
     when the process that started it is gone. That needs the main thread. Give both streams or none.
     """
     wire = Wire(stdin, stdout) if stdin is not None and stdout is not None else take()
-    server = Server(wire, handler, tools=tools, version=version, instructions=instructions, title=title)
+    server = Server(
+        wire, handler, tools=tools, version=version, instructions=instructions, title=title, noted=noted
+    )
     ends = until_told_to_end(wire) if stdin is None else nullcontext()
     async with ends:
         task_status.started(server)

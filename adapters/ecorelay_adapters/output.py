@@ -190,4 +190,4 @@ def print_traceback() -> None:
     import traceback
 
     with suppress(Exception):
-        traceback.print_exc(file=sys.stderr)
+        sys.stderr.write(traceback.format_exc())  # in one piece: other adapters write to the same log

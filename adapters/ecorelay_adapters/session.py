@@ -24,10 +24,10 @@ from ecorelay.names import slug
 from ecorelay.paths import find_paths
 from ecorelay.requests import RequestError
 from ecorelay.spawn import hub_connector
-from ecorelay_adapters import identity, tools
+from ecorelay_adapters import canaries, identity, tools
 from ecorelay_adapters.bell import Bell
 from ecorelay_adapters.calls import Outcome, Tools
-from ecorelay_adapters.claude_session import read_session
+from ecorelay_adapters.claude_session import ClaudeProcess, read_session
 from ecorelay_adapters.envelope import Incoming
 from ecorelay_adapters.handover import ToolResult
 from ecorelay_adapters.identity import CLAUDE
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from ecorelay_adapters.carriers import Carrier
-    from ecorelay_adapters.claude_session import ClaudeProcess
+    from ecorelay_adapters.identity import Identity
     from ecorelay_adapters.mcp_stdio import ClientInfo, Server, ToolCall
     from ecorelay_adapters.tool_calls import Progress
 
@@ -65,6 +65,7 @@ class Session:
         environ: of this process.
         make_carrier: gives the carrier to push with, once the server is there; None: mail is not pushed.
         hooks: whether the assistant runs our hooks, which fetch mail when the bell is rung.
+        identify: who we are, from what the client called itself; default: by environment and directory.
     """
 
     def __init__(
@@ -73,8 +74,10 @@ class Session:
         make_carrier: Callable[[Server], Carrier] | None,
         *,
         hooks: bool = False,
+        identify: Callable[[str], Identity] | None = None,
     ) -> None:
         self._environ = environ
+        self._identify = identify or self._find_identity
         self._make_carrier = make_carrier
         self._hooks = hooks
         self._bell: Bell | None = None
@@ -93,20 +96,26 @@ class Session:
         """The session goes on as another peer."""
         self._pushed: dict[str, None] = {}
         """The last messages that were pushed: the assistant's session outlives connections to the hub."""
-        self._who = identity.find(environ, identity.working_directory(), "")
+        self._who = self._identify("")
+        self._welcomed = ""
+        """The name that the carrier was told last."""
+
+    def _find_identity(self, client: str) -> Identity:
+        return identity.find(self._environ, identity.working_directory(), client)
 
     # --- the hub -------------------------------------------------------------------------------------
 
     async def run(self, server: Server) -> None:
         """Keep a client open from the first word of the assistant on. Cancel it to end."""
         await self._introduced.wait()
-        self._who = identity.find(self._environ, identity.working_directory(), server.client.name)
+        self._who = self._identify(server.client.name)
         if self._make_carrier is not None:
             carrier = self._make_carrier(server)
             self._carrier = carrier if await carrier.probe() else None
         async with trio.open_nursery() as nursery:
             if (beside := self._who.beside) is not None:
-                nursery.start_soon(self._follow, beside)
+                if isinstance(beside, ClaudeProcess):
+                    nursery.start_soon(self._follow, beside)
                 if self._hooks:
                     with suppress(RelayError):  # no data directory: whoever calls is told
                         self._bell = Bell(Path(beside.bell(str(find_paths(self._environ).home))))
@@ -156,11 +165,18 @@ class Session:
             app_version=__version__,
         )
         async with open_hub_client(
-            hello, connect=connect, on_push=self._on_push, on_bell=self._on_bell
+            hello,
+            connect=connect,
+            on_push=self._on_push,
+            on_reconnect=self._welcome,
+            on_name_changed=self._welcome,
+            on_bell=self._on_bell,
+            on_canary=self._on_canary,
         ) as client:
             self._client = client
             self._tools = Tools(client, paths.texts)
             self._tell(None)
+            await self._welcome()
             reason = await self._until_over(client)
             self._client = None  # before it closes: who calls from now on waits for the next one
             raise reason
@@ -180,6 +196,13 @@ class Session:
             await self._other.wait()
             nursery.cancel_scope.cancel()
         return reason
+
+    async def _welcome(self, _: wire.Welcome | wire.NameChanged | None = None) -> None:
+        """Tell the carrier who we are, when that is new."""
+        carrier, client = self._carrier, self._client
+        if carrier is not None and client is not None and client.welcome.name != self._welcomed:
+            self._welcomed = client.welcome.name
+            await carrier.welcomed(self._introduction(self._welcomed, self._warnings(client), ""))
 
     # --- the assistant's own session -----------------------------------------------------------------
 
@@ -205,8 +228,7 @@ class Session:
 
     async def _is_another(self, client: HubClient, session: str) -> bool:
         """The session has another id: whether we are, from now on, the peer that had it before."""
-        who = identity.find(self._environ, identity.working_directory(), self._who.client)
-        self._who = msgspec.structs.replace(who, session=session)
+        self._who = msgspec.structs.replace(self._identify(self._who.client), session=session)
         leads_to = await client.request(wire.Identify(req_id=0, identity=session))
         if leads_to.name == client.welcome.name:
             return False
@@ -239,23 +261,24 @@ class Session:
 
     async def instructions(self, client: ClientInfo) -> str:
         """Who the session is and how it talks; without the name if the hub is not there in time."""
-        warnings = []
         try:
             hub, _ = await self._hub(INITIALIZE_PATIENCE_S)
-            name = hub.welcome.name
-            if hub.welcome.wanted_taken and self._who.pinned:
-                warnings.append(f"the name {self._who.name} was taken by a living session")
+            return self._introduction(hub.welcome.name, self._warnings(hub), client.name)
         except RelayError as error:
-            name = self._who.name
             second = error.code == "already_registered"
-            warnings.append(error.message if second else f"the hub cannot be reached now: {error.message}")
-        if self._who.problem:
-            warnings.append(self._who.problem)
+            why = error.message if second else f"the hub cannot be reached now: {error.message}"
+            return self._introduction(self._who.name, [why], client.name)
+
+    def _warnings(self, hub: HubClient) -> list[str]:
+        taken = hub.welcome.wanted_taken and self._who.pinned
+        return [f"the name {self._who.name} was taken by a living session"] if taken else []
+
+    def _introduction(self, name: str, warnings: Sequence[str], client: str) -> str:
         return tools.instructions(
             name,
-            warning="; ".join(warnings),
+            warning="; ".join(filter(None, (*warnings, self._who.problem))),
             pushes=self._carrier is not None or self._bell is not None,
-            beside_claude=CLAUDE in (client.name, self._who.client),
+            beside_claude=CLAUDE in (client, self._who.client),
         )
 
     async def handle(self, call: ToolCall) -> ToolResult:
@@ -269,6 +292,8 @@ class Session:
             return _failure(error)
         except trio.ClosedResourceError:
             return _failure(RelayError("hub_unreachable", "the session goes on as another peer: try again"))
+        if call.name == "relay_rename":
+            await self._welcome()
         return self._result(hub, outcome)
 
     async def _call(self, hub: HubClient, relay_tools: Tools, call: ToolCall) -> Outcome:
@@ -319,6 +344,11 @@ class Session:
     def _on_bell(self, _: wire.Bell) -> None:
         if self._bell is not None:
             self._bell.ring()
+
+    async def _on_canary(self, canary: wire.Canary) -> None:
+        answer = await canaries.answer(canary, self._carrier, self._bell)
+        if self._client is not None:
+            self._client.send_nowait(answer)
 
     async def _on_push(self, push: wire.Push) -> None:
         carrier, client = self._carrier, self._client

@@ -2,7 +2,7 @@
 
 Importing this starts nothing. :func:`take` gives the two descriptors to the wire for good: file
 descriptor 1 then means stderr and 0 means nothing, so that neither a stray ``print`` nor a child
-process can write into the protocol or eat its input.
+process can write into the protocol or eat its input. (Where stderr leads: `ecorelay_adapters.log`.)
 """
 
 from __future__ import annotations

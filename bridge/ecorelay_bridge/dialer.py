@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import math
 import socket
+from ipaddress import ip_address
+from itertools import cycle
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -29,6 +31,13 @@ if TYPE_CHECKING:
 
 CONNECT_S: Final = 10.0
 """Seconds for names and TCP together."""
+AGAIN_S: Final = 1.5
+"""Seconds without an answer after which another connection is tried beside the first: the kernel asks again
+after 1, 3 and 7 s, and a network that comes back in between is to be seen."""
+NEXT_ADDRESS_S: Final = 0.25
+"""The same from one address of a name to the next."""
+SHORT_S: Final = 2.0
+"""A link that ends sooner is not made again at once: something may be wrong with it."""
 BESIDE_MAX: Final = 3
 """Streams to one hub at a time: one that works, one that is suspect, one that is being closed."""
 
@@ -41,7 +50,7 @@ async def connect(host: str, port: int, *, within_s: float = CONNECT_S) -> trio.
     """
     try:
         with trio.fail_after(within_s):
-            return await trio.open_tcp_stream(host, port)
+            return await _any_of(await _addresses(host, port), port)
     except trio.TooSlowError:
         raise Refused(
             Reason.FILTERED,
@@ -56,6 +65,57 @@ async def connect(host: str, port: int, *, within_s: float = CONNECT_S) -> trio.
         ) from None
     except OSError as error:
         raise _not_connected(host, port, error) from None
+
+
+async def _addresses(host: str, port: int) -> list[str]:
+    try:
+        ip_address(host)
+    except ValueError:
+        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return list(dict.fromkeys([str(each[4][0]) for each in found]))
+    return [host]  # as it is written: a zone at its end would get lost
+
+
+async def _any_of(addresses: list[str], port: int) -> trio.SocketStream:
+    """The first connection that comes about, of attempts begun one after another for as long as one is on.
+
+    Raises:
+        OSError: all of them failed.
+    """
+    won: list[trio.SocketStream] = []
+    causes: list[OSError] = []
+    running = 0
+    changed = trio.Event()
+
+    async def attempt(address: str) -> None:
+        nonlocal running
+        try:
+            won.append(await trio.open_tcp_stream(address, port))
+        except OSError as error:
+            causes.append(error)
+        running -= 1
+        changed.set()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            for number, address in enumerate(cycle(addresses), start=1):
+                running += 1
+                changed = trio.Event()
+                nursery.start_soon(attempt, address)
+                failed_before, untried = len(causes), number < len(addresses)
+                with trio.move_on_after(AGAIN_S if number % len(addresses) == 0 else NEXT_ADDRESS_S):
+                    while not won and running and not (untried and len(causes) > failed_before):
+                        await changed.wait()
+                        changed = trio.Event()
+                if won or not (running or untried):
+                    break
+            nursery.cancel_scope.cancel()
+        if not won:
+            raise OSError("no address answers") from ExceptionGroup("attempts", causes)
+        return won.pop(0)
+    finally:
+        for stream in won:  # more than one, or nobody waits for it any more
+            await trio.aclose_forcefully(stream)
 
 
 def _not_connected(host: str, port: int, error: OSError) -> Refused:
@@ -154,7 +214,8 @@ class Dialer:
         """One attempt and, if there comes a stream of it, the time until it ends or another one is wanted.
 
         Returns:
-            Seconds to pause, and whether that may be cut short.
+            Seconds to pause, and whether that may be cut short: not after a failed proof, nor after a stream
+            that ended at once, for the hub seeks another whenever it loses one.
         """
         self._report(
             RoadReport(event="dialing", side="dialer", hub_id=self._peer.hub_id, address=self._address)
@@ -173,9 +234,11 @@ class Dialer:
         began = trio.current_time()
         self._up += 1
         links.start_soon(self._link, introduced)
-        if await self._until_wanted():
-            return 0.0, True
-        return self._backoff.after_link(trio.current_time() - began), True
+        wanted = await self._until_wanted()
+        held = trio.current_time() - began
+        if held < SHORT_S:
+            return self._backoff.after_link(held), False
+        return (0.0 if wanted else self._backoff.after_link(held)), True
 
     async def _link(self, introduced: tuple[trio.SSLStream[trio.abc.Stream], Proof]) -> None:
         try:

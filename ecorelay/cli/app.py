@@ -22,6 +22,7 @@ LazyGroup.table = {
     "rooms": "room_commands",
     "groups": "group_commands",
     "watch": "watch_command",
+    "listen": "listen_command",
     "trace": "trace_command",
     "hub": "hub_commands",
     "bridge-init": "bridge_commands",

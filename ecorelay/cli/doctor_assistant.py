@@ -6,14 +6,24 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
-from typing import BinaryIO, Final
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import BinaryIO, Final, Literal
 
 import trio
+from msgspec import Struct
 
 from ecorelay.cli.demo_mcp import Assistant as McpClient, AssistantError
+from ecorelay.errors import RelayError
 from ecorelay.home import HOME_VARIABLE
-from ecorelay_adapters.clients.assistant import Assistant, Command, Finding, Hook, Machine
+from ecorelay_adapters.clients.assistant import (
+    Assistant,
+    Client,
+    Command,
+    Configured,
+    Finding,
+    Hook,
+    Machine,
+)
 from ecorelay_adapters.tools import TOOLS
 
 SERVER_S: Final = 20.0
@@ -26,23 +36,67 @@ _BARE: Final = ("HOME", "USER", "LOGNAME", "LANG", "TMPDIR", "SYSTEMROOT")
 """What an assistant that was started from a desktop has for sure. Nothing that a terminal has set up."""
 
 
-async def check_assistant(assistant: Assistant, machine: Machine) -> AsyncIterator[Finding]:
-    """What the assistant's own module sees, then what it was told to run, run exactly so.
+SetUp = Literal["yes", "no", "outdated"]
 
-    Nothing where neither the assistant nor anything of ours for it is here.
-    """
-    client = await trio.to_thread.run_sync(assistant.find, machine)
-    configured = assistant.configured(machine)
-    if client is None and configured is None:
-        return
-    for each in await trio.to_thread.run_sync(assistant.check, machine):
+
+class Looked(Struct, frozen=True, kw_only=True):
+    """What an assistant's own module sees of it. Nothing is checked where nothing is here."""
+
+    assistant: Assistant
+    client: Client | None = None
+    configured: Configured | None = None
+    set_up: SetUp = "no"
+    findings: Sequence[Finding] = ()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the assistant, or anything of ours for it, is."""
+        return self.client is not None or self.configured is not None or bool(self.findings)
+
+
+async def look_at_all(assistants: Sequence[Assistant], machine: Machine) -> list[Looked]:
+    """Ask each assistant's module, side by side: most of the time they wait for the programs they run."""
+    found: dict[int, Looked] = {}
+
+    async def look_at(number: int, assistant: Assistant) -> None:
+        found[number] = await trio.to_thread.run_sync(look, assistant, machine)
+
+    async with trio.open_nursery() as nursery:
+        for number, assistant in enumerate(assistants):
+            nursery.start_soon(look_at, number, assistant)
+    return [found[number] for number in range(len(assistants))]
+
+
+def look(assistant: Assistant, machine: Machine) -> Looked:
+    """Ask one assistant's module."""
+    client, configured = None, None
+    try:
+        client = assistant.find(machine)
+        configured = assistant.configured(machine)
+        set_up: SetUp = "no"
+        findings: Sequence[Finding] = ()
+        if configured is not None:
+            set_up = "outdated" if assistant.plan_install(machine).steps else "yes"
+        if client is not None or configured is not None:
+            findings = assistant.check(machine)
+    except RelayError as error:
+        remedy = f"mend that, then `ecorelay install {assistant.name}`"
+        trouble = Finding(check=assistant.title, level="fail", says=error.message, remedy=remedy)
+        return Looked(assistant=assistant, client=client, configured=configured, findings=(trouble,))
+    return Looked(assistant=assistant, client=client, configured=configured, set_up=set_up, findings=findings)
+
+
+async def check_assistant(looked: Looked, machine: Machine) -> AsyncIterator[Finding]:
+    """What was seen, then what the assistant was told to run, run exactly so: one after another, timed."""
+    for each in looked.findings:
         yield each
-    if configured is None:
+    if looked.configured is None:
         return
-    if configured.server is not None:
-        yield await check_server(f"{assistant.title} tools", configured.server, machine.environ)
-    for hook in configured.hooks:
-        yield await check_hook(f"{assistant.title} hook", hook, machine.environ)
+    title = looked.assistant.title
+    if looked.configured.server is not None:
+        yield await check_server(f"{title} tools", looked.configured.server, machine.environ)
+    for hook in looked.configured.hooks:
+        yield await check_hook(f"{title} hook", hook, machine.environ)
 
 
 async def check_server(check: str, command: Command, environ: Mapping[str, str]) -> Finding:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -16,10 +16,17 @@ from ecorelay.upgrade import is_older
 from ecorelay_adapters.clients.assistant import Finding, Machine
 
 SESSIONS_SHOWN: Final = 20
+LISTED: Final = 1_000
+"""Peers asked for; those online come first."""
 
 
-async def check_hub(machine: Machine) -> AsyncIterator[Finding]:
-    """Whether a hub runs or can be started, answers, is of our version, and what it has to complain of."""
+async def check_hub(machine: Machine, heard: Callable[[wire.PeerList], None]) -> AsyncIterator[Finding]:
+    """Whether a hub runs or can be started, answers, is of our version, and what it has to complain of.
+
+    Args:
+        machine: this one.
+        heard: called with the peers the hub knows.
+    """
     paths = machine.paths
     try:
         ran = read_endpoint(paths.endpoint) is not None
@@ -29,7 +36,8 @@ async def check_hub(machine: Machine) -> AsyncIterator[Finding]:
             began = time.perf_counter()
             found = await hub.request(wire.HubStatus(req_id=0))
             answer_ms = (time.perf_counter() - began) * 1000
-            listed = await hub.request(wire.Peers(req_id=0))
+            listed = await hub.request(wire.Peers(req_id=0, limit=LISTED))
+            heard(listed)
     except RelayError as error:
         yield Finding(
             check="hub",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
@@ -48,6 +48,9 @@ Claude = Annotated[
 )
 def install(
     names: Names = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All assistants that are found, as without names.")
+    ] = False,
     dry_run: DryRun = False,
     allow_tools: Annotated[
         bool,
@@ -55,14 +58,23 @@ def install(
             "--allow-tools", help="Let the assistant use the relay_* tools without asking each time."
         ),
     ] = False,
+    takes_out: Annotated[
+        bool, typer.Option("--uninstall", help="The reverse: the same as `ecorelay uninstall`.")
+    ] = False,
     claude: Claude = "",
 ) -> None:
     """Set up your assistants so that they talk through ecorelay.
 
     Shows what it changes. Doing it again changes only what is missing or out of date, so it also repairs, and
-    follows an upgrade or a move of ecorelay.
+    follows an upgrade or a move of ecorelay. Trouble with one of them does not keep it from the others.
     """
+    if everything and names:
+        raise RelayError("bad_args", "--all takes no names: it is all assistants that are found")
+    if takes_out and allow_tools:
+        raise RelayError("bad_args", "--allow-tools is for setting up: it makes no sense with --uninstall")
     machine = machine_of(claude=claude, allow_tools=allow_tools)
+    if takes_out:
+        raise typer.Exit(carry_out(_removals(names, machine), dry_run=dry_run))
     chosen = _named(names) or [each for each in ASSISTANTS if each.find(machine) is not None]
     if not chosen:
         raise RelayError(
@@ -70,7 +82,7 @@ def install(
             f"none of the assistants that ecorelay can set up is found here ({_NAMES}): name one to see what "
             "to do by hand; any other MCP client starts `ecorelay mcp`",
         )
-    code = carry_out([(each.title, each.plan_install(machine)) for each in chosen], dry_run=dry_run)
+    code = carry_out(_plans(chosen, _installation, machine), dry_run=dry_run)
     if not dry_run and code == exits.OK:
         screen.say("whether it works: `ecorelay doctor`")
     raise typer.Exit(code)
@@ -101,7 +113,7 @@ def uninstall(
     if everything and names:
         raise RelayError("bad_args", "--all takes no names: it removes ecorelay from all assistants")
     machine = machine_of(claude=claude)
-    plans = [(each.title, each.plan_removal(machine)) for each in _named(names) or ASSISTANTS]
+    plans = _removals(names, machine)
     if everything:
         plans += removal.plans(machine, purge=purge)
     ask = purge and not yes and any(plan.steps for _, plan in plans)
@@ -134,21 +146,52 @@ def _named(names: Sequence[str] | None) -> list[Assistant]:
     return [known[name] for name in dict.fromkeys(names or ())]
 
 
+def _installation(assistant: Assistant, machine: Machine) -> Plan:
+    return assistant.plan_install(machine)
+
+
+def _removal(assistant: Assistant, machine: Machine) -> Plan:
+    return assistant.plan_removal(machine)
+
+
+def _removals(names: Sequence[str] | None, machine: Machine) -> list[tuple[str, Plan]]:
+    """Of those named; else of all that have anything of ours."""
+    if names:
+        return _plans(_named(names), _removal, machine)
+    plans = [each for each in _plans(ASSISTANTS, _removal, machine) if each[1] != Plan()]
+    return plans or [("assistants", Plan())]
+
+
+def _plans(
+    assistants: Sequence[Assistant], make: Callable[[Assistant, Machine], Plan], machine: Machine
+) -> list[tuple[str, Plan]]:
+    """A plan for each: one that cannot even be made is a plan that says so."""
+    plans = []
+    for each in assistants:
+        try:
+            plan = make(each, machine)
+        except RelayError as error:
+            plan = Plan(problem=error.message, code=error.code)
+        plans.append((each.title, plan))
+    return plans
+
+
 def carry_out(plans: Sequence[tuple[str, Plan]], *, dry_run: bool, ask: str = "") -> int:
-    """Show all plans, then do them, each to its end or its first trouble."""
+    """Show all plans, then do them, each to its end or its first trouble. The first trouble's exit code."""
     for title, plan in plans:
         screen.out(_shown(title, plan))
     if not dry_run and ask:
         _confirm(ask)
     code = exits.OK
     for title, plan in plans:
-        code = (exits.OK if dry_run else _do(title, plan)) or code
+        done = exits.OK if dry_run else _do(title, plan)
+        code = code or done
         if plan.problem:
-            screen.fail(plan.problem)
+            screen.fail(f"{title}: {plan.problem}")
             if plan.by_hand:
                 screen.say("by hand, " + ("then:" if plan.steps else "this does it:"))
                 screen.out("".join(f"  {screen.line(line)}\n" for line in plan.by_hand))
-            code = code or exits.NOT_FOUND
+            code = code or exits.exit_code(plan.code)
     if dry_run:
         screen.say("nothing was changed (--dry-run)")
     return code

@@ -1,4 +1,4 @@
-"""``ecorelay logs``: what the hub wrote down, for people. It needs no hub."""
+"""``ecorelay logs``: what the hub, or the adapters, wrote down, for people. It needs no hub."""
 
 from __future__ import annotations
 
@@ -26,13 +26,16 @@ _COLOURS: Final = {"warning": "yellow", "error": "red", "critical": "red"}
 
 
 @commands.command(
-    "logs", **words.with_example("ecorelay logs", "ecorelay logs -n 500", "ecorelay logs --follow")
+    "logs", **words.with_example("ecorelay logs", "ecorelay logs -n 500", "ecorelay logs --adapter --follow")
 )
 def logs(
     number: Annotated[
         int, typer.Option("--lines", "-n", min=0, metavar="N", help="The last so many lines.")
     ] = LINES,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is added.")] = False,
+    adapter: Annotated[
+        bool, typer.Option("--adapter", help="The log of the adapters beside the assistants instead.")
+    ] = False,
     as_json: words.Json = False,
 ) -> None:
     """Show the hub's log, oldest line first. No text of a message is ever in it.
@@ -40,12 +43,19 @@ def logs(
     --json prints one object a line.
 
     """
-    path = session.paths().log
+    paths = session.paths()
+    path, why = (
+        (paths.adapter_log, "no adapter had anything to say")
+        if adapter
+        else (paths.log, "no hub has run here")
+    )
     show = _print_json if as_json else _print
-    session.run(lambda: _logs(path, number, follow, show))
+    session.run(lambda: _logs(path, why, number, follow, show))
 
 
-async def _logs(path: Path, number: int, follow: bool, show: Callable[[Sequence[bytes]], None]) -> None:
+async def _logs(
+    path: Path, why: str, number: int, follow: bool, show: Callable[[Sequence[bytes]], None]
+) -> None:
     file = _opened(path)
     try:
         fresh = file.read(READ_MAX).split(b"\n") if file else [b""]
@@ -57,7 +67,7 @@ async def _logs(path: Path, number: int, follow: bool, show: Callable[[Sequence[
         if number:
             show(lines[-number:])
         if not lines:
-            screen.say(f"no log yet in {path.parent}: no hub has run here")
+            screen.say(f"no log yet in {path.parent}: {why}")
         while follow:
             await trio.sleep(LOOK_S)
             data = file.read(READ_MAX) if file else b""

@@ -22,7 +22,7 @@ from ecorelay_adapters.clients.files import remove_tree
 QUESTION: Final = "All mail, groups, settings and logs of ecorelay are deleted, for good."
 
 _OURS: Final = (
-    *("hub.*", "start.lock", "config.toml*", "texts", "bells", "*.new"),
+    *("hub.*", "start.lock", "config.toml*", "texts", "bells", "links", "adapter.log*", "*.new"),
     *("bridge.json*", "identity.pem*", "known-hubs.json*"),
 )
 """What may lie in a data directory of ours. Anything else there is left alone: it may be a directory with

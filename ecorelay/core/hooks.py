@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from ecorelay import wire
-from ecorelay.core import delivery, mailbox, watch
+from ecorelay.core import canary, delivery, mailbox, watch
 from ecorelay.core.actions import CheckProcess, Reply, Store
 from ecorelay.core.ops import Confirmed, ConfirmMail
 from ecorelay.core.state import Lease, Peer, Session, State, unread_of
@@ -185,6 +185,7 @@ def hook(s: State, session: Session, frame: wire.Hook, now: Now) -> None:
     live = peer.session
     if live is None:
         raise RelayError("not_registered", "no adapter serves this assistant's session: nothing can be shown")
+    canary.hooked(s, live, frame.event, now)
     match frame.event:
         case "bell":
             due = now.mono - live.woken_at >= WAKE_S

@@ -14,6 +14,7 @@ from msgspec import Struct
 from ecorelay import wire
 from ecorelay.core import (
     admin,
+    canary,
     delivery,
     directory,
     far_groups,
@@ -420,6 +421,8 @@ class Hub:
             delivery.flush_pushed(s)
         while (note := s.due(now.mono)) is not None:
             match note:
+                case canary.CanaryLost():
+                    canary.lost(s, note, now)
                 case hooks.RingDue():
                     hooks.ring_due(s, note, now)
                 case delivery.BacklogDue():
@@ -516,6 +519,8 @@ _ON_FRAME: dict[type[wire.Frame], Callable[[State, Session, Any, Now], None]] = 
     wire.Blocks: moderation.blocks,
     wire.ForgetHub: moderation.forget_hub,
     wire.Watch: watch.watch,
+    wire.Probe: canary.probe,
+    wire.CanaryAnswer: canary.answered,
     wire.Trace: admin.trace,
     wire.Purge: admin.purge,
     wire.Backup: admin.backup,

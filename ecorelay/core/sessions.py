@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from ecorelay import names, wire
-from ecorelay.core import delivery, directory, group_history, hooks, mailbox, rooms, watch
+from ecorelay.core import canary, delivery, directory, group_history, hooks, mailbox, rooms, watch
 from ecorelay.core.actions import CheckProcess, CloseSession, Reply, Store
 from ecorelay.core.ops import AddPeer, MailboxState, NotePeer, Numbered, Op, OpenMailbox, RememberPeer
 from ecorelay.core.state import Peer, Session, State, unread_of
@@ -501,6 +501,7 @@ def _leave(s: State, session: Session, now: Now) -> None:
     group_history.session_ended(session, peer)
     peer.attached.discard(session.sid)
     if peer.session is session:
+        canary.session_ended(s, session)
         delivery.session_ended(s, session, peer)
         hooks.session_ended(peer)
         rooms.leave_all(s, peer)

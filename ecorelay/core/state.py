@@ -316,6 +316,7 @@ class Session:
 
     __slots__ = (
         "bell_turn",
+        "canary",
         "cancelled",
         "carrier",
         "caught_up",
@@ -323,6 +324,7 @@ class Session:
         "evidence_at",
         "heard",
         "hello",
+        "hook_at",
         "inflight",
         "inflight_bytes",
         "inflight_mail",
@@ -332,6 +334,7 @@ class Session:
         "peer",
         "pid",
         "pings",
+        "probes",
         "ready",
         "rings",
         "sid",
@@ -372,12 +375,40 @@ class Session:
         self.woken_at = -1e9
         self.turn = ""
         """The assistant's id of the turn that is going on, or was last."""
+        self.hook_at = 0
+        """Wall ms of the last hook that ran."""
+        # owned by canary.py
+        self.canary: Canary | None = None
+        """The one that is out to it."""
+        self.probes = 0
+        """Of its own, not answered yet."""
         # reading, owned by mailbox.py
         self.page = 0
         """Number of the last page for a hook: who asks for another gives that one back."""
         self.open_reads: set[int] = set()
         """req_ids of pages being read or waited for."""
         self.cancelled: set[int] = set()
+
+
+class Canary:
+    """A canary that a session was sent, and who waits for what comes of it."""
+
+    __slots__ = ("answer", "askers", "at", "event", "no", "peer", "ring", "session")
+
+    def __init__(self, no: int, peer: Peer, session: Session, at: float, ring: bool) -> None:
+        self.no = no
+        self.peer = peer
+        self.session = session
+        self.at = at
+        """Mono time."""
+        self.ring = ring
+        """The adapter was told to ring the bell for it."""
+        self.askers: list[tuple[int, int]] = []
+        """sid and req_id."""
+        self.event = ""
+        """Of a hook that ran since."""
+        self.answer: wire.CanaryAnswer | None = None
+        """The adapter's, while a hook is waited for."""
 
 
 class Lease:
@@ -616,6 +647,11 @@ class State:
         """An assistant's process (id, start) → sid of the session beside it."""
         self.watchers: dict[int, bool] = {}
         """Observers that are told what happens → whether with the beginning of texts. Owned by watch.py."""
+        self.canaries: dict[int, Canary] = {}
+        """Those that are out, by number. Owned by canary.py."""
+        self.last_canary = 0
+        self.probing = 0
+        """Probes not answered yet."""
         self.reserved: set[str] = set()
         """Keys of names whose creation is in the store; those of groups begin with a slash."""
         self.adding = 0

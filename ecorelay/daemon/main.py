@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import time
 from contextlib import ExitStack
 from functools import partial
@@ -23,7 +24,7 @@ from ecorelay.daemon.perform import Facts
 from ecorelay.daemon.place import Place
 from ecorelay.daemon.process import freeze, settle
 from ecorelay.daemon.ready import Starter, parse
-from ecorelay.daemon.run import run_hub
+from ecorelay.daemon.run import SIGNALS, run_hub
 from ecorelay.daemon.store import Store
 from ecorelay.errors import RelayError
 from ecorelay.paths import find_paths, make_private_dir
@@ -79,6 +80,8 @@ def _serve_logged(paths: Paths, config: Config, lock: HubLock, starter: Starter)
 
 def _serve(paths: Paths, config: Config, lock: HubLock, starter: Starter) -> None:
     with ExitStack() as stack:
+        for number in SIGNALS:
+            stack.callback(signal.signal, number, signal.getsignal(number))
         # Given back in the opposite order: who finds no hub.json any more finds everything on disk.
         # Until hub.json is there the kernel keeps who finds the socket by itself.
         place = Place(paths, config, os.environ, lock)
@@ -107,4 +110,7 @@ def _serve(paths: Paths, config: Config, lock: HubLock, starter: Starter) -> Non
                 listening=lambda: starter.tell_listening(str(place)),
             )
         )
+        # It is ending: who is impatient must not cut it off while it writes its last.
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
         log("ended", reason=reason)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import signal
-import sys
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -39,6 +38,11 @@ SETTLE_S = 1.0
 """Seconds for the store to answer what was asked before the end."""
 BYE_S = 2.0
 """Seconds for goodbyes to leave."""
+ENDING_SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)
+]
+SIGNALS = [*ENDING_SIGNALS, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+"""SIGHUP: bridge.json is to be read again."""
 FILES_EVERY_S = 5.0
 """How often it is checked that clients still find us."""
 
@@ -107,7 +111,7 @@ async def run_hub(
     )
     door = Door(place.sock, sessions.serve, tally)
     store.start(partial(_deliver, trio.lowlevel.current_trio_token(), shell))
-    with trio.open_signal_receiver(*_signals()) as signals:
+    with trio.open_signal_receiver(*SIGNALS) as signals:
         # The kernel keeps who connects from here on until connections are taken.
         place.announce()
         listening()
@@ -142,15 +146,9 @@ async def _say_goodbye(shell: Shell, sessions: Sessions, reason: str) -> None:
         await sessions.say_bye(f"the hub stops: {reason}")
 
 
-def _signals() -> list[signal.Signals]:
-    if sys.platform == "win32":
-        return [signal.SIGINT, signal.SIGTERM, signal.SIGBREAK]
-    return [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-
-
 async def _watch_signals(signals: AsyncIterator[int], stopper: Stopper, federation: Federation) -> None:
     async for number in signals:
-        if sys.platform != "win32" and number == signal.SIGHUP:
+        if number not in ENDING_SIGNALS:
             federation.reload()
             continue
         stopper.stop(signal.Signals(number).name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
@@ -19,11 +19,9 @@ from wsproto.events import CloseConnection, Ping, TextMessage
 
 from ecorelay import wire
 from ecorelay_adapters import codex_carrier, codex_daemon
+from ecorelay_adapters.batches import BATCH_CHARACTERS, BATCH_MAX, GATHER_S, label, labelled
 from ecorelay_adapters.codex_carrier import (
-    BATCH_CHARACTERS,
-    BATCH_MAX,
     BIND,
-    GATHER_S,
     HOLD_S,
     HOLD_UNKNOWN_S,
     LOSSES_MAX,
@@ -34,46 +32,15 @@ from ecorelay_adapters.codex_carrier import (
 )
 from ecorelay_adapters.codex_daemon import ANSWER_S
 from ecorelay_adapters.codex_queue import point
-from ecorelay_adapters.codex_thread import label, labelled
 from ecorelay_adapters.envelope import Incoming
 from ecorelay_adapters.tool_calls import ToolCall
 from tests.adapters.test_session import FakeServer, desk
+from tests.helpers.carrying import IDS, Heard, mail
 from tests.helpers.fake_codex import FakeConnection, FakeDaemon, FakeThread
 
 THREAD = "01a217be-7ea3-75d3-858c-af29062ea413"
 OTHER = "01a217be-7ea3-75d3-858c-af29062ea414"
 SHOP = "/srv/shop"
-IDS = [f"01j5zk3m8v9w2x4y6z7abcde{n:02}" for n in range(60)]
-
-
-def mail(n: int, text: str = "", *, urgent: bool = False) -> Incoming:
-    return Incoming("message", "ben", IDS[n], text or f"words {n}", 0, urgent=urgent)
-
-
-class Heard:
-    """What a carrier reports."""
-
-    def __init__(self) -> None:
-        self.accepted: list[str] = []
-        self.refused: list[str] = []
-        self.read: list[str] = []
-        self.sessions: list[str] = []
-        self.another = False
-
-    def pushed(self, msg_ids: Sequence[str]) -> None:
-        self.accepted += msg_ids
-
-    def failed(self, msg_ids: Sequence[str]) -> None:
-        self.refused += msg_ids
-
-    async def seen(self, msg_ids: Sequence[str]) -> None:
-        await trio.lowlevel.checkpoint()
-        self.read += msg_ids
-
-    async def is_now(self, session: str) -> bool:
-        await trio.lowlevel.checkpoint()
-        self.sessions.append(session)
-        return self.another
 
 
 class Bench:

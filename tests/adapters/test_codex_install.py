@@ -15,7 +15,8 @@ from ecorelay.errors import RelayError
 from ecorelay.paths import find_paths
 from ecorelay_adapters.clients import toml_entry
 from ecorelay_adapters.clients.assistant import Machine, Plan
-from ecorelay_adapters.clients.codex import PATH, Codex, backup_path, config_path
+from ecorelay_adapters.clients.codex import Codex
+from ecorelay_adapters.clients.entry_file import backup_path
 
 PROGRAM = ("/opt/ecorelay/bin/ecorelay",)
 ENTRY = {
@@ -42,7 +43,7 @@ class Home:
 
     @property
     def config(self) -> Path:
-        return config_path(self.machine())
+        return self.codex.config_path(self.machine())
 
     def write(self, content: str | bytes) -> bytes:
         data = content if isinstance(content, bytes) else content.encode()
@@ -362,5 +363,5 @@ def test_importing_the_table_imports_no_tomlkit():
 
 
 def test_taking_out_what_is_not_there_changes_nothing():
-    assert toml_entry.take_out("a = 1\n", PATH, "x") == "a = 1\n"
+    assert toml_entry.take_out("a = 1\n", Codex.place, "x") == "a = 1\n"
     assert toml_entry.put("[a]\nb = 1\n", ("a", "c"), {"d": 1}, "x").startswith("[a]\nb = 1\n")

@@ -3,76 +3,25 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from ecorelay_adapters import hook
+from ecorelay_adapters import hook, hook_claude
 from ecorelay_adapters.claude_session import ClaudeProcess
-from ecorelay_adapters.hub_line import NoAnswer
-
-ID = "01j5zk3m8v9w2x4y6z7abcdefg"
-MAIL = {"msg_id": ID, "kind": "message", "sender": "ann", "ts": 1, "text": "hi"}
-PAGE = {"type": "hook_page", "name": "bob", "lease": 5, "messages": [MAIL]}
-EMPTY = {"type": "hook_page", "name": "bob"}
-
-
-class Line:
-    """A hub that gives one page."""
-
-    def __init__(self, page: dict[str, Any] | None) -> None:
-        self.page = page
-        self.asked: list[dict[str, Any]] = []
-
-    @contextmanager
-    def open(self, home: str, patience: float | None, **hello: Any) -> Iterator[Line]:
-        if self.page is None:
-            raise NoAnswer("no hub runs")
-        self.asked.append(hello)
-        yield self
-
-    def ask(self, answer: str, patience: float = 0, **request: Any) -> dict[str, Any]:
-        self.asked.append(request)
-        if answer == "done":
-            return {"type": "done"}
-        assert self.page is not None
-        return self.page
-
-
-class Ran:
-    """How a hook ended."""
-
-    def __init__(self, code: int, out: bytes, err: str) -> None:
-        self.code = code
-        self.out = out
-        self.answer = json.loads(out) if out else None
-        self.err = err
+from tests.helpers.hooking import EMPTY, ID, MAIL, PAGE, PRINTED, Hooks, Line
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
-    """Runs a hook with an event, at a hub that gives `page` (None: no hub runs)."""
+    """Runs a hook beside process 70."""
     client = ClaudeProcess(70, 7, str(tmp_path / "70.json"))
     monkeypatch.setenv("ECORELAY_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(hook, "find_process", lambda environ: client)
+    monkeypatch.setattr(hook_claude, "find_process", lambda environ: client)
     umask = os.umask(0o022)
-
-    def run_hook(event: object, page: dict[str, Any] | None = None) -> tuple[Ran, Line]:
-        line = Line(page)
-        monkeypatch.setattr(hook, "HubLine", line.open)
-        text = event if isinstance(event, bytes) else json.dumps(event).encode()
-        out = io.BytesIO()
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
-        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out))
-        code = hook.main(["claude-code"])
-        return Ran(code, out.getvalue(), capsys.readouterr().err), line
-
-    yield run_hook
+    yield Hooks("claude-code", monkeypatch, capsys)
     os.umask(umask)
 
 
@@ -95,7 +44,7 @@ def test_mail_is_printed_as_additional_context_and_then_said_to_be(run, event, k
     hello, asked, printed = line.asked
     assert (hello["client_pid"], hello["client_start"], hello["role"]) == (70, 7, "attach")
     assert (asked["type"], asked["event"]) == ("hook", kind)
-    assert printed == {"type": "printed", "lease": 5, "msg_ids": [ID], "cut": [], "notices": []}
+    assert printed == PRINTED
     assert (ran.code, ran.err) == (0, "")
 
 
@@ -143,6 +92,14 @@ def test_a_page_whose_output_nobody_takes_is_not_said_to_be_printed(run, monkeyp
     assert [each.get("type") for each in line.asked] == [None, "hook"]
 
 
+def test_mail_is_printed_once_though_the_hub_goes_away_before_it_hears_so(run):
+    run.forgets = True
+    ran, line = run({"hook_event_name": "Stop"}, PAGE)
+    assert ran.out.count(b"\n") == 1
+    assert "message from ann" in ran.answer["hookSpecificOutput"]["additionalContext"]
+    assert (ran.code, line.asked[-1]) == (0, PRINTED)
+
+
 # --- the bell --------------------------------------------------------------------------------------------
 
 
@@ -171,7 +128,7 @@ def test_a_start_where_the_folder_cannot_be_made_says_what_it_can(run, tmp_path)
 def test_the_bell_wakes_when_the_hub_grants_it(run, tmp_path):
     event = {"hook_event_name": "FileChanged", "file_path": bell_of(tmp_path), "event": "change"}
     ran, line = run(event, {**EMPTY, "wake": True})
-    assert ran.code == hook.WAKE
+    assert ran.code == hook_claude.WAKE
     assert ran.out == b""
     assert "Messages for bob have arrived" in ran.err
     assert line.asked[-1]["event"] == "bell"

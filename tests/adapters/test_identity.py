@@ -30,7 +30,7 @@ def test_an_assistant_is_called_what_people_call_it():
 
 @pytest.mark.parametrize(
     ("variable", "client"),
-    [("CLAUDE_CODE_SESSION_ID", "claude-code"), ("COPILOT_AGENT_SESSION_ID", "copilot-cli")],
+    [("CLAUDE_CODE_SESSION_ID", "claude-code"), ("COPILOT_AGENT_SESSION_ID", "copilot")],
 )
 def test_an_assistants_own_session_id_tells_the_session_and_the_assistant(variable: str, client: str):
     who = find({variable: "s-" + "1" * 300}, HOME, "something else")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import typer
 
 from ecorelay import config, link_wire, wire
 from ecorelay.cli import exits
@@ -27,7 +28,13 @@ FRAMES = sorted(
     key=lambda frame: frame.__name__,
 )
 ON_LINKS = [*typing.get_args(link_wire.OnLink), *typing.get_args(link_wire.Body)]
-LINK_ENTRIES = [link_wire.Rejection, link_wire.PeerState, link_wire.GroupState, link_wire.GroupLine]
+LINK_ENTRIES = [
+    link_wire.Rejection,
+    link_wire.PeerState,
+    link_wire.GroupState,
+    link_wire.GroupLine,
+    link_wire.FarReceipt,
+]
 ENTRIES = [
     wire.Mail,
     wire.Peer,
@@ -109,8 +116,8 @@ def commands():
     from ecorelay.cli.app import app
 
     top = get_group(app)
-    for name in top.list_commands(None):
-        command = top.get_command(None, name)
+    for name in top.list_commands(typer.Context(top)):
+        command = top.get_command(typer.Context(top), name)
         yield name
         for inner in getattr(command, "commands", {}):
             yield f"{name} {inner}"

@@ -42,10 +42,12 @@ def test_ecorelay_home_names_the_data_directory():
         "start.lock",
         "hub.db",
         "hub.log",
+        "adapter.log",
         "config.toml",
         "bridge.json",
         "texts",
         "bells",
+        "links",
     }
 
 

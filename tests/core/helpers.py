@@ -460,6 +460,8 @@ class World:
         assert not s.rooms
         assert not s.beside
         assert not s.watchers
+        assert not s.canaries
+        assert s.probing == 0
         assert not s.reserved
         assert s.room_backlog_bytes == 0
         for peer in s.peers.values():

@@ -744,3 +744,24 @@ def test_tools_that_run_side_by_side_prove_nothing_of_each_other():
     assert (peer.unread, peer.notices) == (2, 1)
     assert desk.show("stop") == []
     assert (peer.unread, peer.notices, peer.after_tool) == (1, 0, set())
+
+
+def test_an_assistant_that_tells_only_whether_a_turn_was_prolonged_has_its_mail_proved_by_that():
+    desk = Desk()
+    desk.ann.send("bob", "one")
+    assert desk.show("prompt") == ["one"]  # at the end of a turn that its user began
+    desk.ann.send("bob", "two")
+    assert desk.show("stop", turn="talk") == ["two"]  # of the turn that the first made
+    assert desk.show("prompt") == ["two (again)"]  # it made none: its user began this one
+    assert desk.show("stop", turn="talk") == []
+    assert desk.world.peer("bob").unread == 0
+
+
+def test_what_was_printed_at_the_end_of_a_turn_is_unread_again_when_the_next_is_broken_off():
+    desk = Desk()
+    desk.ann.send("bob", "one")
+    assert desk.show("stop", turn="talk") == ["one"]
+    assert desk.hook("start").unread == 1
+    assert desk.show("stop", turn="talk") == ["one (again)"]
+    assert desk.show("stop", turn="other") == ["one (again)"]
+    assert desk.show("stop", turn="other") == []

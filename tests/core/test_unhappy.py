@@ -44,6 +44,7 @@ REQUESTS: dict[type[wire.Request], dict[str, Any]] = {
     wire.Trace: {},
     wire.Purge: {"before": 2**62, "unread": True},
     wire.Backup: {"path": "/backups/hub.db"},
+    wire.Probe: {"peer": "bob"},
     wire.HubStatus: {},
     wire.HubStop: {},
 }
@@ -60,6 +61,7 @@ IN_MEMORY = {
     wire.Blocks,
     wire.Watch,
     wire.Printed,
+    wire.Probe,
     wire.HubStatus,
     wire.HubStop,
 }

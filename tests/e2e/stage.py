@@ -132,7 +132,7 @@ class Machine:
                 cwd=self.directory(directory or name or "project"),
                 env=self.environ | pinned | dict(environ or {}),
             )
-        assistant = Assistant(name or directory or "", process, talk)
+        assistant = Assistant(name or directory or "", process, talk, self.home / "adapter.log")
         try:
             async with alone(assistant.listen):
                 if initialize:
@@ -260,7 +260,7 @@ class Refusal(Exception):
 class Assistant:
     """The client's side of one adapter; made by `Machine.assistant`."""
 
-    def __init__(self, name: str, process: trio.Process, talk: Path) -> None:
+    def __init__(self, name: str, process: trio.Process, talk: Path, log: Path) -> None:
         self.name = name
         """The one it was started for."""
         self.process = process
@@ -271,6 +271,7 @@ class Assistant:
         self.longest = 0
         """Characters of the longest text any result had."""
         self._talk = talk
+        self._log = log
         self._last_id = 0
         self._answers: dict[Any, dict[str, Any]] = {}
         self._news = trio.Condition()
@@ -278,7 +279,11 @@ class Assistant:
 
     @property
     def stderr(self) -> str:
-        return self._talk.read_text(errors="replace")
+        """What it said there, which is little, and in the log of all adapters."""
+        said = self._talk.read_text(errors="replace")
+        logs = [path.read_text() for path in sorted(self._log.parent.glob(f"{self._log.name}*"))]
+        ours = [line for log in logs for line in log.splitlines() if f'"pid":{self.process.pid}}}' in line]
+        return "\n".join([said, *ours])
 
     @property
     def instructions(self) -> str:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.e2e.test_cli_golden import compare
 from tests.e2e.test_install import Person, pytestmark  # noqa: F401 - the same holds here
 
 
@@ -82,27 +87,90 @@ def test_without_a_hub_that_may_be_started_that_is_said(ecorelay: Person):
     assert "hub" in findings(ecorelay, code=1, ECORELAY_SPAWN="no")
 
 
-def test_live_sessions_are_listed_with_what_mail_reaches_them_by(ecorelay: Person, tmp_path: Path):
-    environ = {**ecorelay.environ, "RELAY_PEER_ID": "api"}
+def row(said: str, title: str) -> list[str]:
+    """The cells of an assistant's row in the table."""
+    [line] = [line for line in said.splitlines() if re.match(rf"{title} {{2,}}", line)]
+    return re.split(" {2,}", line)
+
+
+def test_the_table_says_what_is_found_and_set_up(ecorelay: Person):
+    said = ecorelay("doctor").out
+    assert row(said, "Claude Code")[2:] == ["no", "0", "-", "-"]
+    assert "not found here: " in said
+    ecorelay("install")
+    assert row(ecorelay("doctor").out, "Claude Code")[2:] == ["yes", "0", "-", "-"]
+    for path in ecorelay.folder.rglob("plugin.json"):
+        path.write_text(path.read_text() + " ")
+    assert row(ecorelay("doctor", code=None).out, "Claude Code")[2:] == ["outdated", "0", "-", "-"]
+    away = ecorelay("doctor", code=None, PATH="/usr/bin:/bin").out
+    assert row(away, "Claude Code")[1] == "not found"
+
+
+def test_without_a_hub_the_table_does_not_know_who_is_live(ecorelay: Person):
+    found = ecorelay("doctor", "--json", "--probe", code=1, ECORELAY_SPAWN="no").json
+    assert {each["sessions"] for each in found["assistants"]} == {None}
+    assert found["sessions"] == []
+    assert row(ecorelay("doctor", code=1, ECORELAY_SPAWN="no").out, "Claude Code")[3] == "?"
+
+
+def test_with_nobody_live_there_is_nothing_to_probe(ecorelay: Person):
+    assert "none is live" in ecorelay("doctor", "--probe").err
+
+
+@contextmanager
+def live(ecorelay: Person, folder: Path, name: str, client: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A session's adapter, known to the hub."""
     with subprocess.Popen(
         [sys.executable, "-m", "ecorelay", "mcp"],
-        env=environ,
+        env={**ecorelay.environ, "RELAY_PEER_ID": name},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        cwd=tmp_path,
+        cwd=folder,
     ) as adapter:
         assert adapter.stdin is not None
         assert adapter.stdout is not None
         hello = {
             "protocolVersion": "2025-11-25",
             "capabilities": {},
-            "clientInfo": {"name": "t", "version": "1"},
+            "clientInfo": {"name": client, "version": "1"},
         }
         request = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello}
         adapter.stdin.write(json.dumps(request).encode() + b"\n")
         adapter.stdin.flush()
         adapter.stdout.readline()
+        yield adapter
+        adapter.stdin.close()
+
+
+def test_probing_tells_of_each_live_session_and_fails_for_one_that_is_frozen(
+    ecorelay: Person, tmp_path: Path
+):
+    with live(ecorelay, tmp_path, "api", "codex-mcp-client"), live(ecorelay, tmp_path, "web", "t") as web:
+        well = ecorelay("doctor", "--probe")
+        assert row(well.out, "Codex CLI")[1:] == ["not found", "no", "1", "pull", "nothing yet"]
+        assert row(well.out, "other MCP clients")[3] == "1"
+        assert "2 live sessions probed: 0 well, 0 stopped, 2 not told" in well.err
+        web.send_signal(signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            said = ecorelay("doctor", "--probe", "--json", code=1).json
+            seconds = time.monotonic() - began
+        finally:
+            web.send_signal(signal.SIGCONT)
+        assert said["ok"] is False
+        assert not [each for each in said["checks"] if each["level"] == "fail"]
+        assert seconds < 20
+        api, frozen = said["sessions"]
+        assert (frozen["peer"], frozen["probe"]["stage"], frozen["probe"]["ok"]) == ("web", "hub", False)
+        assert 4_900 < frozen["probe"]["took_ms"] < 6_000
+        [codex] = [each for each in said["assistants"] if each["name"] == "codex"]
+        for each in (api, frozen):
+            each["probe"] |= {"took_ms": "<number>", "adapter_ms": "<number>"}
+        compare("doctor", {"assistants": [codex], "sessions": [api, frozen]}, ecorelay.paths.home)
+
+
+def test_live_sessions_are_listed_with_what_mail_reaches_them_by(ecorelay: Person, tmp_path: Path):
+    with live(ecorelay, tmp_path, "api", "t"):
         checks = ecorelay("doctor", "--json").json["checks"]
         (session,) = [each for each in checks if each["check"] == "session api"]
         assert "relay_inbox" in session["says"]
-        adapter.stdin.close()

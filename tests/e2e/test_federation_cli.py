@@ -66,7 +66,7 @@ class Person(CommandLine):
             greeting = wire.Hello(**{"versions": (1, 1), "role": "observer", **hello})
             connect = hub_connector(self.paths, self.environ, spawn=False)
             async with open_hub_client(greeting, connect=connect, stay=False) as hub:
-                return await hub.request(frame)  # type: ignore[call-overload]
+                return await hub.request(frame)
 
         with_patience = partial(_within, asked)
         return trio.run(with_patience)
@@ -137,10 +137,14 @@ def await_(holds: Callable[[], object], what: str) -> None:
         time.sleep(0.05)
 
 
+def _sees(one: Person, other: Person) -> bool:
+    return one.link(other.hub_id).up
+
+
 def await_link(*people: tuple[Person, Person]) -> None:
     """Each of the first sees its link to the second."""
     for one, other in people:
-        await_(lambda a=one, b=other: a.link(b.hub_id).up, f"{one.hub_id} is linked to {other.hub_id}")
+        await_(partial(_sees, one, other), f"{one.hub_id} is linked to {other.hub_id}")
 
 
 @pytest.fixture

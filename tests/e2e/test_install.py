@@ -101,9 +101,78 @@ def test_without_claude_the_commands_are_shown(ecorelay: Person):
 
 
 def test_names_and_options_that_make_no_sense_are_refused(ecorelay: Person):
+    assert "takes no names" in ecorelay("install", "--all", "codex", code=2).err
+    assert "makes no sense" in ecorelay("install", "--uninstall", "--allow-tools", code=2).err
     assert "claude-code" in ecorelay("install", "emacs", code=2).err
     assert "needs --all" in ecorelay("uninstall", "--purge", code=2).err
     assert "takes no names" in ecorelay("uninstall", "--all", "claude-code", code=2).err
+
+
+JSON_FILES = {
+    "gemini": ".gemini/settings.json",
+    "qwen": ".qwen/settings.json",
+    "cline": ".cline/data/settings/cline_mcp_settings.json",
+}
+SETTINGS = """\
+{
+  // a person's own
+  "mcpServers": {
+    "other": { "command": "other" }, // theirs
+  },
+}
+"""
+
+
+def others(ecorelay: Person) -> dict[str, Path]:
+    """Have the assistants here that are set up by one JSON file; those files, by name."""
+    paths = {}
+    for name, file in JSON_FILES.items():
+        program = ecorelay.home.parent / "bin" / name
+        program.write_text("#!/bin/sh\necho 1.2.3\n")
+        program.chmod(0o755)
+        paths[name] = ecorelay.home / file
+        paths[name].parent.mkdir(parents=True)
+        paths[name].write_text(SETTINGS)
+    return paths
+
+
+@pytest.mark.parametrize("words", [[], ["--all"]])
+def test_all_that_are_found_are_set_up_and_set_back(ecorelay: Person, words: list[str]):
+    paths = others(ecorelay)
+    said = ecorelay("install", *words)
+    assert "Cursor" not in said.out
+    assert "Codex" not in said.out
+    for path in paths.values():
+        assert f"set up the MCP server ecorelay in {path}" in said.out
+        assert '"ecorelay": {' in path.read_text()
+        assert path.with_name(path.name + ".before-ecorelay").read_text() == SETTINGS
+    assert ecorelay("install", *words).out.count(": nothing to change") == 4
+    dry = ecorelay("install", "--uninstall", *words, "--dry-run")
+    assert all('"ecorelay": {' in path.read_text() for path in paths.values())
+    assert ecorelay("install", "--uninstall", *words).out == dry.out
+    for path in paths.values():
+        assert path.read_text() == SETTINGS
+        assert [each.name for each in path.parent.iterdir()] == [path.name]
+    assert standin_claude.state_of(ecorelay.home)["plugins"] == {}
+
+
+def test_one_that_cannot_be_set_up_does_not_keep_the_others_from_it(ecorelay: Person):
+    paths = others(ecorelay)
+    paths["gemini"].write_text('{\n  "a": 1\n  "b": 2\n}\n')
+    paths["qwen"].chmod(0o444)
+    said = ecorelay("install", code=2)
+    place = f"{paths['gemini']} is no valid JSON (, or }} is expected at line 3, column 3): mend it first"
+    assert f"Gemini CLI: {place}" in " ".join(said.err.split())
+    assert "Qwen Code:" in said.err
+    assert "read-only" in said.err
+    assert paths["gemini"].read_text() == '{\n  "a": 1\n  "b": 2\n}\n'
+    assert paths["qwen"].read_text() == SETTINGS
+    assert '"ecorelay": {' in paths["cline"].read_text()
+    assert "ecorelay@ecorelay" in standin_claude.state_of(ecorelay.home)["plugins"]
+    undone = ecorelay("uninstall", code=2)
+    assert "Gemini CLI:" in undone.err
+    assert paths["cline"].read_text() == SETTINGS
+    assert standin_claude.state_of(ecorelay.home)["plugins"] == {}
 
 
 def test_a_data_directory_that_cannot_be_used_is_refused(ecorelay: Person):
@@ -122,14 +191,16 @@ def test_uninstalling_sets_back_what_installing_did_and_keeps_the_mail(ecorelay:
     ecorelay("uninstall")
     assert not ecorelay.folder.exists()
     assert standin_claude.state_of(ecorelay.home)["plugins"] == {}
-    assert "Claude Code: nothing to change" in ecorelay("uninstall").out
+    assert "Claude Code: nothing to change" in ecorelay("uninstall", "claude-code").out
     assert ecorelay("inbox", "--json").json["messages"][0]["text"] == "precious"
 
 
 def test_nothing_is_uninstalled_where_nothing_was_installed(ecorelay: Person):
-    assert ecorelay("uninstall").out == "Claude Code: nothing to change\nCodex CLI: nothing to change\n"
+    assert ecorelay("uninstall").out == "assistants: nothing to change\n"
+    both = ecorelay("uninstall", "claude-code", "gemini").out
+    assert both == "Claude Code: nothing to change\nGemini CLI: nothing to change\n"
     said = ecorelay("uninstall", "--all", "--purge")
-    assert said.out.count(": nothing to change") == 6
+    assert said.out.count(": nothing to change") == 5
     assert not ecorelay.paths.home.exists()
 
 

@@ -20,6 +20,8 @@ PACKAGES = [
     "adapters/ecorelay_adapters",
 ]
 PLUGIN = ROOT / "adapters" / "claude_code"
+LOADED = ("claude_code", "copilot", "opencode")
+"""What assistants load, by its folder in adapters/."""
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +59,9 @@ def test_the_wheel_holds_every_file_of_the_four_packages(wheel):
     }
     # What assistants load goes into the adapters' package.
     expected |= {
-        f"ecorelay_adapters/files/claude_code/{path.relative_to(PLUGIN).as_posix()}"
-        for path in PLUGIN.rglob("*")
+        f"ecorelay_adapters/files/{path.relative_to(ROOT / 'adapters').as_posix()}"
+        for folder in LOADED
+        for path in (ROOT / "adapters" / folder).rglob("*")
         if path.is_file()
     }
     names = set(zipfile.ZipFile(wheel).namelist())

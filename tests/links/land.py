@@ -318,3 +318,11 @@ class Land:
             if machine.running:
                 machine.store.close()
                 machine.running = False
+
+
+def tell(to: Machine, of: Machine, frame: link_wire.LinkFrame) -> None:
+    """A hub says something that our own would not."""
+    number = to.hub.state.hubs[of.hub_id].link
+    read = link_wire.decode(link_wire.encode(frame))
+    assert read is not None
+    to.feed(LinkFrame(number, read))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from ecorelay import link_wire, wire
-from ecorelay.core.events import HubsConfigured, LinkFrame, StoreFailed, Tick
+from ecorelay.core.events import HubsConfigured, StoreFailed, Tick
 from ecorelay.core.far_groups import LeavesSent
 from ecorelay.core.group_ops import ReadHeads, ReadLines, SendLeaves, TakeEnd, TakePage
 from ecorelay.core.ops import Op
 from ecorelay.core.state import Group
 from tests.core.helpers import Client
-from tests.links.land import Land, Machine, new_id
+from tests.links.land import Land, Machine, new_id, tell
 
 
 @pytest.fixture
@@ -808,12 +808,6 @@ def test_a_hub_may_be_kept_out_of_groups(land: Land, home: Machine, near: Machin
 
 
 # --- hubs that misbehave ---------------------------------------------------------------------------------
-
-
-def tell(to: Machine, of: Machine, frame: link_wire.LinkFrame) -> None:
-    """A hub says something that our own would not."""
-    number = to.hub.state.hubs[of.hub_id].link
-    to.feed(LinkFrame(number, link_wire.decode(link_wire.encode(frame))))
 
 
 def mail(to: Machine, of: Machine, body: link_wire.LinkFrame, msg_id: str = "") -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from ecorelay import link_wire, wire
-from ecorelay.core.events import HubsConfigured, LinkFrame
+from ecorelay.core.events import HubsConfigured
 from tests.core.helpers import Client
-from tests.links.land import Land, Machine, new_id
+from tests.links.land import Land, Machine, new_id, tell
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def say(client: Client, text: str, room: str = "hall@host", **fields) -> wire.Ro
     return sent
 
 
-def heard(client: Client) -> list[tuple[str, str, str]]:
+def heard(client: Client) -> list[tuple[str, str, str | None]]:
     """What came since this was asked last."""
     found = [(p.sender, p.text, p.room) for p in client.pushes]
     client.got.clear()
@@ -57,12 +57,6 @@ def in_room(client: Client, name: str) -> tuple[str, ...]:
 
 def link_of(machine: Machine, other: Machine):
     return machine.links[machine.hub.state.hubs[other.hub_id].link]
-
-
-def tell(to: Machine, of: Machine, frame: link_wire.LinkFrame) -> None:
-    """A hub says something that our own would not."""
-    number = to.hub.state.hubs[of.hub_id].link
-    to.feed(LinkFrame(number, link_wire.decode(link_wire.encode(frame))))
 
 
 def test_members_on_all_hubs_hear_each_other(land: Land, hall, host: Machine, near: Machine, away: Machine):

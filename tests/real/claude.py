@@ -50,6 +50,9 @@ HINTS = ("shortcuts", "mode on", "for agents", "/effort")
 NOWHERE = "http://127.0.0.1:9"
 """A proxy that is not there: what the client wants of the world outside fails at once."""
 
+PROJECTS = ("alice", "bob", "carol", "dave")
+"""Directories in which assistants may start without asking."""
+
 T = TypeVar("T")
 
 
@@ -122,7 +125,7 @@ class World:
 
     def _make_home(self, settings: Sequence[str]) -> None:
         (self.home / ".claude").mkdir(parents=True)
-        projects = {str(self.root / "projects" / name) for name in ("alice", "bob")}
+        projects = {str(self.root / "projects" / name) for name in PROJECTS}
         state = {
             "hasCompletedOnboarding": True,
             "lastOnboardingVersion": "99.0.0",
@@ -134,7 +137,7 @@ class World:
         # Not the automatic mode, which asks the real service whether a tool is safe.
         allowed = {"disableAutoMode": "disable", "allow": [RULE, "mcp__ecorelay", "Bash", "Agent"]}
         (self.home / ".claude" / "settings.json").write_text(json.dumps({"permissions": allowed}))
-        self.paths.home.mkdir(parents=True, mode=0o700)
+        self.paths.home.mkdir(parents=True, mode=0o700, exist_ok=True)
         self.paths.config.write_text("\n".join(["keep_alive = true", *settings, ""]))
 
     def _render(self, market: Path, *, spy: bool) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from ecorelay.paths import Paths, find_paths
 from ecorelay.process import start_time
 from ecorelay_adapters.clients.program import own_program
-from tests.real.claude import SYSTEM, Terminal, World, until
+from tests.real.claude import PROJECTS, SYSTEM, Terminal, World, until
 from tests.real.model import PATIENCE_S
 from tests.real.responses import ResponsesModel
 
@@ -87,11 +87,9 @@ class CodexWorld(World):
         self.terminals: list[Terminal] = []
         self.config = self.home / ".codex" / "config.toml"
         self.config.parent.mkdir(parents=True)
-        trusted = [
-            f'[projects."{self.project(name)}"]\ntrust_level = "trusted"\n' for name in ("alice", "bob")
-        ]
+        trusted = [f'[projects."{self.project(name)}"]\ntrust_level = "trusted"\n' for name in PROJECTS]
         self.config.write_text("\n".join([CONFIG.format(address=model.address("bob")), *trusted]))
-        self.paths.home.mkdir(parents=True, mode=0o700)
+        self.paths.home.mkdir(parents=True, mode=0o700, exist_ok=True)
         self.paths.config.write_text("keep_alive = true\n")
         if installs:
             self.install()

@@ -39,14 +39,14 @@ def parse(text: str, name: str) -> dict[str, Any]:
         raise RelayError("bad_args", f"{name} is no valid TOML ({why}): mend it first") from None
 
 
-def find(data: Mapping[str, Any], path: tuple[str, str]) -> dict[str, Any] | None:
+def find(data: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any] | None:
     """The table at `path`, if there is one."""
     outer = data.get(path[0])
     inner = outer.get(path[1]) if isinstance(outer, dict) else None
     return inner if isinstance(inner, dict) else None
 
 
-def put(text: str, path: tuple[str, str], values: Mapping[str, Any], name: str) -> str:
+def put(text: str, path: tuple[str, ...], values: Mapping[str, Any], name: str) -> str:
     """The text with `values` in the table at `path`; other members of that table stay.
 
     A table among the values (``env``) is merged likewise.
@@ -65,7 +65,7 @@ def put(text: str, path: tuple[str, str], values: Mapping[str, Any], name: str) 
     return _edited(text, wanted, path, values, name)
 
 
-def take_out(text: str, path: tuple[str, str], name: str) -> str:
+def take_out(text: str, path: tuple[str, ...], name: str) -> str:
     """The text without the table at `path`, and without the one around it if that is empty then.
 
     Raises:
@@ -91,7 +91,7 @@ def _merge(table: dict[str, Any], values: Mapping[str, Any]) -> None:
 
 
 def _edited(
-    text: str, wanted: dict[str, Any], path: tuple[str, str], values: Mapping[str, Any] | None, name: str
+    text: str, wanted: dict[str, Any], path: tuple[str, ...], values: Mapping[str, Any] | None, name: str
 ) -> str:
     bom = BOM if text.startswith(BOM) else ""
     body = text.removeprefix(bom)
@@ -110,7 +110,7 @@ def _edited(
     )
 
 
-def _append(text: str, path: tuple[str, str], values: Mapping[str, Any] | None) -> str | None:
+def _append(text: str, path: tuple[str, ...], values: Mapping[str, Any] | None) -> str | None:
     """A table of our own at the end: nothing else moves. Not where one is there already."""
     if values is None:
         return None
@@ -126,7 +126,7 @@ def _append(text: str, path: tuple[str, str], values: Mapping[str, Any] | None) 
     return text + gap + tomlkit.dumps(block)
 
 
-def _edit(text: str, path: tuple[str, str], values: Mapping[str, Any] | None) -> str | None:
+def _edit(text: str, path: tuple[str, ...], values: Mapping[str, Any] | None) -> str | None:
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 

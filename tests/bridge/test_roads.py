@@ -1,0 +1,58 @@
+"""Which hubs are dialed: the hub's part says so, and dialers hear it at once."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from ecorelay_bridge.roads import Roads
+
+
+async def test_every_hub_is_sought_until_it_is_left_alone(autojump_clock) -> None:
+    roads = Roads()
+    with trio.fail_after(1):
+        await roads.sought("desk")
+    roads.rest("Desk")
+    assert not roads.is_sought("desk")
+    with pytest.raises(trio.TooSlowError), trio.fail_after(100):
+        await roads.sought("desk")
+
+
+async def test_a_hub_sought_again_wakes_its_dialer(autojump_clock) -> None:
+    roads = Roads()
+    roads.rest("desk")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(roads.sought, "desk")
+        await wait_all_tasks_blocked()
+        roads.seek("tower")
+        await wait_all_tasks_blocked()
+        assert nursery.child_tasks
+        roads.seek("desk")
+
+
+async def test_a_pause_ends_in_time_or_when_the_hub_is_sought_anew(autojump_clock) -> None:
+    roads = Roads()
+    began = trio.current_time()
+    assert await roads.pause("desk", 30, roads.calls("desk")) is False
+    assert trio.current_time() - began == 30
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def later() -> None:
+            await trio.sleep(5)
+            roads.seek("tower")
+            await trio.sleep(5)
+            roads.seek("desk")
+
+        assert await roads.pause("desk", 30, roads.calls("desk")) is True
+    assert trio.current_time() - began == 40
+
+
+async def test_a_call_during_what_the_pause_is_about_ends_it_at_once(autojump_clock) -> None:
+    roads = Roads()
+    since = roads.calls("desk")
+    roads.seek("Desk")
+    began = trio.current_time()
+    assert await roads.pause("desk", 30, since) is True
+    assert trio.current_time() == began
