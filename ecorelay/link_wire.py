@@ -18,7 +18,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from ecorelay.errors import WireError
+from ecorelay import tagged
 from ecorelay.names import Id, Name
 from ecorelay.wire import Kind, Number, Path, Reason, Short
 
@@ -327,10 +327,6 @@ LIVE: tuple[type[LinkFrame], ...] = (Delivered, Asked, RoomPost, RoomLine)
 """Frames that may be left out where too much waits for the link."""
 
 
-class _Typed(Struct):
-    type: str
-
-
 OnLink = (
     LinkHello
     | Resume
@@ -427,8 +423,7 @@ Body = MailBodies | GroupBodies
 _on_link: msgspec.json.Decoder[OnLink] = msgspec.json.Decoder(OnLink)
 _body: msgspec.json.Decoder[Body] = msgspec.json.Decoder(Body)
 _encoder = msgspec.json.Encoder()
-_TYPES = frozenset(kind.__struct_config__.tag for kind in OnLink.__args__)
-_QUOTED_VALUE = re.compile(r" value '.*'", re.DOTALL)
+_TYPES = tagged.tags(OnLink)
 
 
 def encode(frame: LinkFrame) -> bytes:
@@ -447,21 +442,7 @@ def decode(line: bytes | bytearray) -> OnLink | None:
     Raises:
         WireError: no frame.
     """
-    try:
-        return _on_link.decode(line)
-    except msgspec.ValidationError as error:
-        why = _QUOTED_VALUE.sub(" value", str(error))
-    except msgspec.DecodeError as error:
-        why = f"no valid JSON: {error}"
-    except (UnicodeDecodeError, RecursionError):
-        why = "no valid JSON: bad UTF-8 or nested too deeply"
-    try:
-        kind = msgspec.json.decode(line, type=_Typed).type
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        kind = ""
-    if kind and kind not in _TYPES:
-        return None
-    raise WireError(why)
+    return tagged.decode(_on_link, _TYPES, line)
 
 
 def decode_body(body: bytes | Raw) -> Body:
@@ -470,9 +451,4 @@ def decode_body(body: bytes | Raw) -> Body:
     Raises:
         WireError: nothing that this version can use.
     """
-    try:
-        return _body.decode(body)
-    except msgspec.DecodeError as error:
-        raise WireError(_QUOTED_VALUE.sub(" value", str(error))) from None
-    except (UnicodeDecodeError, RecursionError):
-        raise WireError("no valid JSON: bad UTF-8 or nested too deeply") from None
+    return tagged.decode_strictly(_body, body)
