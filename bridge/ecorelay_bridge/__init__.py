@@ -15,7 +15,7 @@ mail.
 How it is put together, from the outside in:
 
 =================== =================================================================================
-`settings`          bridge.json, checked; `settings_file` and `settings_reader` do the work
+`settings`          bridge.json, checked; `settings_reader` and `ecorelay.settings_file` do the work
 `federation`        :func:`federate`: a listener, and a dialer for each configured hub
 `listener`, `door`  takes connections; who may come in (decides only)
 `dialer`, `backoff` makes them; how long to wait in between (decides only); `roads`: whether at all

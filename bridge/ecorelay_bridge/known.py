@@ -15,9 +15,9 @@ from msgspec import Meta, Struct
 from ecorelay.errors import RelayError
 from ecorelay.names import NAME_PATTERN, key
 from ecorelay.paths import write_private
+from ecorelay.settings_file import read_private
 from ecorelay_bridge.identity import FINGERPRINT_PATTERN
 from ecorelay_bridge.refusals import Reason, Refused
-from ecorelay_bridge.settings_file import read_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from ecorelay.names import NAME_RULE, is_name, key
+from ecorelay.settings_file import encodable, kind_of, shown
 from ecorelay_bridge.identity import is_fingerprint
 from ecorelay_bridge.settings import ALL_ADDRESSES, ALLOWED, Peer, RelayServer, Secret, Settings
 
@@ -94,7 +95,7 @@ class Reader:
                 hint = f"it belongs {elsewhere}"
             else:
                 hint = "known are " + ", ".join(known)
-            self._wrong(f"{_shown(name)} is no field{place}: {hint}")
+            self._wrong(f"{shown(name)} is no field{place}: {hint}")
 
     def _hub_id(self, table: Mapping[str, Any], field: str, place: str = "") -> str:
         if field not in table:
@@ -102,10 +103,10 @@ class Reader:
             return ""
         value = table[field]
         if not isinstance(value, str):
-            self._wrong(f"{field}{place} is {_kind(value)}: it must be a name, {NAME_RULE}")
+            self._wrong(f"{field}{place} is {kind_of(value)}: it must be a name, {NAME_RULE}")
             return ""
         if not is_name(value):
-            self._wrong(f"{field}{place} is {_shown(value)}: it must be a name, {NAME_RULE}")
+            self._wrong(f"{field}{place} is {shown(value)}: it must be a name, {NAME_RULE}")
             return ""
         return value
 
@@ -118,7 +119,7 @@ class Reader:
     def _port(self, value: object, field: str, place: str, *, zero: bool) -> int:
         bounds = f"a whole number from {0 if zero else 1} to {PORT_MAX:,}"
         if isinstance(value, bool) or not isinstance(value, int):
-            self._wrong(f"{field}{place} is {_kind(value)}: it must be {bounds}")
+            self._wrong(f"{field}{place} is {kind_of(value)}: it must be {bounds}")
             return 0
         if value == 0 and not zero:
             self._wrong(f"{field}{place} is 0: it must be the port where that hub listens, 1 to {PORT_MAX:,}")
@@ -132,14 +133,14 @@ class Reader:
     def _bind(self) -> str:
         value = self.table.get("bind", ALL_ADDRESSES)
         if not isinstance(value, str):
-            self._wrong(f"bind is {_kind(value)}: it must be an address of this machine as a text")
+            self._wrong(f"bind is {kind_of(value)}: it must be an address of this machine as a text")
             return ALL_ADDRESSES
         if value == "localhost":
             return "127.0.0.1"
         address = _address(value)
         if address is None:
             self._wrong(
-                f"bind is {_shown(value)}: it must be an IP address of this machine; 0.0.0.0 is every IPv4 "
+                f"bind is {shown(value)}: it must be an IP address of this machine; 0.0.0.0 is every IPv4 "
                 "one, :: every one, 127.0.0.1 only this machine"
             )
             return ALL_ADDRESSES
@@ -152,7 +153,7 @@ class Reader:
             return None
         value = self.table[field]
         if not isinstance(value, str):
-            self._wrong(f"{field} is {_kind(value)}: it must be a text in quotes")
+            self._wrong(f"{field} is {kind_of(value)}: it must be a text in quotes")
         elif not value:
             self._wrong(f"{field} is empty: `ecorelay bridge-init` makes a good one")
         elif len(value) < SECRET_MIN:
@@ -161,7 +162,7 @@ class Reader:
             )
         elif len(value) > SECRET_MAX:
             self._wrong(f"{field} is longer than {SECRET_MAX:,} characters")
-        elif not _encodable(value) or any(unicodedata.category(c) == "Cc" for c in value):
+        elif not encodable(value) or any(unicodedata.category(c) == "Cc" for c in value):
             self._wrong(f"{field} holds a character that is none (a control character or half a one)")
         elif not value.strip():
             self._wrong(f"{field} is nothing but spaces: `ecorelay bridge-init` makes a good one")
@@ -193,7 +194,7 @@ class Reader:
         if value is None:
             return ()
         if not isinstance(value, list):
-            self._wrong(f"peers is {_kind(value)}: it must be a list, [{{...}}, {{...}}]")
+            self._wrong(f"peers is {kind_of(value)}: it must be a list, [{{...}}, {{...}}]")
             return ()
         if len(value) > PEERS_MAX:
             self._wrong(f"peers has {len(value):,} entries: at most {PEERS_MAX} hubs can be dialed")
@@ -203,7 +204,7 @@ class Reader:
         for number, item in enumerate(value, 1):
             place = f" in peers, entry {number}"
             if not isinstance(item, dict):
-                self._wrong(f"entry {number} of peers is {_kind(item)}: it must be an object, {{...}}")
+                self._wrong(f"entry {number} of peers is {kind_of(item)}: it must be an object, {{...}}")
                 continue
             peer = self._peer(item, place)
             if own and key(peer.hub_id) == key(own):
@@ -215,9 +216,7 @@ class Reader:
                 )
             seen.setdefault(key(peer.hub_id), number)
             if listen and peer.port == listen and peer.host and self._is_me(peer.host, bind):
-                self._wrong(
-                    f"host {_shown(peer.host)} with port {peer.port}{place} is this hub's own address"
-                )
+                self._wrong(f"host {shown(peer.host)} with port {peer.port}{place} is this hub's own address")
             peers.append(peer)
         return tuple(peers)
 
@@ -244,7 +243,9 @@ class Reader:
             return ""
         value = item["host"]
         if not isinstance(value, str):
-            self._wrong(f"host{place} is {_kind(value)}: it must be a machine's name or IP address in quotes")
+            self._wrong(
+                f"host{place} is {kind_of(value)}: it must be a machine's name or IP address in quotes"
+            )
             return ""
         address = _address(value[1:-1] if value.startswith("[") and value.endswith("]") else value)
         if address is not None:
@@ -253,13 +254,13 @@ class Reader:
                 return ""
             return value.strip("[]")
         if "://" in value or "/" in value:
-            self._wrong(f"host{place} is {_shown(value)}: only the machine's name or address, no URL")
+            self._wrong(f"host{place} is {shown(value)}: only the machine's name or address, no URL")
             return ""
         if ":" in value:
-            self._wrong(f"host{place} is {_shown(value)}: the port goes into the field port")
+            self._wrong(f"host{place} is {shown(value)}: the port goes into the field port")
             return ""
         if not value.strip() or len(value) > 253 or any(c.isspace() or not c.isprintable() for c in value):
-            self._wrong(f"host{place} is {_shown(value)}: it must be a machine's name or IP address")
+            self._wrong(f"host{place} is {shown(value)}: it must be a machine's name or IP address")
             return ""
         return value
 
@@ -287,13 +288,13 @@ class Reader:
         for number, item in enumerate(items, 1):
             place = f" in relay, entry {number}" if isinstance(value, list) else " in relay"
             if not isinstance(item, dict):
-                self._wrong(f"relay is {_kind(item)}: it must be an object {{...}} or a list of such")
+                self._wrong(f"relay is {kind_of(item)}: it must be an object {{...}} or a list of such")
                 continue
             self._unknown(item, _RELAY, place)
             relay = self._relay(item, place)
             if relay is not None:
                 if any(relay.url == other.url for other in relays):
-                    self._wrong(f"one relay's url stands twice: {_shown(relay.url)}")
+                    self._wrong(f"one relay's url stands twice: {shown(relay.url)}")
                 relays.append(relay)
         return tuple(relays)
 
@@ -301,11 +302,11 @@ class Reader:
         url, token = item.get("url"), item.get("token")
         good = True
         if not isinstance(url, str) or not _is_relay_url(url):
-            what = "missing" if url is None else _shown(url) if isinstance(url, str) else _kind(url)
+            what = "missing" if url is None else shown(url) if isinstance(url, str) else kind_of(url)
             self._wrong(f"url{place} is {what}: it must begin with wss:// (or ws://) and name a host")
             good = False
         if not isinstance(token, str) or not token:
-            what = "missing" if token is None else "empty" if token == "" else _kind(token)
+            what = "missing" if token is None else "empty" if token == "" else kind_of(token)
             self._wrong(f"token{place} is {what}: it must be the relay server's secret as a text")
             good = False
         elif token == self.table.get("secret"):
@@ -323,20 +324,20 @@ class Reader:
         if isinstance(value, list):
             value = {"*": value}
         if not isinstance(value, dict):
-            self._wrong(f"allow is {_kind(value)}: it must be {shape}")
+            self._wrong(f"allow is {kind_of(value)}: it must be {shape}")
             return {}
         found: dict[str, frozenset[str]] = {}
         for name, words in value.items():
             if name != "*" and not is_name(name):
-                self._wrong(f"{_shown(name)} in allow is no hub_id: {NAME_RULE}, or * for all other hubs")
+                self._wrong(f"{shown(name)} in allow is no hub_id: {NAME_RULE}, or * for all other hubs")
             elif key(name) in found:
-                self._wrong(f"{_shown(name)} stands twice in allow: take one out")
+                self._wrong(f"{shown(name)} stands twice in allow: take one out")
             elif not isinstance(words, list) or not all(isinstance(word, str) for word in words):
                 self._wrong(f"{name} in allow must be a list of {', '.join(ALLOWED)}")
             elif unknown := [word for word in words if word not in ALLOWED]:
                 near = difflib.get_close_matches(unknown[0].lower(), ALLOWED, n=1, cutoff=0.5)
                 hint = f"do you mean {near[0]!r}?" if near else "known are " + ", ".join(ALLOWED)
-                self._wrong(f"{_shown(unknown[0])} in allow for {name} is not known: {hint}")
+                self._wrong(f"{shown(unknown[0])} in allow for {name} is not known: {hint}")
             else:
                 found[key(name)] = frozenset(words)
         return found
@@ -381,33 +382,3 @@ def _is_relay_url(url: str) -> bool:
     except ValueError:
         return False
     return parts.scheme in ("ws", "wss") and bool(parts.hostname) and not any(c.isspace() for c in url)
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _kind(value: object) -> str:
-    """The kind of a value, never the value: it may be a secret in the wrong place."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "true or false"
-        case int() | float():
-            return "a number"
-        case str():
-            return "a text"
-        case list():
-            return "a list"
-        case _:
-            return "an object"
-
-
-def _shown(text: str) -> str:
-    # ascii() also keeps control characters and half characters off a terminal.
-    return ascii(text if len(text) <= 40 else text[:37] + "...")

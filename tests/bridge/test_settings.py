@@ -11,8 +11,8 @@ from hypothesis import given, strategies as st
 
 from ecorelay.config import ConfigError
 from ecorelay.errors import RelayError
+from ecorelay.settings_file import parse_json
 from ecorelay_bridge.settings import Peer, Secret, Settings, parse_settings, read_settings
-from ecorelay_bridge.settings_file import parse_json
 from ecorelay_bridge.settings_reader import is_own_address
 
 EXAMPLE = Path(__file__).parents[2] / "bridge.example.json"

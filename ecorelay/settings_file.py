@@ -1,6 +1,7 @@
-"""bridge.json as a file and as JSON: whose it is, who may read it, and where exactly its JSON breaks.
+"""A settings file with secrets, as a file and as JSON: whose it is, who may read it, where its JSON breaks.
 
-What its fields mean is in `ecorelay_bridge.settings`.
+Two programs read such files: a hub its bridge.json, a relay server its relay-config.json. What the fields
+mean is theirs to know.
 """
 
 from __future__ import annotations
@@ -24,8 +25,13 @@ class Twice(ValueError):
     """One object of a JSON text has a key two times."""
 
 
-def read_private(path: Path) -> tuple[bytes, list[str]] | None:
+def read_private(path: Path, *, foreign: bool = False) -> tuple[bytes, list[str]] | None:
     """The bytes of a file that holds secrets, made 0600 where others could read it.
+
+    Args:
+        path: of the file.
+        foreign: whether a file that is somebody else's, or cannot be made private, is taken as it is, with a
+            note if others can read it: containers and service managers hand out secrets so.
 
     Returns:
         The bytes and what a person should hear about the file; None where there is no file.
@@ -45,7 +51,7 @@ def read_private(path: Path) -> tuple[bytes, list[str]] | None:
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
             raise RelayError("bad_args", f"{path} is in the way and is no file: move it away")
-        notes = _make_private(path, handle, found)
+        notes = _make_private(path, handle, found, foreign=foreign)
         with open(handle, "rb", closefd=False) as file:
             data = file.read(FILE_MAX + 1)
     except OSError as error:
@@ -63,9 +69,11 @@ def _unreadable(path: Path, error: OSError) -> RelayError:
     return RelayError("bad_args", f"{path} cannot be read: {error.strerror or error}")
 
 
-def _make_private(path: Path, handle: int, found: os.stat_result) -> list[str]:
+def _make_private(path: Path, handle: int, found: os.stat_result, *, foreign: bool) -> list[str]:
     if sys.platform == "win32":
         return []  # modes mean nothing there; the user's data directory is private by its access list
+    if foreign and found.st_uid != os.geteuid():
+        return _readable_by_all(path) if found.st_mode & 0o007 else []
     if found.st_uid != os.geteuid():
         raise RelayError(
             "bad_args",
@@ -77,6 +85,8 @@ def _make_private(path: Path, handle: int, found: os.stat_result) -> list[str]:
     try:
         os.fchmod(handle, 0o600)
     except OSError as error:
+        if foreign:
+            return _readable_by_all(path) if found.st_mode & 0o007 else []
         raise RelayError(
             "bad_args",
             f"others can read the secret in {path}, and it cannot be made private "
@@ -89,8 +99,17 @@ def _make_private(path: Path, handle: int, found: os.stat_result) -> list[str]:
     ]
 
 
-def parse_json(data: bytes, path: Path) -> dict[str, Any]:
+def _readable_by_all(path: Path) -> list[str]:
+    return [f"every user of this machine can read the secret in {path}: chmod o= it, where it comes from"]
+
+
+def parse_json(data: bytes, path: Path, *, maker: str = "ecorelay bridge-init") -> dict[str, Any]:
     """The one JSON object in a settings file. A byte order mark before it is fine.
+
+    Args:
+        data: the file.
+        path: of it, for the sentences.
+        maker: the command that writes such a file.
 
     Raises:
         RelayError: ``bad_args``, it is none; says the line, the column and what is there.
@@ -104,7 +123,7 @@ def parse_json(data: bytes, path: Path) -> dict[str, Any]:
         line = data.count(b"\n", 0, error.start) + 1
         raise RelayError("bad_args", f"{path} is not UTF-8 (line {line}): save it again as UTF-8") from None
     if not text.strip():
-        raise RelayError("bad_args", f"{path} is empty: `ecorelay bridge-init` writes one, or remove it")
+        raise RelayError("bad_args", f"{path} is empty: `{maker}` writes one, or remove it")
     try:
         value = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
@@ -175,3 +194,38 @@ def _place(text: str, at: int) -> str:
     line = text.count("\n", 0, at) + 1
     column = at - (text.rfind("\n", 0, at) + 1) + 1
     return f"line {line}, column {column}"
+
+
+# --- words about values: their kind, never themselves, for any may be a secret in the wrong place ----------
+
+
+def kind_of(value: object) -> str:
+    """The kind of a JSON value, in words."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true or false"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a text"
+        case list():
+            return "a list"
+        case _:
+            return "an object"
+
+
+def shown(text: str) -> str:
+    """A text that is no secret, short, without what could disturb a terminal."""
+    # ascii() also keeps control characters and half characters off it.
+    return ascii(text if len(text) <= 40 else text[:37] + "...")
+
+
+def encodable(text: str) -> bool:
+    """Whether a text is one: JSON can write halves of characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
