@@ -60,6 +60,9 @@ PING_S: Final = 20.0
 LABEL: Final = b"ecorelay-relay-v1 token"
 SIGN_LABEL: Final = b"ecorelay-relay-v1 hello\0"
 
+PROBE_APP: Final = "probe"
+"""The `app_version` of what only looks: it answers nobody, and hubs do not dial it."""
+
 HEADER: Final = 41
 OPEN: Final = 1
 DATA: Final = 2

@@ -21,7 +21,15 @@ STABLE_S: Final = 60.0
 PROOF_FIRST_S: Final = 60.0
 PROOF_LAST_S: Final = 3600.0
 _AWAY: Final = frozenset(
-    {Reason.NOT_RESOLVED, Reason.CONNECTION_REFUSED, Reason.FILTERED, Reason.UNREACHABLE}
+    {
+        Reason.NOT_RESOLVED,
+        Reason.CONNECTION_REFUSED,
+        Reason.FILTERED,
+        Reason.UNREACHABLE,
+        Reason.RELAY_AWAY,
+        Reason.RELAY_LOST,
+        Reason.NOT_AT_RELAY,
+    }
 )
 """Nobody was met."""
 
@@ -47,7 +55,7 @@ class Backoff:
 
     def after_failure(self, refused: Refused) -> float:
         """Seconds to wait after an attempt that brought no link."""
-        if refused.failed_proof:
+        if refused.slow:
             wait = self._proof
             self._proof = min(self._proof * 2, PROOF_LAST_S)
             # Never shorter than the bound; a little longer, so that many do not come at once.
@@ -68,6 +76,10 @@ class Backoff:
         if held_s >= STABLE_S:
             self._away = FIRST_S
         return self._after_absence()
+
+    def calmly(self, wait: float) -> float:
+        """At least 15 to 30 s, where there is another road and this one would only be better."""
+        return max(wait, LAST_S * (1 + self._random()) / 2)
 
     def _after_absence(self) -> float:
         wait = self._away * self._random()

@@ -182,6 +182,7 @@ class Dialer:
         on_proved: Callable[[str], None] = lambda address: None,
     ) -> None:
         self._peer = peer
+        self._hub_id = peer.hub_id
         self._introducer = introducer
         self._roads = roads
         self._backoff = backoff
@@ -199,16 +200,30 @@ class Dialer:
 
     async def run(self) -> None:
         """Dial until cancelled; the streams end with it."""
-        hub_id = self._peer.hub_id
+        hub_id = self._hub_id
         async with trio.open_nursery() as links:
             while True:
-                await self._roads.sought(hub_id)
+                await self._sought()
                 since = self._roads.calls(hub_id)
                 wait, may_hurry = await self._once(links)
+                if self._roads.is_relayed(hub_id):
+                    wait = self._backoff.calmly(wait)
                 if not may_hurry:
                     await trio.sleep(wait)
                 elif await self._roads.pause(hub_id, wait, since):
                     self._backoff.hurry()
+
+    async def _sought(self) -> None:
+        await self._roads.sought(self._hub_id)
+
+    async def _open(self) -> tuple[trio.abc.Stream, str]:
+        """A stream to where it is to be, and its address there, if that may be called known from now on.
+
+        Raises:
+            Refused: nobody is there.
+        """
+        stream = await self._connect(self._peer.host, self._peer.port)
+        return stream, _remote_host(stream)
 
     async def _once(self, links: trio.Nursery) -> tuple[float, bool]:
         """One attempt and, if there comes a stream of it, the time until it ends or another one is wanted.
@@ -218,18 +233,18 @@ class Dialer:
             that ended at once, for the hub seeks another whenever it loses one.
         """
         self._report(
-            RoadReport(event="dialing", side="dialer", hub_id=self._peer.hub_id, address=self._address)
+            RoadReport(event="dialing", side="dialer", hub_id=self._hub_id, address=self._address)
         )
         try:
             introduced = await self._introduced()
         except Refused as refused:
             wait = self._backoff.after_failure(refused)
             self._report(
-                failed("dialer", refused, hub_id=self._peer.hub_id, address=self._address, retry_in_s=wait)
+                failed("dialer", refused, hub_id=self._hub_id, address=self._address, retry_in_s=wait)
             )
             return wait, not refused.failed_proof
         except Exception as error:
-            self._report(crashed("dialer", self._address, error, self._peer.hub_id))
+            self._report(crashed("dialer", self._address, error, self._hub_id))
             return self._backoff.after_failure(Refused(Reason.CRASH, "")), True
         began = trio.current_time()
         self._up += 1
@@ -250,12 +265,12 @@ class Dialer:
 
     async def _until_wanted(self) -> bool:
         """Wait while streams are up; whether another one is wanted beside them."""
-        since = self._roads.calls(self._peer.hub_id)
+        since = self._roads.calls(self._hub_id)
         wanted = False
 
         async def hear() -> None:
             nonlocal wanted
-            wanted = await self._roads.pause(self._peer.hub_id, math.inf, since)
+            wanted = await self._roads.pause(self._hub_id, math.inf, since)
             race.cancel_scope.cancel()
 
         while self._up:
@@ -289,9 +304,8 @@ class Dialer:
     async def _introduce(
         self, password: Password, which: int
     ) -> tuple[trio.SSLStream[trio.abc.Stream], Proof]:
-        stream = await self._connect(self._peer.host, self._peer.port)
-        where = _remote_host(stream)
-        introduced = await self._introducer.dial(stream, self._peer.hub_id, password)
+        stream, where = await self._open()
+        introduced = await self._introducer.dial(stream, self._hub_id, password)
         self._first = which
         if where:
             self._on_proved(where)

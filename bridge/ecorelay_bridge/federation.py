@@ -1,4 +1,4 @@
-"""Puts the parts together: one listener, one dialer for each configured hub, until cancelled."""
+"""Puts the parts together: a listener, a dialer for each configured hub, the relays, until cancelled."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ecorelay_bridge.roads import RoadReport, Roads
 from ecorelay_bridge.workers import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from ecorelay_bridge.dialer import Connect
     from ecorelay_bridge.identity import Identity
@@ -41,6 +41,7 @@ async def federate(
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     jitter: Callable[[], float] = random.random,
     dial: Connect = connect,
+    environ: Mapping[str, str] | None = None,
     task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Listen and dial as `settings` say until cancelled; every hub that proved itself goes to `on_link`.
@@ -60,6 +61,7 @@ async def federate(
         now_ms: the wall clock.
         jitter: gives a number from 0 up to 1.
         dial: makes the stream to a host and port.
+        environ: has the proxies on the way to relay servers; default: this process's variables.
         task_status: started with the addresses listened at, none if the port is not to be had or none is set.
     """
     introducer = await introduce_as(settings, identity, trust, app=app, now_ms=now_ms)
@@ -70,8 +72,8 @@ async def federate(
     roads = roads or Roads()
     async with trio.open_nursery() as nursery:
         addresses: list[tuple[str, int]] = []
+        listener = Listener(settings.bind, settings.listen, door, introducer, on_link, report)
         if settings.listen:
-            listener = Listener(settings.bind, settings.listen, door, introducer, on_link, report)
             addresses = await nursery.start(listener.run)
         for peer in settings.peers:
             dialer = Dialer(
@@ -85,6 +87,25 @@ async def federate(
                 on_proved=lambda address: door.proved(source_of(address)),
             )
             nursery.start_soon(dialer.run)
+        if settings.relays:
+            from ecorelay_bridge.relay_dialer import RelayDialer
+
+            relays = RelayDialer(
+                settings,
+                identity,
+                trust,
+                introducer,
+                roads,
+                door,
+                listener,
+                on_link,
+                report,
+                app=app,
+                jitter=jitter,
+                dial=dial,
+                environ=environ,
+            )
+            nursery.start_soon(relays.run)
         task_status.started(addresses)
         await trio.sleep_forever()
 

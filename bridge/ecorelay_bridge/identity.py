@@ -93,7 +93,17 @@ def dialing_context() -> ssl.SSLContext:
 
 def fingerprint(public: bytes) -> str:
     """``SHA256:`` and base 64 without padding, as OpenSSH shows keys; over the raw 32 bytes."""
-    return "SHA256:" + base64.b64encode(hashlib.sha256(public).digest()).decode().rstrip("=")
+    return fingerprint_of_digest(hashlib.sha256(public).digest())
+
+
+def fingerprint_of_digest(digest: bytes) -> str:
+    """The same of the key's SHA-256, which is how relay servers know a hub."""
+    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+
+
+def digest_of_fingerprint(text: str) -> bytes:
+    """The SHA-256 in a fingerprint."""
+    return base64.b64decode(text.removeprefix("SHA256:") + "=")
 
 
 def is_fingerprint(text: str) -> bool:

@@ -17,6 +17,7 @@ from ecorelay.errors import RelayError
 from ecorelay_bridge.handshake import MESSAGE_MAX, Accepting, Check, Dialing, Party, Proof, refusal_bytes
 from ecorelay_bridge.identity import ALPN, dialing_context
 from ecorelay_bridge.refusals import Reason, Refused, closed_after_proof
+from ecorelay_bridge.relay_stream import RelayStream
 from ecorelay_bridge.settings import Secret
 from ecorelay_bridge.workers import Workers, leave_at_fixed_time
 
@@ -54,7 +55,9 @@ class Proven(Struct, frozen=True, kw_only=True):
     clock_ahead_ms: int
     """How far its clock is before ours, about: good to the time a message takes. Negative: behind."""
     address: str
-    """Where it is: ``host:port``."""
+    """Where it is: ``host:port``, or the relay's name."""
+    relayed: bool = False
+    """Whether a relay server is in between."""
 
 
 class Introducer:
@@ -351,6 +354,9 @@ async def hand_over(
         on_link: the hub's part.
     """
     tls, proof = introduced
+    below = tls.transport_stream
+    if relayed := isinstance(below, RelayStream):
+        below.trust()
     try:
         await on_link(
             Proven(
@@ -363,6 +369,7 @@ async def hand_over(
                 app=proof.app,
                 clock_ahead_ms=proof.clock_ms - me.now_ms(),
                 address=address,
+                relayed=relayed,
             )
         )
     finally:

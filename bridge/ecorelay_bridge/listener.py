@@ -12,6 +12,7 @@ import trio
 from ecorelay_bridge.door import Door, source_of
 from ecorelay_bridge.introduction import ALERT_BLOCKED, ALERT_FULL, hand_over
 from ecorelay_bridge.refusals import Reason, Refused
+from ecorelay_bridge.relay_stream import RelayStream
 from ecorelay_bridge.roads import RoadReport
 from ecorelay_bridge.workers import Pace
 
@@ -118,12 +119,27 @@ class Listener:
         except OSError:
             await trio.aclose_forcefully(stream)
             return  # gone already
-        source, address = source_of(host), _address((host, port))
+        await self.receive(stream, source_of(host), _address((host, port)))
+
+    async def receive(
+        self, stream: trio.abc.Stream, source: str, address: str, *, stranger: str = ""
+    ) -> None:
+        """Let whoever is at the other end prove itself, if the door lets it in, and be its link.
+
+        Resource handling: takes `stream` over.
+
+        Args:
+            stream: connected.
+            source: whose, for the door.
+            address: of it, for a person.
+            stranger: the same while it has not proved itself.
+        """
+        stranger = stranger or address
         refused = self._door.admit(source)
         if refused is not None:
-            await self._turn_away(stream, refused, address)
+            await self._turn_away(stream, refused, stranger)
             return
-        introduced = await self._introduce(stream, source, address)
+        introduced = await self._introduce(stream, source, stranger)
         if introduced is None:
             return
         proof = introduced[1]
@@ -135,7 +151,7 @@ class Listener:
             return
         await run_link(introduced, self._introducer, address, self._on_link, self._report)
 
-    async def _introduce(self, stream: trio.SocketStream, source: str, address: str) -> Any:
+    async def _introduce(self, stream: trio.abc.Stream, source: str, address: str) -> Any:
         """What `Introducer.accept` gives; None where it came to nothing, which is counted and reported."""
         computed = False
 
@@ -170,7 +186,7 @@ class Listener:
         suppressed = self._suppressed.pop(refused.reason, 0)
         self._report(failed("acceptor", refused, address=address, suppressed=suppressed))
 
-    async def _turn_away(self, stream: trio.SocketStream, reason: Reason, address: str) -> None:
+    async def _turn_away(self, stream: trio.abc.Stream, reason: Reason, address: str) -> None:
         """Close, and where there is time say why in the one way a TLS client understands: an alert."""
         self._fail(Refused(reason, _AT_THE_DOOR[reason]), address)
         now = trio.current_time()
@@ -184,10 +200,13 @@ class Listener:
                 self._parting -= 1
         await trio.aclose_forcefully(stream)
 
-    async def _part(self, stream: trio.SocketStream, alert: int) -> None:
+    async def _part(self, stream: trio.abc.Stream, alert: int) -> None:
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             # RFC 8446, 6: alert(21), legacy version 1.2, two bytes: fatal(2) and which.
             await stream.send_all(bytes([21, 3, 3, 0, 2, 2, alert]))
+            if not isinstance(stream, trio.SocketStream):
+                await stream.aclose()
+                return
             await stream.send_eof()
             # Closing with its first words unread would make the kernel reset the connection, alert and all.
             read = 0
@@ -220,9 +239,16 @@ async def run_link(
             hub_id=proof.hub_id,
             address=address,
             reason=None if crash is None else Reason.CRASH,
+            sentence=_over_relay(introduced[0]),
             error=crash,
         )
     )
+
+
+def _over_relay(tls: trio.SSLStream[trio.abc.Stream]) -> str:
+    """Why a stream over a relay ended, where that is not the hubs' own doing."""
+    below = tls.transport_stream
+    return below.why() if isinstance(below, RelayStream) else ""
 
 
 def failed(

@@ -44,6 +44,21 @@ class Reason(StrEnum):
     SOURCE_BLOCKED = "source_blocked"
     SOURCE_FULL = "source_full"
     DOOR_FULL = "door_full"
+    # At a relay server, or on the way to it.
+    PROXY = "proxy"
+    CERTIFICATE = "certificate"
+    NO_RELAY = "no_relay"
+    WEAK_TOKEN = "weak_token"
+    RELAY_AWAY = "relay_away"
+    RELAY_LOST = "relay_lost"
+    RELAY_TOKEN = "relay_token"
+    RELAY_HUB_ID = "relay_hub_id"
+    RELAY_REPLACED = "relay_replaced"
+    RELAY_FULL = "relay_full"
+    RELAY_RATE = "relay_rate"
+    RELAY_RULES = "relay_rules"
+    NOT_AT_RELAY = "not_at_relay"
+    CONGESTED = "congested"
     # Ours.
     NOT_REMEMBERED = "not_remembered"
     PORT_TAKEN = "port_taken"
@@ -54,6 +69,17 @@ class Reason(StrEnum):
 
 FAILED_PROOFS: Final = frozenset({Reason.WRONG_SECRET, Reason.BAD_SIGNATURE, Reason.CLOSED_AFTER_PROOF})
 """After one of these a dialer waits a minute and longer: it may be handing guesses to an impostor."""
+
+_SLOW: Final = frozenset(
+    {
+        Reason.RELAY_TOKEN,
+        Reason.RELAY_HUB_ID,
+        Reason.RELAY_REPLACED,
+        Reason.RELAY_RATE,
+        Reason.RELAY_RULES,
+    }
+)
+"""A relay server is asked again as slowly: it counts what it refused, and others wait behind us."""
 
 _SETTLED: Final = frozenset(
     {
@@ -66,6 +92,8 @@ _SETTLED: Final = frozenset(
         Reason.IDENTITY_CHANGED,
         Reason.OTHER_CASE,
         Reason.DISTRUSTED,
+        Reason.WEAK_TOKEN,
+        Reason.CONGESTED,
     }
 )
 
@@ -108,6 +136,11 @@ class Refused(Exception):
     def failed_proof(self) -> bool:
         """Whether a dialer must count this as a proof that failed."""
         return self.was_guess or self.reason in FAILED_PROOFS
+
+    @property
+    def slow(self) -> bool:
+        """Whether trying again within a minute would only make it worse."""
+        return self.failed_proof or self.reason in _SLOW
 
     @property
     def settled(self) -> bool:

@@ -15,13 +15,15 @@ from ecorelay_bridge.refusals import Reason
 class RoadReport(Struct, frozen=True, kw_only=True):
     """One event on a road, for `hub status` and the log. Holds no secret and no text of the other side."""
 
-    event: Literal["listening", "not_listening", "dialing", "failed", "up", "down"]
+    event: Literal[
+        "listening", "not_listening", "dialing", "failed", "up", "down", "at_relay", "relay_failed"
+    ]
     side: Literal["dialer", "acceptor"]
     """Ours."""
     hub_id: str = ""
     """The hub dialed, or the one that proved itself; "" unknown: what a stranger says is not repeated."""
     address: str = ""
-    """``host:port`` there, or where we listen."""
+    """``host:port`` there, ``relay host``, or where we listen. With the last two events the relay's name."""
     reason: Reason | None = None
     """With `failed`, `not_listening` and, where something broke, `down`."""
     sentence: str = ""
@@ -35,21 +37,45 @@ class RoadReport(Struct, frozen=True, kw_only=True):
     """With reason ``crash``: a bug to log with its traceback."""
 
 
+class RelayState(Struct, kw_only=True):
+    """How it stands with one relay server."""
+
+    up: bool = False
+    since: float = 0.0
+    """When that began, on Trio's clock."""
+    hubs: int = 0
+    """Others that are there."""
+    trouble: str = ""
+    """Why it is down; empty: it was never tried."""
+
+
 class Roads:
     """Which hubs are to be dialed now. The hub's part holds one and calls it; dialers wait on it.
 
     At first every configured hub is sought. A hub that is reached some other way is left alone with
-    :meth:`rest` until :meth:`seek`. Without that two hubs that list each other would dial for ever.
+    :meth:`rest` until :meth:`seek`. Without that two hubs that list each other would dial for ever. One that
+    is reached over a relay is still dialed directly, calmly: that way is the better one.
+
+    Attributes:
+        relays: the relay servers, by name; see `RelayState`.
     """
 
     def __init__(self) -> None:
-        self._resting: set[str] = set()
+        self.relays: dict[str, RelayState] = {}
+        self._resting: dict[str, bool] = {}
+        """Hubs that are reached, and whether over a relay."""
         self._changed = trio.Event()
         self._calls: Counter[str] = Counter()
 
-    def rest(self, hub_id: str) -> None:
-        """Dial this hub no more, until told otherwise. Streams that are up stay up."""
-        self._resting.add(key(hub_id))
+    def rest(self, hub_id: str, *, relayed: bool = False) -> None:
+        """Dial this hub no more, until told otherwise. Streams that are up stay up.
+
+        Args:
+            hub_id: of the hub.
+            relayed: it is reached over a relay, so that only relays rest.
+        """
+        self._resting[key(hub_id)] = relayed
+        self._wake()
 
     def seek(self, hub_id: str) -> None:
         """Dial this hub, and now.
@@ -57,19 +83,30 @@ class Roads:
         Its dialer's pause is over, but for the one after a failed proof. If the dialer has a stream up, it
         makes another one beside it: that is what to call when the link is suspect.
         """
-        self._resting.discard(key(hub_id))
+        self._resting.pop(key(hub_id), None)
         self._calls[key(hub_id)] += 1
         self._wake()
 
-    def is_sought(self, hub_id: str) -> bool:
-        """Whether it is to be dialed."""
-        return key(hub_id) not in self._resting
+    def is_sought(self, hub_id: str, *, relayed: bool = False) -> bool:
+        """Whether it is to be dialed; `relayed`: over a relay."""
+        over_relay = self._resting.get(key(hub_id))
+        return over_relay is None or (over_relay and not relayed)
 
-    async def sought(self, hub_id: str) -> None:
-        """Wait until this hub is to be dialed."""
+    def is_relayed(self, hub_id: str) -> bool:
+        """Whether it is reached, over a relay: then there is no hurry."""
+        return self._resting.get(key(hub_id), False)
+
+    async def sought(self, hub_id: str, *, relayed: bool = False, for_s: float = 0.0) -> None:
+        """Wait until this hub is to be dialed, and has been for so many seconds; see :meth:`is_sought`."""
         await trio.lowlevel.checkpoint()
-        while not self.is_sought(hub_id):
-            await self._changed.wait()
+        while True:
+            while not self.is_sought(hub_id, relayed=relayed):
+                await self._changed.wait()
+            with trio.move_on_after(for_s):
+                while self.is_sought(hub_id, relayed=relayed):
+                    await self._changed.wait()
+            if self.is_sought(hub_id, relayed=relayed):
+                return
 
     def calls(self, hub_id: str) -> int:
         """How often it was sought until now: what :meth:`pause` compares with."""
@@ -89,6 +126,16 @@ class Roads:
         await trio.lowlevel.checkpoint()
         with trio.move_on_after(seconds):
             while self.calls(hub_id) == since:
+                await self._changed.wait()
+            return True
+        return False
+
+    async def pause_any(self, seconds: float) -> bool:
+        """Wait so long, or until any hub is sought anew; whether one was."""
+        await trio.lowlevel.checkpoint()
+        since = self._calls.total()
+        with trio.move_on_after(seconds):
+            while self._calls.total() == since:
                 await self._changed.wait()
             return True
         return False

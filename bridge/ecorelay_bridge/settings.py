@@ -40,6 +40,8 @@ class RelayServer(Struct, frozen=True, kw_only=True):
 
     url: str
     token: Secret
+    ca: str = ""
+    """A PEM file with an authority that is trusted besides the system's."""
 
 
 class Settings(Struct, frozen=True, kw_only=True):

@@ -30,7 +30,7 @@ EXAMPLE_SECRET: Final = "at least 8 characters"
 
 _TOP: Final = ("hub_id", "listen", "bind", "secret", "previous_secret", "peers", "relay", "allow")
 _PEER: Final = ("hub_id", "host", "port", "identity")
-_RELAY: Final = ("url", "token")
+_RELAY: Final = ("url", "token", "ca")
 
 
 def is_own_address(address: str) -> bool:
@@ -314,9 +314,14 @@ class Reader:
                 f"token{place} is the same as secret: the relay server must not know the hubs' secret"
             )
             good = False
+        ca = item.get("ca", "")
+        if not isinstance(ca, str):
+            self._wrong(f"ca{place} is {kind_of(ca)}: it must be the path of a PEM file")
+            good = False
         if not good:
             return None
-        return RelayServer(url=str(url), token=Secret(str(token)))
+        ca = str(self.path.parent / ca) if ca else ""
+        return RelayServer(url=str(url), token=Secret(str(token)), ca=ca)
 
     def _allow(self) -> Mapping[str, frozenset[str]]:
         value = self.table.get("allow", {})

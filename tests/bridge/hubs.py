@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from ecorelay_bridge.known import FileTrust
 from ecorelay_bridge.password import Password
 from ecorelay_bridge.refusals import Reason
 from ecorelay_bridge.roads import RoadReport, Roads
-from ecorelay_bridge.settings import Peer, Secret, Settings
+from ecorelay_bridge.settings import Peer, RelayServer, Secret, Settings
 from ecorelay_bridge.workers import Workers
 
 RIGHT = "the right secret of these hubs"
@@ -181,6 +181,8 @@ async def running(
     who: str = "",
     port: int = 0,
     bind: str = "127.0.0.1",
+    relays: tuple[RelayServer, ...] = (),
+    environ: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Hub]:
     """A hub on loopback, really listening and dialing, until the end of the block."""
     place = folder / name
@@ -194,6 +196,7 @@ async def running(
         secret=Secret(secret),
         previous_secret=Secret(previous) if previous else None,
         peers=peers,
+        relays=relays,
     )
     async with trio.open_nursery() as nursery:
         with trio.fail_after(20):
@@ -207,6 +210,7 @@ async def running(
                     report=hub.report,
                     roads=hub.roads,
                     jitter=lambda: 0.1,
+                    environ={} if environ is None else environ,
                 )
             )
         try:

@@ -1,0 +1,374 @@
+"""One connection to a relay server: the proof of who we are, who else is there, and streams to them."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, Protocol
+
+import msgspec
+import trio
+
+from ecorelay import relay_wire
+from ecorelay.errors import WireError
+from ecorelay.relay_wire import Congested, Here, HubHere, Joined, Left, NoSuchHub, RelayHello, RelayNonce
+from ecorelay_bridge.refusals import Reason, Refused
+from ecorelay_bridge.relay_road import Where
+from ecorelay_bridge.relay_stream import RelayStream
+from ecorelay_bridge.relay_streams import Streams
+from ecorelay_bridge.websocket import ABNORMAL, Closed, WebSocket, ended_badly, not_http, open_websocket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ecorelay_bridge.settings import RelayServer
+
+HUBS_MAX: Final = 10_000
+"""Hubs at one relay that are remembered."""
+SILENT_S: Final = 2 * relay_wire.PING_S
+"""Silence after which the server is given up: it pings twice as often."""
+ASK_S: Final = 2.0
+"""Silence after something was said, until the server is asked whether it is there."""
+DEAD_S: Final = 6.0
+"""Silence after something was said, after which it is given up, though it may only be stopped: another
+connection costs little, and takes this one's place there."""
+OPENING_S: Final = 10.0
+"""Seconds for HTTP, until there is a WebSocket."""
+
+
+class Signer(Protocol):
+    """What is needed of an identity."""
+
+    public: bytes
+    """Its Ed25519 key, 32 bytes."""
+
+    def sign(self, data: bytes) -> bytes:
+        """A signature."""
+
+
+class Guest(Protocol):
+    """Who uses a connection. Nothing here may wait or raise."""
+
+    def arrived(self, connection: Connection) -> None:
+        """The server took us, and has said who is there."""
+
+    def seen(self, connection: Connection, address: bytes, hub: HubHere | None) -> None:
+        """A hub came, or came again; None: it went. After :meth:`arrived` of those there already, too."""
+
+    def called(self, connection: Connection, stream: RelayStream, address: bytes) -> None:
+        """The hub at this address opened a stream to us. It is ours now."""
+
+    def left(self, connection: Connection) -> None:
+        """The connection ended. Also where it never came to :meth:`arrived`."""
+
+
+class Connection:
+    """What a guest may do while it is connected; made by :func:`attend`.
+
+    Attributes:
+        name: of the relay, for a person.
+        address: our own there, 32 bytes.
+        hubs: those there, by address.
+    """
+
+    def __init__(self, relay: RelayServer, address: bytes) -> None:
+        self.relay = relay
+        self.name = Where(relay.url).name
+        self.address = address
+        self.hubs: dict[bytes, HubHere] = {}
+        self.complete = False
+        self._something = trio.Event()
+        self._streams = Streams(trio.current_time, self._wake)
+        self._said = 0.0
+        """Since when something was said and nothing heard; 0: that is not so."""
+
+    def open(self, address: bytes) -> RelayStream:
+        """A stream to the hub at this address; it opens with the first bytes.
+
+        Raises:
+            Refused: nobody is there, or not now.
+        """
+        if address not in self.hubs:
+            raise Refused(Reason.NOT_AT_RELAY, f"it is not at the relay {self.name} any more")
+        if self._streams.backs_off_s(address):
+            raise Refused(
+                Reason.CONGESTED,
+                f"the relay {self.name} cut the streams to it three times within a minute",
+                "one of the two hubs sends more than it may: upgrade the older one",
+            )
+        flow = self._streams.open(address)
+        if flow is None:
+            raise Refused(Reason.BUSY, f"too many streams to it are open at the relay {self.name}")
+        return RelayStream(flow)
+
+    def _wake(self) -> None:
+        self._something.set()
+
+    # --- running -----------------------------------------------------------------------------------------
+
+    async def _write(self, socket: WebSocket) -> None:
+        while True:
+            message = self._streams.next()
+            if message is None:
+                self._something = trio.Event()
+                await self._something.wait()
+                # Whoever said something may have more to say: let it, and it goes in the same message.
+                await trio.lowlevel.checkpoint()
+                continue
+            if not self._said or self._said < socket.heard:
+                self._said = trio.current_time()
+            with suppress(Closed):  # the reader says why
+                await socket.send(message)
+
+    async def _watch(self, socket: WebSocket, nursery: trio.Nursery) -> Refused:
+        """Notice that nobody is there any more."""
+        asked = 0.0
+        while True:
+            await trio.sleep(ASK_S / 4)
+            now, heard = trio.current_time(), socket.heard
+            waited = now - self._said if self._said > heard else 0.0
+            if waited >= DEAD_S or now - heard >= SILENT_S:
+                return Refused(
+                    Reason.RELAY_LOST,
+                    f"the relay {self.name} says nothing any more ({max(waited, now - heard):.0f} s)",
+                )
+            if waited >= ASK_S and asked < self._said:
+                asked = now
+                nursery.start_soon(_ping, socket)
+
+    async def _read(self, socket: WebSocket, guest: Guest) -> Refused:
+        while True:
+            try:
+                message = await socket.receive()
+                if isinstance(message, str):
+                    self._told(message, guest)
+                elif (flow := self._streams.take(message)) is not None:
+                    guest.called(self, RelayStream(flow), flow.address)
+            except Closed as closed:
+                return _closed(closed.code, self.name)
+            except WireError:
+                return Refused(
+                    Reason.RELAY_RULES,
+                    f"the relay {self.name} says what this version does not understand",
+                    "upgrade the older of the two",
+                )
+
+    def _told(self, text: str, guest: Guest) -> None:
+        """The server's own words.
+
+        Raises:
+            WireError: that it should not say.
+        """
+        message = relay_wire.decode_to_hub(text)
+        match message:
+            case Here():
+                for hub in message.hubs:
+                    self._here(hub, guest)
+                if message.complete and not self.complete:
+                    self.complete = True
+                    guest.arrived(self)
+                    for address, hub in self.hubs.items():
+                        guest.seen(self, address, hub)
+            case Joined():
+                self._streams.left(bytes.fromhex(message.hub.address))
+                self._here(message.hub, guest)
+            case Left():
+                address = bytes.fromhex(message.address)
+                self._streams.left(address)
+                if self.hubs.pop(address, None) is not None and self.complete:
+                    guest.seen(self, address, None)
+            case NoSuchHub():
+                self._streams.no_such_hub(bytes.fromhex(message.address), bytes.fromhex(message.stream))
+            case Congested():
+                self._streams.congested(bytes.fromhex(message.address), bytes.fromhex(message.stream))
+            case RelayNonce():
+                raise WireError("a second nonce")
+            case None:
+                pass  # of a later version
+
+    def _here(self, hub: HubHere, guest: Guest) -> None:
+        address = bytes.fromhex(hub.address)
+        if address == self.address or (len(self.hubs) >= HUBS_MAX and address not in self.hubs):
+            return
+        self.hubs[address] = hub
+        if self.complete:
+            guest.seen(self, address, hub)
+
+    def lost(self) -> None:
+        """It ended: so do its streams."""
+        self._streams.lost()
+
+
+async def _ping(socket: WebSocket) -> None:
+    with suppress(Closed):
+        await socket.ping()
+
+
+async def attend(
+    relay: RelayServer,
+    stream: trio.abc.Stream,
+    hub_id: str,
+    identity: Signer,
+    guest: Guest,
+    *,
+    app: str,
+) -> Refused:
+    """Be at a relay until that ends, for the reason that is returned; or until cancelled.
+
+    Resource handling: takes `stream` over and closes it. Streams over the relay end before this returns.
+
+    Args:
+        relay: which.
+        stream: to it, see `connect_relay`.
+        hub_id: what we call ourselves.
+        identity: of this hub: its key is our address there.
+        guest: uses it.
+        app: the version to show.
+    """
+    where = Where(relay.url)
+    connection = Connection(relay, relay_wire.address_of(identity.public))
+    ended: list[Refused] = []
+
+    async def until(what: Callable[..., object], *args: object) -> None:
+        ended.append(await what(*args))  # type: ignore[misc]
+        nursery.cancel_scope.cancel()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            try:
+                with trio.fail_after(OPENING_S):
+                    socket = await open_websocket(nursery, stream, where.header, where.path)
+                with trio.fail_after(relay_wire.HELLO_S):
+                    await _introduce(socket, relay, hub_id, identity, app, where.name)
+            except Refused as refused:
+                ended.append(refused)
+                nursery.cancel_scope.cancel()
+            except Closed as closed:
+                ended.append(_closed(closed.code, where.name, greeted=False))
+                nursery.cancel_scope.cancel()
+            except trio.TooSlowError:
+                ended.append(
+                    Refused(
+                        Reason.RELAY_AWAY,
+                        f"the relay {where.name} takes the connection and then says nothing: it hangs, is "
+                        "overloaded, or is no relay server",
+                    )
+                )
+                nursery.cancel_scope.cancel()
+            else:
+                nursery.start_soon(until, connection._read, socket, guest)
+                nursery.start_soon(until, connection._watch, socket, nursery)
+                nursery.start_soon(connection._write, socket)
+    except BaseExceptionGroup as group:
+        # The library's reader stumbles over what is no HTTP at all.
+        if not ended_badly(group):
+            raise
+        ended.append(not_http())
+    finally:
+        connection.lost()
+        guest.left(connection)
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(stream)
+    return ended[0]
+
+
+async def _introduce(
+    socket: WebSocket, relay: RelayServer, hub_id: str, identity: Signer, app: str, name: str
+) -> None:
+    """Prove to the server that we have its token, and whose key we have.
+
+    Raises:
+        Refused: it is no relay server, or too old or new.
+        Closed: see `_closed`.
+    """
+    text = await socket.receive()
+    try:
+        nonce = relay_wire.decode_to_hub(text) if isinstance(text, str) else None
+    except WireError:
+        nonce = None
+    if not isinstance(nonce, RelayNonce):
+        raise Refused(
+            Reason.NO_RELAY, f"a WebSocket server answers at {name}, but no relay server of ecorelay"
+        )
+    lowest, highest = nonce.versions
+    version = min(highest, relay_wire.RELAY_VERSION)
+    if version < max(lowest, relay_wire.OLDEST_RELAY_VERSION):
+        older = "this hub" if lowest > relay_wire.RELAY_VERSION else f"the relay server {name}"
+        raise Refused(
+            Reason.VERSION,
+            f"no protocol version in common with the relay {name}: it speaks {lowest} to {highest}, this hub "
+            f"{relay_wire.OLDEST_RELAY_VERSION} to {relay_wire.RELAY_VERSION}",
+            f"upgrade ecorelay: {older} is the older one",
+            versions=nonce.versions,
+        )
+    hello = RelayHello(
+        version=version,
+        hub_id=hub_id,
+        public=identity.public.hex(),
+        nonce=secrets.token_hex(32),
+        url=relay.url,
+        proof="",
+        signature="",
+        app_version=app,
+    )
+    said = relay_wire.statement(nonce.nonce, hello)
+    hello = msgspec.structs.replace(
+        hello,
+        proof=relay_wire.proof_of(relay.token.reveal(), said),
+        signature=identity.sign(relay_wire.to_sign(said)).hex(),
+    )
+    await socket.send(relay_wire.encode(hello))
+
+
+def _closed(code: int, name: str, *, greeted: bool = True) -> Refused:
+    """Why the server ended the connection."""
+    if code in _CLOSES:
+        reason, sentence, remedy = _CLOSES[code]
+        return Refused(reason, sentence.format(name), remedy.format(name), told=True)
+    if code == ABNORMAL and greeted:
+        return Refused(Reason.RELAY_LOST, f"the connection to the relay {name} broke")
+    if greeted:
+        return Refused(Reason.RELAY_LOST, f"the relay {name} closed the connection (code {code})")
+    return Refused(Reason.RELAY_AWAY, f"the relay {name} ended the connection before it took us ({code})")
+
+
+_CLOSES: Final[dict[int, tuple[Reason, str, str]]] = {
+    relay_wire.CLOSE_GOING: (Reason.RELAY_AWAY, "the relay {} is being restarted or stopped", ""),
+    relay_wire.CLOSE_FRAME: (
+        Reason.RELAY_RULES,
+        "the relay {} says that this hub broke its rules",
+        "upgrade the older of the two; the log of the relay server says which rule",
+    ),
+    relay_wire.CLOSE_SLOW: (Reason.RELAY_LOST, "the relay {} heard nothing of us for too long", ""),
+    relay_wire.CLOSE_VERSION: (
+        Reason.VERSION,
+        "no protocol version in common with the relay {}",
+        "upgrade ecorelay here or there, whichever is older",
+    ),
+    relay_wire.CLOSE_TOKEN: (
+        Reason.RELAY_TOKEN,
+        "the relay {} refuses our token",
+        "let token of this relay in bridge.json be the secret in the relay server's relay-config.json, then "
+        "`ecorelay hub reload`",
+    ),
+    relay_wire.CLOSE_REPLACED: (
+        Reason.RELAY_REPLACED,
+        "another hub with this hub's identity came to the relay {} and took our place: one of the two is a copy",
+        "on the copy move identity.pem away and restart its hub: it makes its own",
+    ),
+    relay_wire.CLOSE_HUB_ID: (
+        Reason.RELAY_HUB_ID,
+        "the relay {} refuses the hub_id of this hub",
+        "choose another hub_id in bridge.json; the log of the relay server says what is wrong with it",
+    ),
+    relay_wire.CLOSE_FULL: (
+        Reason.RELAY_FULL,
+        "the relay {} takes no more hubs",
+        "raise max_hubs in its relay-config.json",
+    ),
+    relay_wire.CLOSE_RATE: (
+        Reason.RELAY_RATE,
+        "the relay {} refuses this machine for a minute: too many failed proofs, or too much sent",
+        "see whether another hub on this network uses a wrong token",
+    ),
+}
