@@ -778,13 +778,14 @@ class MailboxSize(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
 class LinkDetails(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One other hub. `waiting` messages of `waiting_bytes` lie in its outbox, `in_flight` of them were sent.
 
-    `up` or down since `since`, 0 if it never was up. `address` of the stream, `round_trip_ms` of the last
+    `up` or down since `since`, 0 if it never was up. `road` is ``tcp`` or ``relay``, `address` of the stream, `round_trip_ms` of the last
     ping, `peers` it told of and how many of them are `online`. `trouble`: why it was not reached last.
     """
 
     hub_id: str
     up: bool = False
     since: int = 0
+    road: str = ""
     address: str = ""
     version: str = ""
     round_trip_ms: float = 0.0
@@ -793,6 +794,18 @@ class LinkDetails(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
     in_flight: int = 0
     peers: int = 0
     online: int = 0
+    trouble: str = ""
+
+
+class RelayDetails(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """One relay server, by its host. `up` or down since `since`, 0 if it was never tried; `hubs` others are
+    there. `trouble`: why it is down.
+    """
+
+    name: str
+    up: bool = False
+    since: int = 0
+    hubs: int = 0
     trouble: str = ""
 
 
@@ -818,7 +831,7 @@ class HubDetails(Result, frozen=True, kw_only=True):
     `sessions` of peers; `connections` are all that said hello, the asker's included; `counters`: drops,
     evictions and closes by reason since the start. `mailboxes` counts those with something in them,
     `mail_*` is over all of them, `largest` names the largest by bytes. `links`: the other hubs it knows of;
-    `listening`: where it can be reached by them, as ``host:port``.
+    `relays`: the servers at which it meets them; `listening`: where it can be reached by them, as ``host:port``.
     """
 
     pid: int = 0
@@ -839,6 +852,7 @@ class HubDetails(Result, frozen=True, kw_only=True):
     mail_bytes: int = 0
     largest: tuple[MailboxSize, ...] = ()
     links: tuple[LinkDetails, ...] = ()
+    relays: tuple[RelayDetails, ...] = ()
     listening: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     counters: dict[str, int] = {}

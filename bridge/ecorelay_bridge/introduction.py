@@ -17,7 +17,7 @@ from ecorelay.errors import RelayError
 from ecorelay_bridge.handshake import MESSAGE_MAX, Accepting, Check, Dialing, Party, Proof, refusal_bytes
 from ecorelay_bridge.identity import ALPN, dialing_context
 from ecorelay_bridge.refusals import Reason, Refused, closed_after_proof
-from ecorelay_bridge.relay_stream import RelayStream
+from ecorelay_bridge.relay_stream import below
 from ecorelay_bridge.settings import Secret
 from ecorelay_bridge.workers import Workers, leave_at_fixed_time
 
@@ -354,9 +354,8 @@ async def hand_over(
         on_link: the hub's part.
     """
     tls, proof = introduced
-    below = tls.transport_stream
-    if relayed := isinstance(below, RelayStream):
-        below.trust()
+    if (over_relay := below(tls)) is not None:
+        over_relay.trust()
     try:
         await on_link(
             Proven(
@@ -369,7 +368,7 @@ async def hand_over(
                 app=proof.app,
                 clock_ahead_ms=proof.clock_ms - me.now_ms(),
                 address=address,
-                relayed=relayed,
+                relayed=over_relay is not None,
             )
         )
     finally:

@@ -12,7 +12,7 @@ import trio
 from ecorelay_bridge.door import Door, source_of
 from ecorelay_bridge.introduction import ALERT_BLOCKED, ALERT_FULL, hand_over
 from ecorelay_bridge.refusals import Reason, Refused
-from ecorelay_bridge.relay_stream import RelayStream
+from ecorelay_bridge.relay_stream import below
 from ecorelay_bridge.roads import RoadReport
 from ecorelay_bridge.workers import Pace
 
@@ -228,6 +228,7 @@ async def run_link(
     proof = introduced[1]
     report(RoadReport(event="up", side=proof.role, hub_id=proof.hub_id, address=address))
     crash: Exception | None = None
+    over_relay = below(introduced[0])
     try:
         await hand_over(introduced, introducer.me, address, on_link)
     except Exception as error:
@@ -239,16 +240,10 @@ async def run_link(
             hub_id=proof.hub_id,
             address=address,
             reason=None if crash is None else Reason.CRASH,
-            sentence=_over_relay(introduced[0]),
+            sentence="" if over_relay is None else over_relay.why(),
             error=crash,
         )
     )
-
-
-def _over_relay(tls: trio.SSLStream[trio.abc.Stream]) -> str:
-    """Why a stream over a relay ended, where that is not the hubs' own doing."""
-    below = tls.transport_stream
-    return below.why() if isinstance(below, RelayStream) else ""
 
 
 def failed(

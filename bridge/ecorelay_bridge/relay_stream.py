@@ -20,6 +20,12 @@ LINGER_S: Final = 1.0
 """Seconds what was sent may take to leave when the stream is closed."""
 
 
+def below(stream: trio.abc.Stream) -> RelayStream | None:
+    """The stream over a relay that carries this encrypted one; None: it is a direct one."""
+    carrier = stream.transport_stream if isinstance(stream, trio.SSLStream) else None
+    return carrier if isinstance(carrier, RelayStream) else None
+
+
 _WHY: Final = {
     End.LEFT: "the other hub left the relay",
     End.NO_SUCH_HUB: "the other hub is not at the relay",

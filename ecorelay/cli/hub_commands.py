@@ -201,6 +201,7 @@ async def _status(as_json: bool) -> None:
             mail_bytes=found.mail_bytes,
             largest=[_mailbox_fields(each) for each in found.largest],
             links=[hub_links.fields(each) for each in found.links],
+            relays=[hub_links.relay_fields(each) for each in found.relays],
             listening=list(found.listening),
             problems=found.problems,
             counters=found.counters,

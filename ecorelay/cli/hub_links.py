@@ -26,7 +26,9 @@ def rows(found: wire.HubDetails) -> list[tuple[str, str]]:
     shown = [("link" if n == 0 else "", in_words(each, now)) for n, each in enumerate(found.links)]
     if found.listening:
         shown.append(("listens", f"for other hubs at {', '.join(map(screen.line, found.listening))}"))
-    return shown
+    return shown + [
+        ("relay" if n == 0 else "", relay_in_words(each, now)) for n, each in enumerate(found.relays)
+    ]
 
 
 def in_words(each: wire.LinkDetails, now: int) -> str:
@@ -34,7 +36,9 @@ def in_words(each: wire.LinkDetails, now: int) -> str:
     name = screen.line(each.hub_id)
     waits = f"; {screen.many(each.waiting, 'message')} ({screen.size(each.waiting_bytes)}) wait for it"
     if each.up:
-        facts = ["up", screen.line(each.address), f"{each.round_trip_ms:g} ms" if each.round_trip_ms else ""]
+        # Over a relay, the address says so itself.
+        where = f"tcp {each.address}" if each.road == "tcp" else each.address
+        facts = ["up", screen.line(where), f"{each.round_trip_ms:g} ms" if each.round_trip_ms else ""]
         facts.append(f"ecorelay {screen.line(each.version)}" if each.version else "")
         facts.append(f"{each.online} of {screen.many(each.peers, 'peer')} online")
         said = f"{name}: {', '.join(filter(None, facts))}"
@@ -43,12 +47,34 @@ def in_words(each: wire.LinkDetails, now: int) -> str:
     return said + (waits if each.waiting else "") + (f"; {screen.line(each.trouble)}" if each.trouble else "")
 
 
+def relay_in_words(each: wire.RelayDetails, now: int) -> str:
+    """One relay server, in one line."""
+    name = screen.line(each.name)
+    if each.up:
+        return f"{name}: connected, {screen.many(each.hubs, 'other hub')} there"
+    if not each.trouble:
+        return f"{name}: connecting"
+    return f"{name}: down for {screen.duration((now - each.since) / 1000)}; {screen.line(each.trouble)}"
+
+
+def relay_fields(each: wire.RelayDetails) -> dict[str, Any]:
+    """One relay server, for a script."""
+    return {
+        "name": each.name,
+        "up": each.up,
+        "since": screen.timestamp(each.since) if each.since else "",
+        "hubs": each.hubs,
+        "trouble": each.trouble,
+    }
+
+
 def fields(each: wire.LinkDetails) -> dict[str, Any]:
     """One other hub, for a script."""
     return {
         "hub_id": each.hub_id,
         "up": each.up,
         "since": screen.timestamp(each.since) if each.since else "",
+        "road": each.road,
         "address": each.address,
         "version": each.version,
         "round_trip_ms": each.round_trip_ms,
@@ -95,6 +121,7 @@ async def _reload(as_json: bool) -> int:
             hub_id=found.hub_id,
             listening=list(found.listening),
             links=[fields(each) for each in found.links],
+            relays=[relay_fields(each) for each in found.relays],
             problems=list(found.problems),
         )
         return exits.OK
@@ -110,7 +137,8 @@ async def _reload(as_json: bool) -> int:
 def _settled(found: wire.HubDetails, wanted: set[str], listens: bool) -> bool:
     """Whether it is known how each link is that was asked for."""
     told = {names.key(each.hub_id) for each in found.links if each.up or each.trouble}
-    return wanted <= told and bool(found.listening) >= listens
+    relays = all(each.up or each.trouble for each in found.relays)
+    return wanted <= told and relays and bool(found.listening) >= listens
 
 
 # --- forget ---------------------------------------------------------------------------------------------

@@ -6,12 +6,11 @@ between the sessions of this machine go on in any case.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from ecorelay import names
+from ecorelay import names, wire
 from ecorelay.core.events import HubsConfigured
 from ecorelay.daemon.guard import log_crash
 from ecorelay.daemon.links import Links
@@ -74,7 +73,7 @@ class Federation:
         self._shell = shell
         self._roads: Any = None
         self._links = Links(
-            shell, hub_id, seek=partial(self._road, "seek"), rest=partial(self._road, "rest"), room=room
+            shell, hub_id, seek=self._seek, rest=self._rest, room=room
         )
         self._scope = trio.CancelScope()
         self._again = trio.Event()
@@ -96,6 +95,7 @@ class Federation:
         """The last hub that came and was refused: mono time, address, and why."""
         shell.notes = self._notes
         shell.listening = lambda: self._listening
+        shell.relays = self._relays
         shell.reload = self.reload
 
     def _notes(self) -> tuple[str, ...]:
@@ -107,9 +107,31 @@ class Federation:
                 notes.append(f"a hub at {address} was refused {since}: {says}")
         return tuple(notes)
 
-    def _road(self, what: str, hub_id: str) -> None:
+    def _seek(self, hub_id: str) -> None:
         if self._roads is not None:
-            getattr(self._roads, what)(hub_id)
+            self._roads.seek(hub_id)
+
+    def _rest(self, hub_id: str, relayed: bool) -> None:
+        if self._roads is not None:
+            self._roads.rest(hub_id, relayed=relayed)
+
+    def _relays(self) -> tuple[wire.RelayDetails, ...]:
+        """How it stands with each relay server."""
+        if self._roads is None or not self._works:
+            return ()
+        now, wall = trio.current_time(), self._shell.clock.now().wall
+        return tuple(
+            [
+                wire.RelayDetails(
+                    name=name,
+                    up=each.up,
+                    since=wall - round((now - each.since) * 1000) if each.since else 0,
+                    hubs=each.hubs,
+                    trouble=each.trouble,
+                )
+                for name, each in self._roads.relays.items()
+            ]
+        )
 
     def reload(self, then: Callable[[RelayError | None], object] = lambda error: None) -> None:
         """Read bridge.json again. Links are made anew; no session and no mail is lost.
@@ -221,7 +243,7 @@ class Federation:
         key = names.key(report.hub_id)
         if report.event == "up":
             troubles.pop(key, None)
-            if self._turned_away is not None and _host(self._turned_away[1]) == _host(report.address):
+            if self._turned_away is not None and _is_from(self._turned_away[1], report):
                 self._turned_away = None  # it was mended
         elif report.event in ("failed", "not_listening") and report.sentence:
             says = f"{report.sentence}; {report.remedy}" if report.remedy else report.sentence
@@ -250,16 +272,20 @@ class Federation:
         """Whether it belongs into the log. A hub that is away is dialed every second or so, for days."""
         if report.event == "dialing":
             return False
-        of = (report.side, report.hub_id) if report.hub_id else (report.side, "")
+        relayed = report.event in ("at_relay", "relay_failed")
+        of = (report.side, report.hub_id or (report.address if relayed else ""))
         says = (report.event, report.sentence)
-        if report.event == "failed" and report.hub_id and self._said.get(of) == says:
+        if report.event in ("failed", "relay_failed") and of[1] and self._said.get(of) == says:
             return False
         self._said[of] = says
         return True
 
 
-def _host(address: str) -> str:
-    return address.rpartition(":")[0]
+def _is_from(address: str, report: RoadReport) -> bool:
+    """Whether a hub that came up is the one that was refused at this address."""
+    if report.address.startswith("relay "):
+        return address == f"{report.address} ({report.hub_id})"
+    return address.rpartition(":")[0] == report.address.rpartition(":")[0]
 
 
 def _ids(settings: Settings) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 Two hubs may reach each other over several streams at once: both dialed, or one hangs and nobody has noticed
 yet. The hub with the smaller hub_id chooses: it keeps the stream that answers, and tells the other side with
-`activate`. A stream that is not chosen waits, in case it is needed.
+`activate`. A stream that is not chosen waits, in case it is needed. A direct one that proved to be alive takes
+the place of one over a relay, never the reverse while it answers.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ IDLE_DEAD_S: Final = 45.0
 """The same where nothing was said. A hub that cannot be dialed depends on the other one to notice, so it is
 often; what the other side says counts, so of two hubs with nothing to say one asks."""
 STANDBY_S: Final = 5.0
-"""How long a stream waits beside a link that answers; then it is not needed."""
+"""How long a stream waits beside a link that answers; then it is not needed, or takes over as the better one."""
 STANDBY_MAX: Final = 3
 """Streams of one hub that wait beside its link; a further one takes the place of the oldest."""
 
@@ -64,6 +65,10 @@ class ProvenStream(Protocol):
     @property
     def address(self) -> str:
         """Where it is, for a person."""
+
+    @property
+    def relayed(self) -> bool:
+        """Whether a relay server is in between."""
 
 
 class Road:
@@ -128,7 +133,7 @@ class Links:
         shell: takes what hubs say; its actions come back to :meth:`send` and :meth:`close`.
         hub_id: our own.
         seek: another way to this hub is wanted.
-        rest: none is.
+        rest: none is; or, if the link is over a relay, only a direct one.
         room: waits while too much waits for the store.
     """
 
@@ -138,7 +143,7 @@ class Links:
         hub_id: str,
         *,
         seek: Callable[[str], object],
-        rest: Callable[[str], object],
+        rest: Callable[[str, bool], object],
         room: Callable[[], Awaitable[None]],
     ) -> None:
         self._shell = shell
@@ -174,7 +179,10 @@ class Links:
         if road is None:
             return msgspec.structs.replace(details, trouble=self.troubles.get(names.key(details.hub_id), ""))
         return msgspec.structs.replace(
-            details, address=road.about.address, round_trip_ms=round(road.round_trip * 1000, 2)
+            details,
+            address=road.about.address,
+            road="relay" if road.about.relayed else "tcp",
+            round_trip_ms=round(road.round_trip * 1000, 2),
         )
 
     def close(self, link: int, reason: str) -> None:
@@ -234,7 +242,7 @@ class Links:
             if not any(each.link for each in roads):  # or another has taken its place
                 others = [each for each in roads if not each.scope.cancel_called]
                 if others and self._chooses(road.hub_id):
-                    self._activate(others[-1])
+                    self._activate(max(others, key=lambda each: not each.about.relayed))
                 else:
                     self._seek(road.hub_id)
         if not roads:
@@ -293,9 +301,15 @@ class Links:
         """A new stream: it becomes the link unless the one there is answers."""
         link = self._link_of(road.hub_id)
         if link is not None and await self._answers(link):
+            road.ping()
             await trio.sleep(STANDBY_S)
-            if not road.link:
-                road.end(Reason.SPARE)
+            link = self._link_of(road.hub_id)
+            if link is not None and not road.link:
+                better = link.about.relayed and not road.about.relayed
+                if better and await self._answers(road) and not road.link:
+                    self._activate(road)
+                else:
+                    road.end(Reason.SPARE)
             return
         # Meanwhile the old one may have ended, and this one or another have taken its place.
         if self._link_of(road.hub_id) in (None, link) and not road.link:
@@ -337,7 +351,7 @@ class Links:
         self._last_link += 1
         road.link = self._last_link
         self._links[road.link] = road
-        self._rest(road.hub_id)
+        self._rest(road.hub_id, road.about.relayed)
         self._shell.feed((LinkUp(road.link, road.hub_id),))
 
     # --- silence -----------------------------------------------------------------------------------------
@@ -362,7 +376,7 @@ class Links:
             if waited >= SUSPECT_S and not suspect:
                 self._seek(road.hub_id)
             elif suspect and waited < SUSPECT_S:
-                self._rest(road.hub_id)  # it only hung
+                self._rest(road.hub_id, road.about.relayed)  # it only hung
             suspect = waited >= SUSPECT_S
 
 

@@ -111,6 +111,7 @@ class Shell:
         self.notes: Callable[[], Sequence[str]] = lambda: ()
         """What else a person should know, for `hub status`."""
         self.listening: Callable[[], Sequence[str]] = lambda: ()
+        self.relays: Callable[[], Sequence[wire.RelayDetails]] = lambda: ()
         """Where other hubs reach this one, for `hub status`."""
         self.reload: Callable[[Callable[[RelayError | None], object]], object] = lambda then: then(None)
         """Reads bridge.json again, then calls what it was given, with what was wrong."""
@@ -286,6 +287,7 @@ class Shell:
             data_dir=facts.data_dir,
             db_bytes=self.store.size_bytes(),
             links=tuple([self._link(each) for each in details.links]),
+            relays=tuple(self.relays()),
             listening=tuple(self.listening()),
             problems=(*details.problems, *self.store.problems, *self.notes()),
             counters=counters,

@@ -65,10 +65,11 @@ class Cut(trio.abc.Stream):
 class Proven:
     """What the bridge hands over."""
 
-    def __init__(self, stream: trio.abc.Stream, hub_id: str) -> None:
+    def __init__(self, stream: trio.abc.Stream, hub_id: str, relayed: bool = False) -> None:
         self.stream = stream
         self.hub_id = hub_id
         self.address = f"{hub_id}:9700"
+        self.relayed = relayed
 
 
 class Out:
@@ -119,7 +120,7 @@ class Site:
             self.shell,
             hub_id,
             seek=lambda hub: self.wanted.append(f"seek {hub}"),
-            rest=lambda hub: self.wanted.append(f"rest {hub}"),
+            rest=lambda hub, relayed: self.wanted.append(f"rest {hub}{' but directly' * relayed}"),
             room=trio.lowlevel.checkpoint,
         )
         self.store.start(partial(_deliver, trio.lowlevel.current_trio_token(), self.shell))
@@ -159,11 +160,11 @@ class Pair:
         self.one, self.other = one, other
         self.nursery = nursery
 
-    def stream(self) -> tuple[Cut, Cut]:
+    def stream(self, relayed: bool = False) -> tuple[Cut, Cut]:
         """Another stream between them; the end of `one` first."""
         here, there = map(Cut, trio.testing.memory_stream_pair())
-        self.nursery.start_soon(self._serve, self.one, Proven(here, self.other.hub_id))
-        self.nursery.start_soon(self._serve, self.other, Proven(there, self.one.hub_id))
+        self.nursery.start_soon(self._serve, self.one, Proven(here, self.other.hub_id, relayed))
+        self.nursery.start_soon(self._serve, self.other, Proven(there, self.one.hub_id, relayed))
         return here, there
 
     async def _serve(self, site: Site, proven: Proven) -> None:
@@ -446,3 +447,57 @@ async def test_a_link_that_only_hung_is_left_alone_again(tmp_path: Path, monkeyp
         await there.send_all(link_wire.encode(link_wire.LinkPong(number=1)))
         await until(lambda: p.one.wanted[-1] == "rest B")
         assert p.one.link.about.stream is here
+
+
+async def test_a_direct_stream_takes_over_from_a_relay_once_it_has_proved_to_live(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(links_module, "STANDBY_S", 0.4)
+    async with pair(tmp_path) as p:
+        sid, _ = p.one.open("alice")
+        p.other.open("bob")
+        p.stream(relayed=True)
+        await p.both_up()
+        assert (p.one.wanted, p.other.wanted) == (["rest B but directly"], ["rest a but directly"])
+        details = p.one.links.describe(wire.LinkDetails(hub_id="B"))
+        assert details.road == "relay"
+        began = trio.current_time()
+        p.stream()
+        await until(lambda: p.one.link and not p.one.link.about.relayed)
+        assert trio.current_time() - began >= 0.4
+        await until(lambda: p.other.link and not p.other.link.about.relayed)
+        await p.both_up()
+        assert (p.one.wanted[-1], p.other.wanted[-1]) == ("rest B", "rest a")
+        await until(lambda: p.one.core.state.hubs["b"].complete)
+        p.one.send(sid, "bob@b", "hello")
+        await until(lambda: p.other.core.state.names["bob"].unread)
+
+
+async def test_a_relay_does_not_take_over_from_a_direct_stream_that_answers(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(links_module, "STANDBY_S", 0.2)
+    async with pair(tmp_path) as p:
+        here, _ = p.stream()
+        await p.both_up()
+        p.stream(relayed=True)
+        await until(lambda: len(p.one.links.roads["b"]) == 2)
+        await until(lambda: len(p.one.links.roads["b"]) == 1)
+        assert p.one.link is not None
+        assert not p.one.link.about.relayed
+        here.hangs = True
+        p.one.links.probe()
+        await until(lambda: "seek B" in p.one.wanted)
+        p.stream(relayed=True)
+        await until(lambda: p.one.link and p.one.link.about.relayed)
+        await until(lambda: p.other.link and p.other.link.about.relayed)
+
+
+async def test_a_direct_stream_that_dies_while_it_waits_leaves_the_relay_alone(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(links_module, "STANDBY_S", 0.3)
+    async with pair(tmp_path) as p:
+        p.stream(relayed=True)
+        await p.both_up()
+        here, there = p.stream()
+        await until(lambda: len(p.one.links.roads["b"]) == 2)
+        here.hangs = there.hangs = True
+        await trio.sleep(1.2)
+        assert p.one.link is not None
+        assert p.one.link.about.relayed
+        assert p.one.up()
