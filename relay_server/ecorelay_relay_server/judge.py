@@ -1,0 +1,148 @@
+"""Whether a hello proves a hub, and for which realm. Decides; no I/O, no clock.
+
+Failed proofs are counted against the source, and against the identity where its own signature shows that it
+is the one who failed: else anybody could have a hub locked out by failing in its name. A source that is
+refused does not lock out the hubs behind it that have been here before.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from ecorelay import relay_wire
+from ecorelay.relay_wire import OLDEST_RELAY_VERSION, RELAY_VERSION, RelayHello
+from ecorelay_relay_server.bounds import COMINGS_MAX, FAILED_MAX
+from ecorelay_relay_server.door import Failures, Familiar
+
+if TYPE_CHECKING:
+    from ecorelay.secret import Secret
+    from ecorelay_relay_server.settings import Settings
+
+
+class Proven(NamedTuple):
+    """It is that hub, and knows a token."""
+
+    realm: str
+    token: Secret
+
+
+class Refused(NamedTuple):
+    """It is not let in."""
+
+    code: int
+    """To close with, see `ecorelay.relay_wire`."""
+    why: str
+    """A word, for counting."""
+    reason: str
+    """For a person at the hub."""
+
+
+class Judge:
+    """The tokens of this server, and what it remembers of those who tried.
+
+    Args:
+        settings: they can be changed, see :meth:`use`.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._sources = Failures(FAILED_MAX)
+        self._identities = Failures(FAILED_MAX)
+        self._comings = Failures(COMINGS_MAX)
+        self._familiar = Familiar()
+        self.use(settings)
+
+    def use(self, settings: Settings) -> None:
+        """Other settings from now on."""
+        self._tokens = [Proven(realm.name, token) for realm in settings.realms for token in realm.tokens]
+        self._urls = frozenset([normal(url) for url in settings.urls])
+
+    def judge(self, hello: RelayHello, nonce: str, source: str, now: float) -> Proven | Refused:
+        """Judge a hello.
+
+        Args:
+            hello: as it came.
+            nonce: the server's, of this connection.
+            source: where it comes from.
+            now: seconds, monotonic.
+        """
+        if not OLDEST_RELAY_VERSION <= hello.version <= RELAY_VERSION:
+            older = "server" if hello.version > RELAY_VERSION else "hub"
+            spoken = _versions()
+            return Refused(
+                relay_wire.CLOSE_VERSION,
+                "version",
+                f"relay version {hello.version}, this server speaks {spoken}: upgrade the {older}",
+            )
+        identity = hello.public
+        if self._identities.refused(identity, now):
+            return _later("identity_refused", "too many failed proofs of this identity")
+        said = relay_wire.statement(nonce, hello)
+        if self._sources.refused(source, now) and not (identity in self._familiar and _signed(hello, said)):
+            return _later("source_refused", "too many failed proofs from this address")
+        proven = self._matching(said, hello.proof)
+        signed = _signed(hello, said)
+        if proven is None or not signed:
+            self._sources.count(source, now)
+            if signed:
+                self._identities.count(identity, now)
+        if proven is None:
+            return Refused(relay_wire.CLOSE_TOKEN, "token", "the token is none of this server's")
+        if not signed:
+            return Refused(relay_wire.CLOSE_TOKEN, "signature", "the signature is not of this identity")
+        if self._urls and normal(hello.url) not in self._urls:
+            return Refused(
+                relay_wire.CLOSE_TOKEN,
+                "url",
+                "dialed by a URL that is not among `urls` of this server's configuration",
+            )
+        if self._comings.refused(identity, now):
+            return _later("comings", "this identity comes too often: do two machines have it?")
+        self._comings.count(identity, now)
+        self._familiar.add(identity)
+        return proven
+
+    def _matching(self, said: bytes, proof: str) -> Proven | None:
+        found: Proven | None = None
+        # All are tried, in the same time whichever it is.
+        for each in self._tokens:
+            if hmac.compare_digest(relay_wire.proof_of(each.token.reveal(), said), proof):
+                found = each
+        return found
+
+
+def _later(why: str, what: str) -> Refused:
+    return Refused(relay_wire.CLOSE_RATE, why, f"{what}: come again in a minute")
+
+
+def _versions() -> str:
+    if OLDEST_RELAY_VERSION == RELAY_VERSION:
+        return str(RELAY_VERSION)
+    return f"{OLDEST_RELAY_VERSION} to {RELAY_VERSION}"
+
+
+def _signed(hello: RelayHello, said: bytes) -> bool:
+    try:
+        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(hello.public))
+        key.verify(bytes.fromhex(hello.signature), relay_wire.to_sign(said))
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def normal(url: str) -> str:
+    """A URL so that two spellings of one are the same: case of the host, the default port, a final slash."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return url
+    default = {"ws": 80, "wss": 443}.get(parts.scheme)
+    host = parts.hostname or ""
+    at = f"[{host}]" if ":" in host else host
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{parts.scheme}://{at}:{port or default}{parts.path.rstrip('/')}{query}"

@@ -1,0 +1,384 @@
+"""The switch: which hubs are here, which streams are open, what waits for whom. Decides; no I/O, no clock.
+
+Whoever runs it tells it what happened, with the time, and does what it answers: :class:`Wake` a hub's writer,
+which then calls :meth:`Switch.take` until nothing is left, or :class:`End` its connection.
+
+What bounds it, whatever anyone does: a stream is open only between two hubs that are here, `STREAMS_MAX` for
+each two of them; what its sender may send is counted here, so that it cannot be talked into more by either
+side; see `ecorelay_relay_server.bounds` for the rest.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final, Literal, NamedTuple
+
+from ecorelay import relay_wire
+from ecorelay.errors import WireError
+from ecorelay.relay_wire import CLOSE, CREDIT, CREDIT_MORE, OPEN, STREAMS_MAX, HubHere
+from ecorelay_relay_server.bounds import (
+    DESTINATION_MAX,
+    LANE_MAX,
+    TOTAL_MAX,
+    UNITS_BURST,
+    UNITS_DROPPED,
+    UNITS_MESSAGE,
+    UNITS_OPEN,
+    UNITS_PER_S,
+    UNITS_TEXT,
+)
+from ecorelay_relay_server.outbox import Item, Outbox, Outgoing
+from ecorelay_relay_server.pace import Pace
+from ecorelay_relay_server.record import Record
+
+LeftReason = Literal["closed", "lost", "refused"]
+
+_CREDIT_BYTES: Final = 4
+_SMALL: Final = 4_096
+
+
+class Wake(NamedTuple):
+    """Something waits for a hub that had nothing to write."""
+
+    hub: Hub
+
+
+class End(NamedTuple):
+    """Close a hub's connection; to the switch it is gone already."""
+
+    hub: Hub
+    code: int
+    reason: str
+
+
+Action = Wake | End
+Actions = tuple[Action, ...]
+
+
+class Route:
+    """One direction of an open stream."""
+
+    __slots__ = ("back", "left", "owed", "to")
+
+    def __init__(self, to: Hub) -> None:
+        self.to = to
+        self.left = CREDIT
+        """Bytes its sender may still send."""
+        self.owed: Item | None = None
+        """Credit on its way in this direction: more of it goes into the same message."""
+        self.back: Route = self
+
+
+class Hub:
+    """A hub that proved itself, as the switch sees it."""
+
+    __slots__ = ("address", "awake", "card", "outbox", "pace", "pairs", "realm", "routes")
+
+    def __init__(self, realm: Realm, card: HubHere, outbox: Outbox) -> None:
+        self.realm = realm
+        self.card = card
+        self.address = bytes.fromhex(card.address)
+        self.outbox = outbox
+        self.awake = True
+        """Whether its writer will take on its own; it begins so."""
+        self.routes: dict[bytes, Route] = {}
+        """The other hub's address and the stream's number → the direction from here to there."""
+        self.pairs: Counter[bytes] = Counter()
+        """The other hub's address → open streams."""
+        self.pace = Pace(UNITS_PER_S, UNITS_BURST)
+
+    def __repr__(self) -> str:
+        return f"Hub({self.card.hub_id!r}, {self.card.address[:8]})"
+
+
+class Realm:
+    """Hubs that see each other.
+
+    Args:
+        name: of the realm.
+        max_hubs: at a time.
+    """
+
+    def __init__(self, name: str, max_hubs: int) -> None:
+        self.name = name
+        self.max_hubs = max_hubs
+        self.hubs: dict[bytes, Hub] = {}
+        self.record = Record()
+
+
+class Switch:
+    """All hubs of a relay server.
+
+    Args:
+        realms: name → most hubs at a time.
+        max_hubs: in all realms.
+    """
+
+    def __init__(self, realms: dict[str, int], max_hubs: int) -> None:
+        self.max_hubs = max_hubs
+        self.realms = {name: Realm(name, most) for name, most in realms.items()}
+        self.queued = 0
+        """Cost of all data that waits."""
+        self.counts: Counter[str] = Counter()
+        """``messages``, ``bytes``: data for which there was a stream; ``dropped_…``, ``congested``, …"""
+
+    @property
+    def hubs(self) -> int:
+        """How many are here."""
+        return sum([len(realm.hubs) for realm in self.realms.values()])
+
+    @property
+    def streams(self) -> int:
+        """How many are open."""
+        return sum([len(hub.routes) for realm in self.realms.values() for hub in realm.hubs.values()]) // 2
+
+    def limit(self, realms: dict[str, int], max_hubs: int) -> Actions:
+        """Other realms and bounds from now on. Hubs of a realm that is no more are closed."""
+        actions: list[Action] = []
+        for name in [name for name in self.realms if name not in realms]:
+            for hub in list(self.realms[name].hubs.values()):
+                actions += self._end(hub, relay_wire.CLOSE_TOKEN, "this realm is no more", "refused")
+            del self.realms[name]
+        for name, most in realms.items():
+            self.realms.setdefault(name, Realm(name, most)).max_hubs = most
+        self.max_hubs = max_hubs
+        return tuple(actions)
+
+    # --- coming and going --------------------------------------------------------------------------------
+
+    def full(self, realm: str, address: bytes) -> str:
+        """Why a hub cannot come in, for a person; "" if it can."""
+        found = self.realms[realm]
+        if address in found.hubs:
+            return ""  # it takes its own place
+        if len(found.hubs) >= found.max_hubs:
+            return f"this realm has its {found.max_hubs:,} hubs already"
+        if self.hubs >= self.max_hubs:
+            return f"this server has its {self.max_hubs:,} hubs already"
+        return ""
+
+    def join(self, realm: str, card: HubHere) -> tuple[Hub, Actions]:
+        """A hub proved itself, and :meth:`full` said nothing. Its older connection is ended."""
+        found = self.realms[realm]
+        address = bytes.fromhex(card.address)
+        old = found.hubs.get(address)
+        actions: list[Action] = []
+        if old is not None:
+            self._remove(old)
+            sentence = "the same identity connected again"
+            actions.append(End(old, relay_wire.CLOSE_REPLACED, sentence))
+            self.counts["replaced"] += 1
+        others = tuple([hub.card for hub in found.hubs.values()])
+        found.record.add(address, relay_wire.encode(relay_wire.Joined(hub=card)))
+        hub = Hub(found, card, Outbox(address, others, found.record))
+        actions += self._wake_all(found)
+        found.hubs[address] = hub
+        self.counts["joined"] += 1
+        return hub, tuple(actions)
+
+    def leave(self, hub: Hub, reason: LeftReason) -> Actions:
+        """A hub's connection has ended. Nothing happens if the switch had ended it, or it was replaced."""
+        if not self.here(hub):
+            return ()
+        self._remove(hub)
+        left = relay_wire.Left(address=hub.card.address, reason=reason)
+        hub.realm.record.add(hub.address, relay_wire.encode(left))
+        return self._wake_all(hub.realm)
+
+    def here(self, hub: Hub) -> bool:
+        """Whether it is one of those that are here now."""
+        return hub.realm.hubs.get(hub.address) is hub
+
+    def _end(self, hub: Hub, code: int, reason: str, left: LeftReason) -> Actions:
+        return (*self.leave(hub, left), End(hub, code, reason))
+
+    def _remove(self, hub: Hub) -> None:
+        del hub.realm.hubs[hub.address]
+        for key, route in hub.routes.items():
+            other = route.to
+            del other.routes[hub.address + key[32:]]
+            other.pairs.pop(hub.address, None)
+        # Also of streams that were closed while their last pieces waited.
+        for other in hub.realm.hubs.values():
+            self.queued -= other.outbox.drop(hub.address)
+        hub.routes.clear()
+        hub.pairs.clear()
+        self.queued -= hub.outbox.queued
+
+    def _wake_all(self, realm: Realm) -> Actions:
+        return tuple([action for hub in realm.hubs.values() for action in self._wake(hub)])
+
+    def _wake(self, hub: Hub) -> Actions:
+        if hub.awake:
+            return ()
+        hub.awake = True
+        return (Wake(hub),)
+
+    # --- what hubs say -----------------------------------------------------------------------------------
+
+    def text(self, hub: Hub) -> None:
+        """A text message after the hello: of a newer version perhaps; this one knows none, and ignores it."""
+        hub.pace.spend(UNITS_TEXT)
+        self.counts["dropped_text"] += 1
+
+    def data(self, hub: Hub, message: bytes) -> Actions:
+        """A data message of a hub that is here.
+
+        Args:
+            hub: whose.
+            message: as it came.
+        """
+        hub.pace.spend(UNITS_MESSAGE)
+        try:
+            piece = relay_wire.take_apart(message)
+        except WireError as error:
+            return self._end(hub, relay_wire.CLOSE_FRAME, error.message, "refused")
+        route = hub.routes.get(piece.address + piece.stream)
+        if piece.kind == OPEN:
+            return self._open(hub, piece.address, piece.stream, known=route is not None)
+        if route is None:
+            return self._stray(hub, piece)
+        if piece.kind == CREDIT_MORE:
+            return self._credit(hub, route, piece)
+        if piece.kind == CLOSE:
+            self._close(hub, route, piece.stream)
+            return self._queue(hub, route.to, Item(CLOSE, piece.stream))
+        return self._data(hub, route, piece)
+
+    def _data(self, hub: Hub, route: Route, piece: relay_wire.Piece) -> Actions:
+        size = len(piece.payload)
+        to = route.to
+        # A small one is copied: a view of it would be larger than itself.
+        payload = piece.payload if size > _SMALL else bytes(piece.payload)
+        item = Item(piece.kind, piece.stream, payload)
+        if size > route.left:
+            return self._congested(hub, route, piece.stream, "over_credit")
+        if to.outbox.lane_size(hub.address) + item.cost > LANE_MAX:
+            return self._congested(hub, route, piece.stream, "over_lane")
+        if to.outbox.queued + item.cost > DESTINATION_MAX:
+            return self._congested(hub, route, piece.stream, "over_destination")
+        route.left -= size
+        self.counts["messages"] += 1
+        self.counts["bytes"] += size
+        return self._queue(hub, to, item)
+
+    def _open(self, hub: Hub, address: bytes, stream: bytes, *, known: bool) -> Actions:
+        hub.pace.spend(UNITS_OPEN)
+        if address == hub.address:
+            return self._end(hub, relay_wire.CLOSE_FRAME, "a message to itself", "refused")
+        other = hub.realm.hubs.get(address)
+        if other is None:
+            return self._no_such_hub(hub, address, stream)
+        if known:
+            return self._dropped(hub, "open_twice")
+        if hub.pairs[address] >= STREAMS_MAX:
+            return self._refuse(hub, address, stream, "over_streams")
+        item = Item(OPEN, stream)
+        if other.outbox.lane_size(hub.address) + item.cost > LANE_MAX:
+            return self._refuse(hub, address, stream, "over_lane")
+        if other.outbox.queued + item.cost > DESTINATION_MAX:
+            return self._refuse(hub, address, stream, "over_destination")
+        there, back = Route(other), Route(hub)
+        there.back, back.back = back, there
+        hub.routes[address + stream] = there
+        other.routes[hub.address + stream] = back
+        hub.pairs[address] += 1
+        other.pairs[hub.address] += 1
+        self.counts["opened"] += 1
+        return self._queue(hub, other, item)
+
+    def _credit(self, hub: Hub, route: Route, piece: relay_wire.Piece) -> Actions:
+        # Never beyond what was sent: else two hubs could agree to fill the server.
+        more = min(int.from_bytes(piece.payload, "big"), CREDIT - route.back.left)
+        if more == 0:
+            return self._dropped(hub, "credit")
+        route.back.left += more
+        owed = route.owed
+        if owed is not None and owed.queued:
+            owed.payload = (int.from_bytes(owed.payload, "big") + more).to_bytes(_CREDIT_BYTES, "big")
+            return ()
+        route.owed = Item(CREDIT_MORE, piece.stream, more.to_bytes(_CREDIT_BYTES, "big"))
+        return self._queue(hub, route.to, route.owed)
+
+    def _close(self, hub: Hub, route: Route, stream: bytes) -> None:
+        """The stream is no more; what still waits for `hub` of it is of no use."""
+        to = route.to
+        del hub.routes[to.address + stream]
+        del to.routes[hub.address + stream]
+        for one, other in ((hub, to), (to, hub)):
+            one.pairs[other.address] -= 1
+            if not one.pairs[other.address]:
+                del one.pairs[other.address]
+        self.queued -= hub.outbox.purge(to.address, stream)
+
+    def _queue(self, hub: Hub, to: Hub, item: Item) -> Actions:
+        self.queued += to.outbox.put(hub.address, item)
+        if self.queued <= TOTAL_MAX:
+            return self._wake(to)
+        return (*self._wake(to), *self._relieve())
+
+    def _relieve(self) -> Actions:
+        """Too much waits in all: who has most to read ends, for no other could be blamed."""
+        everyone = [hub for realm in self.realms.values() for hub in realm.hubs.values()]
+        slowest = max(everyone, key=lambda hub: hub.outbox.queued)
+        self.counts["relieved"] += 1
+        waiting = slowest.outbox.queued // 1_000_000
+        return self._end(slowest, relay_wire.CLOSE_SLOW, f"{waiting:,} MB wait for it unread", "lost")
+
+    # --- what comes to nothing ---------------------------------------------------------------------------
+
+    def _stray(self, hub: Hub, piece: relay_wire.Piece) -> Actions:
+        if piece.address == hub.address:
+            return self._end(hub, relay_wire.CLOSE_FRAME, "a message to itself", "refused")
+        if piece.kind == relay_wire.DATA and piece.address not in hub.realm.hubs:
+            return self._no_such_hub(hub, piece.address, piece.stream)
+        return self._dropped(hub, "stream")
+
+    def _no_such_hub(self, hub: Hub, address: bytes, stream: bytes) -> Actions:
+        self._dropped(hub, "no_such_hub")
+        said = relay_wire.NoSuchHub(address=address.hex(), stream=stream.hex())
+        # One that floods without reading is told the first thousand times.
+        return self._wake(hub) if hub.outbox.note(relay_wire.encode(said)) else ()
+
+    def _dropped(self, hub: Hub, why: str) -> Actions:
+        hub.pace.spend(UNITS_DROPPED)
+        self.counts[f"dropped_{why}"] += 1
+        return ()
+
+    def _congested(self, hub: Hub, route: Route, stream: bytes, why: str) -> Actions:
+        """Close a stream both ways, and forget what waits of it."""
+        to = route.to
+        self._close(hub, route, stream)
+        self.queued -= to.outbox.purge(hub.address, stream)
+        return (*self._refuse(hub, to.address, stream, why), *self._tell_congested(to, hub.address, stream))
+
+    def _refuse(self, hub: Hub, address: bytes, stream: bytes, why: str) -> Actions:
+        self._dropped(hub, why)
+        self.counts["congested"] += 1
+        return self._tell_congested(hub, address, stream)
+
+    def _tell_congested(self, hub: Hub, address: bytes, stream: bytes) -> Actions:
+        said = relay_wire.encode(relay_wire.Congested(address=address.hex(), stream=stream.hex()))
+        if hub.outbox.note(said):
+            return self._wake(hub)
+        # Not told, it would hold the stream for open.
+        return self._end(hub, relay_wire.CLOSE_SLOW, "it does not read what it is told", "lost")
+
+    # --- what goes out -----------------------------------------------------------------------------------
+
+    def take(self, hub: Hub, limit: int) -> tuple[list[Outgoing], Actions]:
+        """What a hub's writer writes next, of about `limit` bytes; empty: it sleeps until it is woken."""
+        before = hub.outbox.queued
+        taken = hub.outbox.take(limit)
+        if not self.here(hub):
+            return taken or [], ()
+        self.queued += hub.outbox.queued - before
+        if taken is None:
+            sentence = "it has not read who came and went"
+            return [], self._end(hub, relay_wire.CLOSE_SLOW, sentence, "lost")
+        hub.awake = bool(taken)
+        return taken, ()
+
+    def pause(self, hub: Hub, now: float) -> float:
+        """Seconds to wait before more is read from a hub; `now` in seconds, monotonic."""
+        return hub.pace.wait(now)
