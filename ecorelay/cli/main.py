@@ -17,7 +17,15 @@ def main() -> int:
     Returns:
         The exit code, see `ecorelay.cli.exits`.
     """
-    arguments = sys.argv[1:]
+    return _main(sys.argv[1:])
+
+
+def relay_server() -> int:
+    """The command ``ecorelay-relay-server``: the same as ``ecorelay relay-server``, for service managers."""
+    return _main(["relay-server", *sys.argv[1:]])
+
+
+def _main(arguments: list[str]) -> int:
     try:
         return _run(arguments)
     except KeyboardInterrupt:
@@ -55,6 +63,10 @@ def _run(arguments: list[str]) -> int:
             from ecorelay.daemon.main import main as hub
 
             return hub(rest)
+        case ["relay-server", config] if not config.startswith("-"):
+            from ecorelay.cli.relay_start import serve
+
+            return serve(config)
         case _:
             from ecorelay.cli.app import app
 

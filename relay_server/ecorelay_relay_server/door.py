@@ -6,7 +6,7 @@ that the proxy names.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -119,7 +119,7 @@ class Failures:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._times: OrderedDict[Hashable, deque[float]] = OrderedDict()
+        self._times: OrderedDict[Hashable, list[float]] = OrderedDict()
         self._until: OrderedDict[Hashable, float] = OrderedDict()
 
     def refused(self, who: Hashable, now: float) -> bool:
@@ -128,11 +128,10 @@ class Failures:
 
     def count(self, who: Hashable, now: float) -> None:
         """Once more."""
-        times = self._times.setdefault(who, deque())
-        self._times.move_to_end(who)
+        times = [then for then in self._times.get(who, ()) if then > now - WINDOW_S]
         times.append(now)
-        while times[0] <= now - WINDOW_S:
-            times.popleft()
+        self._times[who] = times
+        self._times.move_to_end(who)
         if len(times) >= self._most:
             del self._times[who]
             self._until[who] = now + WINDOW_S

@@ -84,10 +84,9 @@ class Outbox:
         self._told = 0
         self._record = record
         self._read = record.end
-        self._notes: deque[str] = deque()
+        self._notes: list[str] = []
         self._lanes: dict[bytes, Lane] = {}
-        self._turns: deque[Lane] = deque()
-        """Lanes with something in them; the first is the next."""
+        """The other hub's address → what waits from it; none that is empty. The first is the next."""
         self.queued = 0
         """Cost of all data."""
 
@@ -101,8 +100,6 @@ class Outbox:
         lane = self._lanes.get(source)
         if lane is None:
             lane = self._lanes[source] = Lane(source)
-        if not lane.items:
-            self._turns.append(lane)
         lane.items.append(item)
         cost = item.cost
         lane.size += cost
@@ -141,8 +138,6 @@ class Outbox:
 
     def _forget(self, lane: Lane) -> None:
         del self._lanes[lane.source]
-        if lane.items:
-            self._turns.remove(lane)
         self.queued -= lane.size
 
     def take(self, limit: int) -> list[Outgoing] | None:
@@ -169,11 +164,12 @@ class Outbox:
                 if address != self._address:
                     taken.append(text)
                     size += len(text)
-        while self._notes and size < limit:
-            text = self._notes.popleft()
-            taken.append(text)
-            size += len(text)
-        while self._turns and size < limit:
+        if self._notes and size < limit:
+            # All of them, at most `NOTES_MAX` short ones.
+            taken += self._notes
+            size += sum([len(text) for text in self._notes])
+            self._notes = []
+        while self._lanes and size < limit:
             size += self._take_turn(taken)
         return taken
 
@@ -187,7 +183,7 @@ class Outbox:
         return relay_wire.encode(Here(hubs=part, complete=complete))
 
     def _take_turn(self, taken: list[Outgoing]) -> int:
-        lane = self._turns.popleft()
+        lane = self._lanes.pop(next(iter(self._lanes)))
         size = cost = 0
         while lane.items and size < PIECE_MAX:
             item = lane.items.popleft()
@@ -199,7 +195,5 @@ class Outbox:
         lane.size -= cost
         self.queued -= cost
         if lane.items:
-            self._turns.append(lane)
-        else:
-            del self._lanes[lane.source]
+            self._lanes[lane.source] = lane  # behind all others
         return size

@@ -18,7 +18,7 @@ from ecorelay_relay_server.door import HalfOpen, behind, is_in, source_of
 from ecorelay_relay_server.guest import Turned
 from ecorelay_relay_server.judge import Judge, Proven, Refused
 from ecorelay_relay_server.metrics import CONTENT_TYPE, Counts, render
-from ecorelay_relay_server.switch import Actions, End, Hub, Switch, Wake
+from ecorelay_relay_server.switch import Actions, Hub, News, Switch, Wake
 
 if TYPE_CHECKING:
     from ecorelay_relay_server.guest import Asked
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 BACKLOG: Final = 1_024
 TICK_S: Final = 1.0
+NEWS_S: Final = 0.1
+"""Seconds in which hubs are told at most once who came and went."""
 VERSION_MAX: Final = 40
 """Characters of a hub's version that others are told."""
 SCRAPES_MAX: Final = 16
@@ -58,6 +60,7 @@ class Server:
         self._judge = Judge(settings)
         self._tls = tls_context(settings)
         self._stop = trio.Event()
+        self._news = trio.Event()
         self._partings = 0
         self._scrapes = 0
         self._began = 0.0
@@ -82,6 +85,7 @@ class Server:
                     listening.start_soon(serve, self._serve_metrics, at)
                     where = hubs + at
                 listening.start_soon(self._tick)
+                listening.start_soon(self._spread)
                 task_status.started([each.socket.getsockname()[:2] for each in where])
                 await self._stop.wait()
                 listening.cancel_scope.cancel()
@@ -127,14 +131,24 @@ class Server:
 
     def _perform(self, actions: Actions) -> None:
         for action in actions:
+            if isinstance(action, News):
+                self._news.set()
+                continue
             connection = self.connections.get(action.hub)
             if connection is None:
                 continue  # it is on its way out
-            match action:
-                case Wake():
-                    connection.wake()
-                case End(code=code, reason=reason):
-                    connection.end(code, reason, "closed")
+            if isinstance(action, Wake):
+                connection.wake()
+            else:
+                connection.end(action.code, action.reason, "closed")
+
+    async def _spread(self) -> None:
+        """At once for the first who comes or goes; for all that follow together a moment later."""
+        while True:
+            await self._news.wait()
+            self._news = trio.Event()
+            self._perform(self.switch.spread())
+            await trio.sleep(NEWS_S)
 
     # --- one connection ----------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """The switch: which hubs are here, which streams are open, what waits for whom. Decides; no I/O, no clock.
 
 Whoever runs it tells it what happened, with the time, and does what it answers: :class:`Wake` a hub's writer,
-which then calls :meth:`Switch.take` until nothing is left, or :class:`End` its connection.
+which then calls :meth:`Switch.take` until nothing is left, :class:`End` its connection, or see :class:`News`.
 
 What bounds it, whatever anyone does: a stream is open only between two hubs that are here, `STREAMS_MAX` for
 each two of them; what its sender may send is counted here, so that it cannot be talked into more by either
@@ -43,6 +43,10 @@ class Wake(NamedTuple):
     hub: Hub
 
 
+class News(NamedTuple):
+    """Somebody came or went: call :meth:`Switch.spread` soon, once for many of these."""
+
+
 class End(NamedTuple):
     """Close a hub's connection; to the switch it is gone already."""
 
@@ -51,7 +55,7 @@ class End(NamedTuple):
     reason: str
 
 
-Action = Wake | End
+Action = Wake | News | End
 Actions = tuple[Action, ...]
 
 
@@ -83,7 +87,7 @@ class Hub:
         """Whether its writer will take on its own; it begins so."""
         self.routes: dict[bytes, Route] = {}
         """The other hub's address and the stream's number → the direction from here to there."""
-        self.pairs: Counter[bytes] = Counter()
+        self.pairs: dict[bytes, int] = {}
         """The other hub's address → open streams."""
         self.pace = Pace(UNITS_PER_S, UNITS_BURST)
 
@@ -119,6 +123,8 @@ class Switch:
         self.realms = {name: Realm(name, most) for name, most in realms.items()}
         self.queued = 0
         """Cost of all data that waits."""
+        self._news: set[str] = set()
+        """Realms of which not every hub was woken for the last entry of the record."""
         self.counts: Counter[str] = Counter()
         """``messages``, ``bytes``: data for which there was a stream; ``dropped_…``, ``congested``, …"""
 
@@ -171,7 +177,7 @@ class Switch:
         others = tuple([hub.card for hub in found.hubs.values()])
         found.record.add(address, relay_wire.encode(relay_wire.Joined(hub=card)))
         hub = Hub(found, card, Outbox(address, others, found.record))
-        actions += self._wake_all(found)
+        actions += self._tell(found)
         found.hubs[address] = hub
         self.counts["joined"] += 1
         return hub, tuple(actions)
@@ -183,7 +189,7 @@ class Switch:
         self._remove(hub)
         left = relay_wire.Left(address=hub.card.address, reason=reason)
         hub.realm.record.add(hub.address, relay_wire.encode(left))
-        return self._wake_all(hub.realm)
+        return self._tell(hub.realm)
 
     def here(self, hub: Hub) -> bool:
         """Whether it is one of those that are here now."""
@@ -205,8 +211,18 @@ class Switch:
         hub.pairs.clear()
         self.queued -= hub.outbox.queued
 
-    def _wake_all(self, realm: Realm) -> Actions:
-        return tuple([action for hub in realm.hubs.values() for action in self._wake(hub)])
+    def _tell(self, realm: Realm) -> Actions:
+        # Not each time: a thousand hubs that come back at once would be a million wake-ups.
+        self._news.add(realm.name)
+        return (News(),)
+
+    def spread(self) -> Actions:
+        """Wake all hubs that have not read who came and went. Who has data to read has read that before."""
+        realms = [self.realms[name] for name in self._news if name in self.realms]
+        self._news.clear()
+        return tuple(
+            [action for realm in realms for hub in realm.hubs.values() for action in self._wake(hub)]
+        )
 
     def _wake(self, hub: Hub) -> Actions:
         if hub.awake:
@@ -271,7 +287,7 @@ class Switch:
             return self._no_such_hub(hub, address, stream)
         if known:
             return self._dropped(hub, "open_twice")
-        if hub.pairs[address] >= STREAMS_MAX:
+        if hub.pairs.get(address, 0) >= STREAMS_MAX:
             return self._refuse(hub, address, stream, "over_streams")
         item = Item(OPEN, stream)
         if other.outbox.lane_size(hub.address) + item.cost > LANE_MAX:
@@ -282,8 +298,7 @@ class Switch:
         there.back, back.back = back, there
         hub.routes[address + stream] = there
         other.routes[hub.address + stream] = back
-        hub.pairs[address] += 1
-        other.pairs[hub.address] += 1
+        hub.pairs[address] = other.pairs[hub.address] = hub.pairs.get(address, 0) + 1
         self.counts["opened"] += 1
         return self._queue(hub, other, item)
 
