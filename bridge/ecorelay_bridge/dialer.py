@@ -200,18 +200,22 @@ class Dialer:
 
     async def run(self) -> None:
         """Dial until cancelled; the streams end with it."""
-        hub_id = self._hub_id
         async with trio.open_nursery() as links:
-            while True:
-                await self._sought()
-                since = self._roads.calls(hub_id)
-                wait, may_hurry = await self._once(links)
-                if self._roads.is_relayed(hub_id):
-                    wait = self._backoff.calmly(wait)
-                if not may_hurry:
-                    await trio.sleep(wait)
-                elif await self._roads.pause(hub_id, wait, since):
-                    self._backoff.hurry()
+            await self.keep(links)
+
+    async def keep(self, links: trio.Nursery) -> None:
+        """Dial until cancelled; the streams run in `links`."""
+        hub_id = self._hub_id
+        while True:
+            await self._sought()
+            since = self._roads.calls(hub_id)
+            wait, may_hurry = await self._once(links)
+            if self._roads.is_relayed(hub_id):
+                wait = self._backoff.calmly(wait)
+            if not may_hurry:
+                await trio.sleep(wait)
+            elif await self._roads.pause(hub_id, wait, since):
+                self._backoff.hurry()
 
     async def _sought(self) -> None:
         await self._roads.sought(self._hub_id)
@@ -232,9 +236,7 @@ class Dialer:
             Seconds to pause, and whether that may be cut short: not after a failed proof, nor after a stream
             that ended at once, for the hub seeks another whenever it loses one.
         """
-        self._report(
-            RoadReport(event="dialing", side="dialer", hub_id=self._hub_id, address=self._address)
-        )
+        self._report(RoadReport(event="dialing", side="dialer", hub_id=self._hub_id, address=self._address))
         try:
             introduced = await self._introduced()
         except Refused as refused:

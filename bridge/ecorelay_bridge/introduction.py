@@ -141,8 +141,11 @@ class Introducer:
             raise
         except trio.BrokenResourceError as error:
             await trio.aclose_forcefully(tls)
-            raise (way.ended(broken=True) if way.encrypted else way.tls_failed(error)) or Refused(
-                Reason.CLOSED, "the connection broke during the handshake"
+            raise (
+                (way.ended(broken=True) if way.encrypted else None)
+                or _ended_at_relay(tls)
+                or (None if way.encrypted else way.tls_failed(error))
+                or Refused(Reason.CLOSED, "the connection broke during the handshake")
             ) from None
         except BaseException:
             await trio.aclose_forcefully(tls)
@@ -325,6 +328,16 @@ def _not_ecorelay(sentence: str) -> Refused:
     return Refused(
         Reason.NOT_ECORELAY, sentence, "correct host or port of this peer, or start ecorelay on that machine"
     )
+
+
+def _ended_at_relay(tls: trio.SSLStream[trio.abc.Stream]) -> Refused | None:
+    """What the end of a stream over a relay means; None: it is a direct one, or did not end."""
+    over_relay = below(tls)
+    if over_relay is None or over_relay.end is None:
+        return None
+    if why := over_relay.why():
+        return Refused(Reason.NOT_AT_RELAY, why)
+    return Refused(Reason.CLOSED, "it closed the stream during the handshake: it is going, or has no room")
 
 
 async def _say_goodbye(tls: trio.SSLStream[trio.abc.Stream], raw: bytes | None) -> None:

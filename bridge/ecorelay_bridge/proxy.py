@@ -74,7 +74,8 @@ def proxy_for(host: str, port: int, *, encrypted: bool, environ: Mapping[str, st
     text = environ[found].strip()
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
-        port = parts.port or _USUAL[parts.scheme]
+        port = _USUAL[parts.scheme]
+        port = parts.port or port
     except (ValueError, KeyError):
         parts = None
     if parts is None or not parts.hostname:

@@ -16,7 +16,7 @@ from ecorelay_bridge.refusals import Reason, Refused
 from ecorelay_bridge.relay_road import Where
 from ecorelay_bridge.relay_stream import RelayStream
 from ecorelay_bridge.relay_streams import Streams
-from ecorelay_bridge.websocket import ABNORMAL, Closed, WebSocket, ended_badly, not_http, open_websocket
+from ecorelay_bridge.websocket import ABNORMAL, Closed, WebSocket, open_websocket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +32,8 @@ ASK_S: Final = 2.0
 DEAD_S: Final = 6.0
 """Silence after something was said, after which it is given up, though it may only be stopped: another
 connection costs little, and takes this one's place there."""
+WRITE_SIZE: Final = 256 * 1024
+"""Bytes of messages that leave in one write, about."""
 OPENING_S: Final = 10.0
 """Seconds for HTTP, until there is a WebSocket."""
 
@@ -79,6 +81,8 @@ class Connection:
         self.complete = False
         self._something = trio.Event()
         self._streams = Streams(trio.current_time, self._wake)
+        self._control = False
+        """The WebSocket itself has something to say."""
         self._said = 0.0
         """Since when something was said and nothing heard; 0: that is not so."""
 
@@ -108,19 +112,25 @@ class Connection:
 
     async def _write(self, socket: WebSocket) -> None:
         while True:
-            message = self._streams.next()
-            if message is None:
-                self._something = trio.Event()
+            self._something = trio.Event()
+            messages, size = [], 0
+            while size < WRITE_SIZE and (message := self._streams.next()) is not None:
+                messages.append(message)
+                size += len(message)
+            if messages or self._control:
+                if messages and (not self._said or self._said < socket.heard):
+                    self._said = trio.current_time()
+                self._control = False
+                with suppress(Closed):  # the reader says why
+                    await socket.send(messages)
+            else:
                 await self._something.wait()
-                # Whoever said something may have more to say: let it, and it goes in the same message.
-                await trio.lowlevel.checkpoint()
-                continue
-            if not self._said or self._said < socket.heard:
-                self._said = trio.current_time()
-            with suppress(Closed):  # the reader says why
-                await socket.send(message)
 
-    async def _watch(self, socket: WebSocket, nursery: trio.Nursery) -> Refused:
+    def _answer(self) -> None:
+        self._control = True
+        self._something.set()
+
+    async def _watch(self, socket: WebSocket) -> Refused:
         """Notice that nobody is there any more."""
         asked = 0.0
         while True:
@@ -134,16 +144,16 @@ class Connection:
                 )
             if waited >= ASK_S and asked < self._said:
                 asked = now
-                nursery.start_soon(_ping, socket)
+                socket.ping()
 
     async def _read(self, socket: WebSocket, guest: Guest) -> Refused:
         while True:
             try:
-                message = await socket.receive()
-                if isinstance(message, str):
-                    self._told(message, guest)
-                elif (flow := self._streams.take(message)) is not None:
-                    guest.called(self, RelayStream(flow), flow.address)
+                for message in await socket.receive():
+                    if isinstance(message, str):
+                        self._told(message, guest)
+                    elif (flow := self._streams.take(message)) is not None:
+                        guest.called(self, RelayStream(flow), flow.address)
             except Closed as closed:
                 return _closed(closed.code, self.name)
             except WireError:
@@ -199,11 +209,6 @@ class Connection:
         self._streams.lost()
 
 
-async def _ping(socket: WebSocket) -> None:
-    with suppress(Closed):
-        await socket.ping()
-
-
 async def attend(
     relay: RelayServer,
     stream: trio.abc.Stream,
@@ -234,36 +239,25 @@ async def attend(
         nursery.cancel_scope.cancel()
 
     try:
+        with trio.fail_after(OPENING_S):
+            socket = await open_websocket(stream, where.header, where.path)
+        with trio.fail_after(relay_wire.HELLO_S):
+            await _introduce(socket, relay, hub_id, identity, app, where.name)
+        socket.on_control = connection._answer
         async with trio.open_nursery() as nursery:
-            try:
-                with trio.fail_after(OPENING_S):
-                    socket = await open_websocket(nursery, stream, where.header, where.path)
-                with trio.fail_after(relay_wire.HELLO_S):
-                    await _introduce(socket, relay, hub_id, identity, app, where.name)
-            except Refused as refused:
-                ended.append(refused)
-                nursery.cancel_scope.cancel()
-            except Closed as closed:
-                ended.append(_closed(closed.code, where.name, greeted=False))
-                nursery.cancel_scope.cancel()
-            except trio.TooSlowError:
-                ended.append(
-                    Refused(
-                        Reason.RELAY_AWAY,
-                        f"the relay {where.name} takes the connection and then says nothing: it hangs, is "
-                        "overloaded, or is no relay server",
-                    )
-                )
-                nursery.cancel_scope.cancel()
-            else:
-                nursery.start_soon(until, connection._read, socket, guest)
-                nursery.start_soon(until, connection._watch, socket, nursery)
-                nursery.start_soon(connection._write, socket)
-    except BaseExceptionGroup as group:
-        # The library's reader stumbles over what is no HTTP at all.
-        if not ended_badly(group):
-            raise
-        ended.append(not_http())
+            nursery.start_soon(until, connection._read, socket, guest)
+            nursery.start_soon(until, connection._watch, socket)
+            nursery.start_soon(connection._write, socket)
+    except Refused as refused:
+        return refused
+    except Closed as closed:
+        return _closed(closed.code, where.name, greeted=False)
+    except trio.TooSlowError:
+        return Refused(
+            Reason.RELAY_AWAY,
+            f"the relay {where.name} takes the connection and then says nothing: it hangs, is overloaded, or "
+            "is no relay server",
+        )
     finally:
         connection.lost()
         guest.left(connection)
@@ -281,7 +275,7 @@ async def _introduce(
         Refused: it is no relay server, or too old or new.
         Closed: see `_closed`.
     """
-    text = await socket.receive()
+    text = (await socket.receive())[0]
     try:
         nonce = relay_wire.decode_to_hub(text) if isinstance(text, str) else None
     except WireError:
@@ -317,7 +311,7 @@ async def _introduce(
         proof=relay_wire.proof_of(relay.token.reveal(), said),
         signature=identity.sign(relay_wire.to_sign(said)).hex(),
     )
-    await socket.send(relay_wire.encode(hello))
+    await socket.send([relay_wire.encode(hello)])
 
 
 def _closed(code: int, name: str, *, greeted: bool = True) -> Refused:
@@ -353,7 +347,7 @@ _CLOSES: Final[dict[int, tuple[Reason, str, str]]] = {
     ),
     relay_wire.CLOSE_REPLACED: (
         Reason.RELAY_REPLACED,
-        "another hub with this hub's identity came to the relay {} and took our place: one of the two is a copy",
+        "another machine with this hub's identity took our place at the relay {}: one of the two is a copy",
         "on the copy move identity.pem away and restart its hub: it makes its own",
     ),
     relay_wire.CLOSE_HUB_ID: (

@@ -136,9 +136,7 @@ class RelayDialer:
             except Refused as why:
                 refused = why
             except Exception as error:
-                self.report(
-                    RoadReport(event="relay_failed", side="dialer", address=where.name, error=error)
-                )
+                self.report(RoadReport(event="relay_failed", side="dialer", address=where.name, error=error))
                 refused = Refused(Reason.CRASH, "a bug of this hub ended the attempt; see its log")
             now = trio.current_time()
             held, wait = now - state.since if state.up else 0.0, 0.0
@@ -172,9 +170,9 @@ class RelayDialer:
 
     def seen(self, connection: Connection, address: bytes, hub: HubHere | None) -> None:
         """A hub is there now, or not any more."""
-        for where, pair in list(self._pairs.items()):
-            if where[0] == address and connection in pair.at and (hub is None or hub.hub_id != where[1]):
-                self._forget(pair, connection)
+        for (there, hub_id), each in list(self._pairs.items()):
+            if there == address and connection in each.at and (hub is None or hub.hub_id != hub_id):
+                self._forget(each, connection)
         if hub is None or hub.app_version == relay_wire.PROBE_APP or not self._is_wanted(address, hub):
             return
         pair = self._pairs.get((address, hub.hub_id))
@@ -182,8 +180,9 @@ class RelayDialer:
             if len(self._pairs) >= PAIRS_MAX:
                 return
             pair = self._pairs[address, hub.hub_id] = _Pair(self, address, hub.hub_id)
-            self._nursery.start_soon(pair.run_until_gone)
-        pair.at.append(connection)
+            self._nursery.start_soon(pair.run_until_gone, self._nursery)
+        if connection not in pair.at:
+            pair.at.append(connection)
 
     def gone(self, connection: Connection) -> None:
         """A connection ended."""
@@ -299,10 +298,10 @@ class _Pair(Dialer):
         smaller = key(owner.hub_id) < key(hub_id)
         self._grace = (DIRECT_S if key(hub_id) in owner.direct else 0.0) if smaller else GRACE_S
 
-    async def run_until_gone(self) -> None:
-        """Dial until it is gone."""
+    async def run_until_gone(self, links: trio.Nursery) -> None:
+        """Dial until it is gone; the streams run in `links`."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.run)
+            nursery.start_soon(self.keep, links)
             await self.gone.wait()
             nursery.cancel_scope.cancel()
 

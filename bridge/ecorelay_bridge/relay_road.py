@@ -198,6 +198,8 @@ def _tls_failed(cause: BaseException | None, host: str, who: str) -> Refused:
         "HTTP_REQUEST",
         "PACKET_LENGTH_TOO_LONG",
     ):
-        return Refused(Reason.TLS, f"{who} does not speak TLS at this port", "is it ws:// rather than wss://?")
+        return Refused(
+            Reason.TLS, f"{who} does not speak TLS at this port", "is it ws:// rather than wss://?"
+        )
     word = cause.reason if isinstance(cause, ssl.SSLError) and cause.reason else "it ended the connection"
     return Refused(Reason.TLS, f"TLS with {who} failed ({word.lower().replace('_', ' ')})")

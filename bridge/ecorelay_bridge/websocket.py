@@ -1,8 +1,12 @@
-"""A WebSocket to a server, over a stream we connected ourselves. The only module here that knows trio-websocket."""
+"""A WebSocket to a server, over a stream we connected ourselves. The only module here that knows wsproto.
+
+All that waits leaves in one write and all that one read brings is handed over at once: that is most of what a
+WebSocket costs. Nothing here reads unasked, so what is not received is held back by the network.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -10,17 +14,20 @@ from ecorelay.relay_wire import HEADER, PIECE_MAX, SUBPROTOCOL, TEXT_MAX
 from ecorelay_bridge.refusals import Reason, Refused
 
 if TYPE_CHECKING:
-    from trio_websocket import WebSocketConnection
+    from collections.abc import Callable, Sequence
+
+    from wsproto import WSConnection
+    from wsproto.events import BytesMessage, TextMessage
 
 MESSAGE_MAX: Final = max(TEXT_MAX, PIECE_MAX + HEADER)
 READ_SIZE: Final = 256 * 1024
-QUEUE: Final = 64
-"""Messages the library may keep for us: each hand-over to our task costs it as much as a message."""
 ABNORMAL: Final = 1006
 """The connection ended without a close of the WebSocket."""
+TOO_BIG: Final = 1009
+NONSENSE: Final = 1002
 _AWAY: Final = frozenset({502, 503, 504})
 """HTTP: a proxy is there, and the server behind it is not."""
-NOT_HERE: Final = "correct url in bridge.json: host, port and path of the relay server"
+_NOT_HERE: Final = "correct url in bridge.json: host, port and path of the relay server"
 
 
 class Closed(Exception):
@@ -36,51 +43,120 @@ class Closed(Exception):
 
 
 class WebSocket:
-    """One that is open; made by :func:`open_websocket`. One task may send and another receive."""
+    """One that is open; made by :func:`open_websocket`. One task may send and another receive.
 
-    def __init__(self, connection: WebSocketConnection, ears: _Ears) -> None:
-        self._connection = connection
-        self._ears = ears
+    Attributes:
+        heard: when anything came last, pings included.
+        on_control: called when :meth:`send` should be called, be it with nothing: a ping is to be answered.
+    """
 
-    @property
-    def heard(self) -> float:
-        """When anything came last, pings included."""
-        return self._ears.heard
+    def __init__(self, stream: trio.abc.Stream, protocol: WSConnection) -> None:
+        self.heard = trio.current_time()
+        self.on_control: Callable[[], None] = lambda: None
+        self._stream = stream
+        self._protocol = protocol
+        self._control = b""
+        """The answer to the last ping; older ones need none."""
+        self._part: list[bytes | str] = []
+        self._part_size = 0
+        self._ended = 0
 
-    async def send(self, message: str | bytes) -> None:
-        """Send one message. Cancelled, the connection is of no use any more.
+    async def send(self, messages: Sequence[str | bytes] = ()) -> None:
+        """Send messages in one write. Cancelled, the connection is of no use any more.
 
         Raises:
             Closed: it ended.
         """
-        await self._guarded(self._connection.send_message, message)
+        from wsproto.events import BytesMessage, TextMessage
 
-    async def receive(self) -> str | bytes:
-        """The next message. Raises as :meth:`send`."""
-        message: str | bytes = await self._guarded(self._connection.get_message)
-        return message
-
-    async def ping(self) -> None:
-        """Ask whether the server is there, and wait for the answer. Raises and is cancelled as :meth:`send`."""
-        await self._guarded(self._connection.ping)
-
-    async def _guarded(self, what: Any, *args: Any) -> Any:
-        from trio_websocket import ConnectionClosed
-
+        if self._ended:
+            raise Closed(self._ended)
+        parts = [self._control] if self._control else []
+        self._control = b""
+        for message in messages:
+            event = BytesMessage(data=message) if isinstance(message, bytes) else TextMessage(data=message)
+            parts.append(self._protocol.send(event))
         try:
-            return await what(*args)
-        except ConnectionClosed as closed:
-            raise Closed(ABNORMAL if closed.reason is None else closed.reason.code) from None
+            await self._stream.send_all(parts[0] if len(parts) == 1 else b"".join(parts))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise Closed(ABNORMAL) from None
+
+    def ping(self) -> None:
+        """Have the server asked whether it is there."""
+        from wsproto.events import Ping
+
+        if not self._ended:
+            self._control = self._protocol.send(Ping())
+            self.on_control()
+
+    async def receive(self) -> list[str | bytes]:
+        """The next messages, all that are there; at least one.
+
+        Raises:
+            Closed: it ended; everything before that was received.
+        """
+        while True:
+            found = self._events()
+            if found:
+                return found
+            if self._ended:
+                raise Closed(self._ended)
+            try:
+                data = await self._stream.receive_some(READ_SIZE)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                raise Closed(ABNORMAL) from None
+            if not data:
+                raise Closed(ABNORMAL)
+            self.heard = trio.current_time()
+            self._protocol.receive_data(bytes(data))
+
+    def _events(self) -> list[str | bytes]:
+        from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
+        from wsproto.utilities import ProtocolError
+
+        found: list[str | bytes] = []
+        try:
+            for event in self._protocol.events():
+                if isinstance(event, BytesMessage | TextMessage):
+                    self._gather(event, found)
+                elif isinstance(event, Ping):
+                    self._control = self._protocol.send(event.response())
+                    self.on_control()
+                elif isinstance(event, CloseConnection):
+                    self._ended = self._ended or int(event.code)
+                if self._ended:
+                    break
+        except ProtocolError:
+            self._ended = NONSENSE
+        return found
+
+    def _gather(self, event: BytesMessage | TextMessage, found: list[str | bytes]) -> None:
+        if event.message_finished and not self._part:
+            self._part_size = len(event.data)
+            message = _as_sent(event)
+        else:
+            self._part.append(_as_sent(event))
+            self._part_size += len(event.data)
+            message = b""
+        if self._part_size > MESSAGE_MAX:
+            self._ended = TOO_BIG
+        elif event.message_finished:
+            if self._part:
+                empty = self._part[0][:0]
+                message = empty.join(self._part)  # type: ignore[arg-type] # all of one kind
+                self._part = []
+            self._part_size = 0
+            found.append(message)
 
 
-async def open_websocket(nursery: trio.Nursery, stream: trio.abc.Stream, host: str, path: str) -> WebSocket:
-    """Ask the server at the other end of `stream` for a WebSocket.
+def _as_sent(event: BytesMessage | TextMessage) -> bytes | str:
+    return event.data if isinstance(event.data, str) else bytes(event.data)
 
-    Resource handling: what it runs in `nursery` ends with the stream, or when that is cancelled. The caller
-    closes the stream. See also :func:`ended_badly`.
+
+async def open_websocket(stream: trio.abc.Stream, host: str, path: str) -> WebSocket:
+    """Ask the server at the other end of `stream` for a WebSocket. The caller closes the stream.
 
     Args:
-        nursery: for its reader.
         stream: connected, TLS included.
         host: for the header, with the port where it is not the usual one.
         path: with the query.
@@ -88,46 +164,40 @@ async def open_websocket(nursery: trio.Nursery, stream: trio.abc.Stream, host: s
     Raises:
         Refused: there is none, and what is there instead.
     """
-    from trio_websocket import ConnectionClosed, ConnectionRejected, wrap_client_stream
+    from wsproto import ConnectionType, WSConnection
+    from wsproto.events import AcceptConnection, RejectConnection, Request
+    from wsproto.utilities import ProtocolError
 
-    ears = _Ears(stream)
+    protocol = WSConnection(ConnectionType.CLIENT)
     try:
-        connection = await wrap_client_stream(
-            nursery,
-            ears,  # type: ignore[arg-type] # it uses what any stream has
-            host,
-            path,
-            subprotocols=[SUBPROTOCOL],
-            message_queue_size=QUEUE,
-            max_message_size=MESSAGE_MAX,
-            receive_buffer_size=READ_SIZE,
-        )
-    except ConnectionRejected as rejected:
-        raise _refused(rejected.status_code) from None
-    except ConnectionClosed:
-        raise not_http() from None
-    if connection.subprotocol != SUBPROTOCOL:
-        raise Refused(
-            Reason.NO_RELAY, "a WebSocket server answers there, but no relay server of ecorelay", NOT_HERE
-        )
-    return WebSocket(connection, ears)
+        await stream.send_all(protocol.send(Request(host=host, target=path, subprotocols=[SUBPROTOCOL])))
+        while True:
+            data = await stream.receive_some(READ_SIZE)
+            if not data:
+                raise _not_http()
+            protocol.receive_data(bytes(data))
+            # Only the first event: what comes after it is for the one who receives.
+            for event in protocol.events():
+                if isinstance(event, RejectConnection):
+                    raise _refused(event.status_code)
+                if isinstance(event, AcceptConnection):
+                    if event.subprotocol != SUBPROTOCOL:
+                        raise Refused(
+                            Reason.NO_RELAY,
+                            "a WebSocket server answers there, but no relay server of ecorelay",
+                            _NOT_HERE,
+                        )
+                    return WebSocket(stream, protocol)
+    except (ProtocolError, trio.BrokenResourceError):
+        raise _not_http() from None
 
 
-def not_http() -> Refused:
-    """What answers says nothing that we know."""
+def _not_http() -> Refused:
     return Refused(
         Reason.NO_RELAY,
         "it took the connection and ended it without a WebSocket: no relay server, or one that is just going",
-        NOT_HERE,
+        _NOT_HERE,
     )
-
-
-def ended_badly(group: BaseExceptionGroup[BaseException]) -> bool:
-    """Whether a nursery given to :func:`open_websocket` failed only because the server talked nonsense."""
-    from trio_websocket import ConnectionClosed, HandshakeError
-    from wsproto.utilities import ProtocolError
-
-    return group.split((ConnectionClosed, HandshakeError, ProtocolError))[1] is None
 
 
 def _refused(status: int) -> Refused:
@@ -152,27 +222,5 @@ def _refused(status: int) -> Refused:
     return Refused(
         Reason.NO_RELAY,
         f"a web server answers there, but no relay server (HTTP {status})",
-        f"{NOT_HERE}; a proxy in front of it must pass on WebSockets",
+        f"{_NOT_HERE}; a proxy in front of it must pass on WebSockets",
     )
-
-
-class _Ears(trio.abc.Stream):
-    """Notes when something was heard: the library does not say, for pings it answers itself."""
-
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        self._stream = stream
-        self.heard = trio.current_time()
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._stream.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._stream.wait_send_all_might_not_block()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        data = await self._stream.receive_some(max_bytes)
-        self.heard = trio.current_time()
-        return data
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()

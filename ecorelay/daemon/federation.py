@@ -72,9 +72,7 @@ class Federation:
         self._hub_id = hub_id
         self._shell = shell
         self._roads: Any = None
-        self._links = Links(
-            shell, hub_id, seek=self._seek, rest=self._rest, room=room
-        )
+        self._links = Links(shell, hub_id, seek=self._seek, rest=self._rest, room=room)
         self._scope = trio.CancelScope()
         self._again = trio.Event()
         self._reloading: list[Callable[[RelayError | None], object]] = []

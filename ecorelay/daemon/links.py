@@ -2,8 +2,8 @@
 
 Two hubs may reach each other over several streams at once: both dialed, or one hangs and nobody has noticed
 yet. The hub with the smaller hub_id chooses: it keeps the stream that answers, and tells the other side with
-`activate`. A stream that is not chosen waits, in case it is needed. A direct one that proved to be alive takes
-the place of one over a relay, never the reverse while it answers.
+`activate`. A stream that is not chosen waits, in case it is needed. A direct one that proved to live takes the
+place of one over a relay, never the reverse while it answers.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ IDLE_DEAD_S: Final = 45.0
 """The same where nothing was said. A hub that cannot be dialed depends on the other one to notice, so it is
 often; what the other side says counts, so of two hubs with nothing to say one asks."""
 STANDBY_S: Final = 5.0
-"""How long a stream waits beside a link that answers; then it is not needed, or takes over as the better one."""
+"""How long a stream waits beside a link that answers; then it is not needed, or is better and takes over."""
 STANDBY_MAX: Final = 3
 """Streams of one hub that wait beside its link; a further one takes the place of the oldest."""
 

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
+import pytest
 import trio
 
 from ecorelay import relay_wire
+from ecorelay_bridge import dialer, relay_connection, relay_dialer
+from ecorelay_bridge.known import FileTrust
 from ecorelay_bridge.refusals import Reason
 from ecorelay_bridge.settings import RelayServer, Secret
-from tests.bridge.hubs import WRONG, Hub, identity, peer, running
+from tests.bridge.hubs import RIGHT, WRONG, Hub, identity, peer, running
 from tests.bridge.tiny_relay import TOKEN, TinyRelay, tiny_relay
+from tests.helpers.cables import proxied
 
 
-def at(relay: TinyRelay, token: str = TOKEN) -> tuple[RelayServer, ...]:
-    return (RelayServer(url=relay.url, token=Secret(token)),)
+def at(*relays: TinyRelay, token: str = TOKEN) -> tuple[RelayServer, ...]:
+    return tuple(RelayServer(url=relay.url, token=Secret(token)) for relay in relays)
+
+
+def relay_reports(hub: Hub) -> list[tuple[str, Reason | None]]:
+    return [(each.event, each.reason) for each in hub.reports if "relay" in each.event]
+
+
+def told(hub: Hub, other: str, reason: Reason) -> bool:
+    return any(each.hub_id == other and each.reason is reason for each in hub.reports)
+
+
+async def until(holds: Callable[[], object]) -> None:
+    with trio.fail_after(10):
+        while not holds():  # noqa: ASYNC110
+            await trio.sleep(0.01)
 
 
 async def test_two_hubs_at_a_relay_link_and_the_smaller_hub_id_dials(tmp_path) -> None:
@@ -34,3 +55,302 @@ async def test_two_hubs_at_a_relay_link_and_the_smaller_hub_id_dials(tmp_path) -
                 while len(got) < len(big):
                     got += await there.stream.receive_some(65536)
             assert got == big
+        state = alpha.roads.relays[f"127.0.0.1:{relay.port}"]
+        assert (state.up, state.hubs, state.trouble) == (True, 1, "")
+        await trio.sleep(0.3)
+        assert (len(alpha.links), len(beta.links)) == (1, 1)
+
+
+async def test_the_greater_hub_id_dials_after_a_while_if_the_other_one_does_not(
+    tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(relay_dialer, "GRACE_S", 0.3)
+    async with (
+        tiny_relay() as relay,
+        running(tmp_path, "alpha", listen=False, relays=at(relay)) as alpha,
+    ):
+        alpha.roads.rest("beta")
+        async with running(tmp_path, "beta", listen=False, relays=at(relay)) as beta:
+            there = await beta.linked()
+            assert there.role == "dialer"
+
+
+async def test_hubs_that_are_linked_directly_open_nothing_at_the_relay(tmp_path) -> None:
+    async with (
+        tiny_relay() as relay,
+        running(tmp_path, "beta", relays=at(relay)) as beta,
+    ):
+        beta.roads.rest("alpha")
+        async with running(tmp_path, "alpha", peer(beta), listen=False, relays=at(relay)) as alpha:
+            first = await alpha.linked()
+            assert not first.relayed, "a hub that can be dialed gets half a second for that"
+            alpha.roads.rest("beta")
+            await trio.sleep(1)
+            assert len(alpha.links) == 1
+            alpha.roads.seek("beta")  # suspect: another road is wanted beside it
+            await until(lambda: any(each.relayed for each in alpha.links))
+
+
+async def test_a_hub_linked_over_the_relay_is_still_dialed_directly_but_calmly(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("ecorelay_bridge.backoff.LAST_S", 1.0)
+    async with (
+        tiny_relay() as relay,
+        proxied(9) as away,
+        running(tmp_path, "beta", relays=at(relay)) as beta,
+    ):
+        port, away.forwards_to = beta.port, 1  # nobody there
+        direct = peer(beta)
+        direct = type(direct)(hub_id="beta", host="127.0.0.1", port=away.port)
+        async with running(tmp_path, "alpha", direct, listen=False, relays=at(relay)) as alpha:
+            await until(lambda: any(each.relayed for each in alpha.links))
+            alpha.roads.rest("beta", relayed=True)
+            await trio.sleep(0.2)
+            tries = len(alpha.reports)
+            await trio.sleep(0.4)
+            assert len(alpha.reports) <= tries + 3
+            away.forwards_to = port
+            await until(lambda: any(not each.relayed for each in alpha.links))
+
+
+async def test_a_wrong_token_is_said_and_not_tried_again_soon(tmp_path) -> None:
+    wrong = "another-token-of-128-bits-0123456789"
+    async with (
+        tiny_relay() as relay,
+        running(tmp_path, "alpha", listen=False, relays=at(relay, token=wrong)) as alpha,
+    ):
+        report = await alpha.refused(Reason.RELAY_TOKEN)
+        assert report.retry_in_s is not None
+        assert report.retry_in_s >= 60
+        assert "refuses our token" in report.sentence
+        await trio.sleep(0.3)
+        alpha.roads.seek("beta")  # a link is wanted: no reason to try a token again
+        await trio.sleep(0.5)
+        assert len(relay.hellos) == 1
+        for text in (repr(alpha.reports), repr(relay.hellos)):
+            assert wrong not in text
+
+
+async def test_an_older_or_newer_server_is_named_as_such(tmp_path) -> None:
+    async with tiny_relay() as relay:
+        relay.versions = (7, 9)
+        async with running(tmp_path, "alpha", listen=False, relays=at(relay)) as alpha:
+            report = await alpha.refused(Reason.VERSION)
+            assert "speaks 7 to 9" in report.sentence
+            assert "this hub is the older one" in report.remedy
+    async with tiny_relay() as relay:
+        relay.close_with = relay_wire.CLOSE_VERSION
+        async with running(tmp_path, "alpha", listen=False, relays=at(relay)) as alpha:
+            assert (await alpha.refused(Reason.VERSION)).told
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "seconds"),
+    [
+        (relay_wire.CLOSE_HUB_ID, Reason.RELAY_HUB_ID, 60),
+        (relay_wire.CLOSE_RATE, Reason.RELAY_RATE, 60),
+        (relay_wire.CLOSE_FRAME, Reason.RELAY_RULES, 60),
+        (relay_wire.CLOSE_FULL, Reason.RELAY_FULL, 0),
+        (relay_wire.CLOSE_GOING, Reason.RELAY_AWAY, 0),
+        (relay_wire.CLOSE_SLOW, Reason.RELAY_LOST, 0),
+        (4999, Reason.RELAY_LOST, 0),
+    ],
+)
+async def test_every_close_has_its_reason_and_its_pause(tmp_path, code, reason, seconds) -> None:
+    async with tiny_relay() as relay:
+        relay.close_with = code
+        async with running(tmp_path, "alpha", listen=False, relays=at(relay)) as alpha:
+            report = await alpha.refused(reason)
+            assert report.retry_in_s is not None
+            assert seconds <= report.retry_in_s <= (66 if seconds else 2)
+            assert report.sentence
+
+
+async def test_two_machines_under_one_identity_do_not_fight_for_the_place(tmp_path) -> None:
+    async with (
+        tiny_relay() as relay,
+        running(tmp_path, "alpha", listen=False, relays=at(relay)) as alpha,
+    ):
+        await until(lambda: relay.hubs)
+        async with running(tmp_path, "copy", listen=False, relays=at(relay), who="alpha"):
+            report = await alpha.refused(Reason.RELAY_REPLACED)
+            assert "copy" in report.sentence
+            assert report.retry_in_s is not None
+            assert report.retry_in_s >= 60
+            await trio.sleep(1)
+            assert len(relay.hellos) == 2
+
+
+async def test_a_hub_comes_back_to_a_relay_that_was_restarted(tmp_path) -> None:
+    async with tiny_relay() as relay:
+        port = relay.port
+        async with (
+            running(tmp_path, "alpha", listen=False, relays=at(relay)) as alpha,
+            running(tmp_path, "beta", listen=False, relays=at(relay)) as beta,
+        ):
+            await alpha.linked(), await beta.linked()
+            relay.scope.cancel()
+            await alpha.until(lambda: ("relay_failed", Reason.RELAY_LOST) in relay_reports(alpha))
+            alpha.release()
+            beta.release()
+            await until(lambda: any(each.event == "down" for each in alpha.reports))
+            down = next(each for each in alpha.reports if each.event == "down")
+            assert "relay" in down.sentence
+            await trio.sleep(0.5)
+            began = trio.current_time()
+            async with tiny_relay(port):
+                await alpha.linked(2)
+                assert trio.current_time() - began < 5
+
+
+async def test_a_relay_that_says_nothing_any_more_is_given_up(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(relay_connection, "ASK_S", 0.1)
+    monkeypatch.setattr(relay_connection, "DEAD_S", 0.4)
+    async with tiny_relay() as relay, proxied(relay.port) as wire:
+        by_wire = (RelayServer(url=f"ws://127.0.0.1:{wire.port}", token=Secret(TOKEN)),)
+        async with (
+            running(tmp_path, "alpha", listen=False, relays=by_wire) as alpha,
+            running(tmp_path, "beta", listen=False, relays=at(relay)) as beta,
+        ):
+            here, there = await alpha.linked(), await beta.linked()
+            for _ in range(3):  # the server answers pings while nobody has anything to say
+                await here.stream.send_all(b"hello")
+                await there.stream.receive_some(100)
+                await trio.sleep(0.2)
+            assert ("relay_failed", Reason.RELAY_LOST) not in relay_reports(alpha)
+            wire.hang()
+            await here.stream.send_all(b"hello")
+            await alpha.refused(Reason.RELAY_LOST)
+            with pytest.raises(trio.BrokenResourceError), trio.fail_after(5):
+                await here.stream.receive_some(100)
+
+
+async def test_a_silent_server_is_given_up_even_if_nothing_is_said(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(relay_connection, "SILENT_S", 0.5)
+    async with (
+        tiny_relay() as relay,
+        running(tmp_path, "alpha", listen=False, relays=at(relay)) as alpha,
+    ):
+        report = await alpha.refused(Reason.RELAY_LOST)
+        assert "says nothing any more" in report.sentence
+        await until(lambda: len(relay.hellos) >= 2)
+
+
+async def test_a_wrong_federation_secret_is_said_on_both_sides_and_not_tried_again_soon(
+    tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(relay_dialer, "GRACE_S", 0.3)
+    async with (
+        tiny_relay() as relay,
+        running(tmp_path, "beta", listen=False, relays=at(relay)) as beta,
+        running(tmp_path, "alpha", listen=False, secret=WRONG, relays=at(relay)) as alpha,
+    ):
+        for hub, other in ((alpha, "beta"), (beta, "alpha")):
+            await hub.until(partial(told, hub, other, Reason.WRONG_SECRET))
+            report = next(each for each in hub.reports if each.hub_id == other and each.event == "failed")
+            assert "secrets differ" in report.sentence
+            assert report.retry_in_s is not None
+            assert report.retry_in_s >= 60
+        refused = next(each for each in beta.reports if each.side == "acceptor" and each.event == "failed")
+        assert refused.address == f"relay 127.0.0.1:{relay.port} (alpha)"
+        for report in (*alpha.reports, *beta.reports):
+            assert RIGHT not in repr(report)
+            assert TOKEN not in repr(report)
+        await trio.sleep(0.5)
+        assert not alpha.links
+        assert not beta.links
+
+
+async def test_only_the_known_identity_is_dialed_and_a_wrong_one_is_told_of_once(tmp_path) -> None:
+    (tmp_path / "alpha").mkdir()
+    FileTrust(tmp_path / "alpha" / "known-hubs.json").trust("beta", identity("beta").fingerprint)
+    async with (
+        tiny_relay() as relay,
+        running(tmp_path, "alpha", listen=False, relays=at(relay)) as alpha,
+    ):
+        async with running(tmp_path, "beta", listen=False, relays=at(relay), who="impostor"):
+            report = await alpha.refused(Reason.IDENTITY_CHANGED)
+            assert report.hub_id == "beta"
+            await relay.close_all(relay_wire.CLOSE_GOING)
+            await trio.sleep(1)
+        assert (
+            sum(each.reason is Reason.IDENTITY_CHANGED and bool(each.hub_id) for each in alpha.reports) == 1
+        )
+        assert not [each for each in alpha.reports if each.event == "dialing"]
+        async with running(tmp_path, "beta", listen=False, relays=at(relay)) as real:
+            await real.linked()
+
+
+async def test_our_own_hub_id_at_the_relay_is_told_and_not_dialed(tmp_path) -> None:
+    async with (
+        tiny_relay() as relay,
+        running(tmp_path, "alpha", listen=False, relays=at(relay)) as alpha,
+    ):
+        await until(lambda: relay.hubs)
+        async with running(tmp_path, "Alpha", listen=False, relays=at(relay), who="other"):
+            report = await alpha.refused(Reason.OWN_HUB_ID)
+            assert report.hub_id == ""
+            await trio.sleep(0.3)
+            assert not alpha.links
+
+
+async def test_a_hub_that_leaves_in_the_middle_of_the_handshake(tmp_path) -> None:
+    async with tiny_relay() as relay, proxied(relay.port) as wire:
+        by_wire = (RelayServer(url=f"ws://127.0.0.1:{wire.port}", token=Secret(TOKEN)),)
+        async with running(tmp_path, "alpha", listen=False, relays=at(relay)) as alpha:
+            async with running(tmp_path, "beta", listen=False, relays=by_wire):
+                await until(lambda: len(relay.hubs) == 2)
+                wire.hang()
+                await alpha.until(lambda: any(each.event == "dialing" for each in alpha.reports))
+            # Its end of the connection is closed: the relay says so, and nobody waits for the time-out.
+            wire.hang(False)
+            await until(lambda: len(relay.hubs) == 1)
+            assert not [each for each in alpha.reports if each.event == "failed"]
+            async with running(tmp_path, "beta", listen=False, relays=by_wire) as beta:
+                await alpha.linked(), await beta.linked()
+
+
+async def test_of_two_relays_one_stream_is_enough_and_the_other_takes_over(tmp_path) -> None:
+    async with (
+        tiny_relay() as one,
+        tiny_relay() as two,
+        running(tmp_path, "beta", listen=False, relays=at(one, two)) as beta,
+        running(tmp_path, "alpha", listen=False, relays=at(one, two)) as alpha,
+    ):
+        first = await alpha.linked()
+        alpha.roads.rest("beta", relayed=True)
+        beta.roads.rest("alpha", relayed=True)
+        await trio.sleep(0.5)
+        assert len(alpha.links) == 1
+        broken = one if first.address.endswith(str(one.port)) else two
+        other = two if broken is one else one
+        broken.scope.cancel()
+        alpha.release()
+        beta.release()
+        alpha.roads.seek("beta")
+        beta.roads.seek("alpha")
+        second = await alpha.linked(2)
+        assert second.address == f"relay 127.0.0.1:{other.port}"
+
+
+async def test_a_probe_at_the_relay_is_not_dialed(tmp_path) -> None:
+    async with (
+        tiny_relay() as relay,
+        running(tmp_path, "alpha", listen=False, relays=at(relay)) as alpha,
+    ):
+        await until(lambda: relay.hubs)
+        probe = relay_wire.HubHere(hub_id="zebra", address="ab" * 32, app_version=relay_wire.PROBE_APP)
+        await relay.tell(relay_wire.Joined(hub=probe))
+        await trio.sleep(0.2)
+        assert not [each for each in alpha.reports if each.event == "dialing"]
+
+
+async def test_both_dial_at_once_and_both_streams_come_about(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(relay_dialer, "GRACE_S", 0.0)
+    async with (
+        tiny_relay() as relay,
+        running(tmp_path, "beta", listen=False, relays=at(relay)) as beta,
+        running(tmp_path, "alpha", listen=False, relays=at(relay)) as alpha,
+    ):
+        await alpha.linked(2), await beta.linked(2)
+        assert sorted(each.role for each in alpha.links) == ["acceptor", "dialer"]
+        assert dialer.BESIDE_MAX == 3

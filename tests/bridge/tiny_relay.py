@@ -1,4 +1,4 @@
-"""A relay server as small as can be, for tests of the hub's side: it switches, and misbehaves when told to."""
+"""A relay server as small as can be, for tests of the hub's side: it switches, and misbehaves when told."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class TinyRelay:
     async def _serve(self, socket: WebSocketConnection) -> None:
         nonce = secrets.token_hex(32)
         await socket.send_message(relay_wire.encode(RelayNonce(versions=self.versions, nonce=nonce)))
-        hello = relay_wire.decode_hello(await socket.get_message())
+        hello = relay_wire.decode_hello(str(await socket.get_message()))
         self.hellos.append(hello)
         proof = relay_wire.proof_of(TOKEN, relay_wire.statement(nonce, hello))
         if self.close_with or not hmac.compare_digest(proof, hello.proof):
@@ -78,7 +78,7 @@ class TinyRelay:
                     await self.tell(Left(address=address.hex(), reason="closed"))
 
     async def _switch(self, address: bytes, socket: WebSocketConnection, message: Any) -> None:
-        while self.frozen:
+        while self.frozen:  # noqa: ASYNC110
             await trio.sleep(0.01)
         came = relay_wire.take_apart(message)
         to = self.hubs.get(came.address)

@@ -449,7 +449,9 @@ async def test_a_link_that_only_hung_is_left_alone_again(tmp_path: Path, monkeyp
         assert p.one.link.about.stream is here
 
 
-async def test_a_direct_stream_takes_over_from_a_relay_once_it_has_proved_to_live(tmp_path: Path, monkeypatch):
+async def test_a_direct_stream_takes_over_from_a_relay_once_it_has_proved_to_live(
+    tmp_path: Path, monkeypatch
+):
     monkeypatch.setattr(links_module, "STANDBY_S", 0.4)
     async with pair(tmp_path) as p:
         sid, _ = p.one.open("alice")
