@@ -90,6 +90,11 @@ class Outbox:
         self.queued = 0
         """Cost of all data."""
 
+    @property
+    def behind(self) -> bool:
+        """Whether somebody came or went of whom this hub has not read."""
+        return self._read < self._record.end
+
     def lane_size(self, source: bytes) -> int:
         """Cost of what waits from that hub."""
         lane = self._lanes.get(source)

@@ -220,9 +220,8 @@ class Switch:
         """Wake all hubs that have not read who came and went. Who has data to read has read that before."""
         realms = [self.realms[name] for name in self._news if name in self.realms]
         self._news.clear()
-        return tuple(
-            [action for realm in realms for hub in realm.hubs.values() for action in self._wake(hub)]
-        )
+        hubs = [hub for realm in realms for hub in realm.hubs.values() if hub.outbox.behind]
+        return tuple([action for hub in hubs for action in self._wake(hub)])
 
     def _wake(self, hub: Hub) -> Actions:
         if hub.awake:

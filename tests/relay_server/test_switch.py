@@ -1,0 +1,521 @@
+"""The switch by lists: what hubs say in, the whole of what is done and written out."""
+
+import pytest
+
+from ecorelay import relay_wire
+from ecorelay.relay_wire import (
+    CLOSE,
+    CREDIT,
+    CREDIT_MORE,
+    DATA,
+    OPEN,
+    PIECE_MAX,
+    STREAMS_MAX,
+    Congested,
+    Here,
+    Joined,
+    Left,
+    NoSuchHub,
+)
+from ecorelay_relay_server import bounds, outbox
+from ecorelay_relay_server.bounds import LANE_MAX, NOTES_MAX, RECORD_MAX
+from ecorelay_relay_server.switch import End, News, Wake
+from tests.relay_server.switches import (
+    EVERYTHING,
+    NUMBER,
+    OTHER,
+    address,
+    card,
+    closing,
+    credit,
+    data,
+    join,
+    opened,
+    opening,
+    shown,
+    switch,
+    take,
+)
+
+BIG = bytes(PIECE_MAX)
+
+
+# --- messages that break the rules -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"\x02" + bytes(39),
+        b"\x05" + bytes(40),
+        b"\x00" + bytes(40),
+        b"\x02" + bytes(40),
+        b"\x02" + bytes(40 + PIECE_MAX + 1),
+        b"\x03" + bytes(40 + 3),
+        b"\x01" + bytes(40) + b"x",
+        b"\x04" + bytes(40) + b"x",
+    ],
+    ids=[
+        "empty",
+        "half a header",
+        "unknown kind",
+        "kind 0",
+        "no data",
+        "too much",
+        "credit",
+        "open",
+        "close",
+    ],
+)
+def test_a_message_that_breaks_the_rules_ends_its_hub_alone(message):
+    at = switch()
+    bad, good = join(at, "bad"), join(at, "good")
+    news, end = at.data(bad, message)
+    assert news == News()
+    assert end[:2] == (bad, relay_wire.CLOSE_FRAME)
+    assert end.reason
+    assert at.hubs == 1
+    assert at.spread() == (Wake(good),)
+    assert take(at, good) == [Left(address=address("bad").hex(), reason="refused")]
+
+
+@pytest.mark.parametrize("kind", [OPEN, DATA, CREDIT_MORE, CLOSE])
+def test_a_message_to_oneself_is_refused(kind):
+    at = switch()
+    hub = join(at, "a")
+    payload = {DATA: b"x", CREDIT_MORE: bytes(4)}.get(kind, b"")
+    actions = at.data(hub, relay_wire.piece(kind, hub.address, NUMBER, payload))
+    assert actions[-1] == End(hub, relay_wire.CLOSE_FRAME, "a message to itself")
+
+
+@pytest.mark.parametrize("kind", [OPEN, DATA])
+def test_an_unknown_destination_is_answered(kind):
+    at = switch()
+    hub = join(at, "a")
+    gone = address("nobody")
+    message = relay_wire.piece(kind, gone, NUMBER, b"x" if kind == DATA else b"")
+    assert at.data(hub, message) == (Wake(hub),)
+    assert take(at, hub) == [NoSuchHub(address=gone.hex(), stream=NUMBER.hex())]
+
+
+@pytest.mark.parametrize("kind", [CREDIT_MORE, CLOSE])
+def test_credit_and_close_for_nobody_are_dropped_without_an_answer(kind):
+    at = switch()
+    hub = join(at, "a")
+    message = relay_wire.piece(kind, address("nobody"), NUMBER, bytes(4) if kind == CREDIT_MORE else b"")
+    assert at.data(hub, message) == ()
+    assert take(at, hub) == []
+
+
+@pytest.mark.parametrize("make", [lambda to: data(to, b"late"), lambda to: credit(to, 9), closing])
+def test_a_piece_of_an_unknown_stream_is_dropped_not_reset(make):
+    at = switch()
+    one, other = join(at, "a"), join(at, "b")
+    take(at, one)
+    assert at.data(one, make(other)) == ()
+    assert take(at, one) == take(at, other) == []
+    assert at.counts["dropped_stream"] == 1
+
+
+def test_an_open_of_a_stream_that_is_open_changes_nothing():
+    at = switch()
+    one, other = join(at, "a"), join(at, "b")
+    take(at, one)
+    opened(at, one, other)
+    assert at.data(one, opening(other)) == ()
+    assert at.data(other, opening(one)) == ()
+    assert at.streams == 1
+
+
+def test_a_text_after_the_hello_is_ignored():
+    at = switch()
+    hub = join(at, "a")
+    at.text(hub)
+    assert at.here(hub)
+    assert take(at, hub) == []
+
+
+# --- streams ---------------------------------------------------------------------------------------------
+
+
+def test_a_stream_carries_data_both_ways_under_each_others_address():
+    at = switch()
+    one, other = join(at, "a"), join(at, "b")
+    take(at, one)
+    assert at.data(one, opening(other)) == (Wake(other),)
+    assert at.data(one, data(other, b"to b")) == ()  # awake already
+    assert take(at, other) == [(OPEN, one.address, NUMBER, b""), (DATA, one.address, NUMBER, b"to b")]
+    assert at.data(other, data(one, b"to a")) == (Wake(one),)
+    at.data(other, credit(one, 4))
+    assert take(at, one) == [
+        (DATA, other.address, NUMBER, b"to a"),
+        (CREDIT_MORE, other.address, NUMBER, (4).to_bytes(4, "big")),
+    ]
+    at.data(one, closing(other))
+    assert take(at, other) == [(CLOSE, one.address, NUMBER, b"")]
+    assert at.streams == 0
+    assert at.data(other, data(one, b"late")) == ()
+
+
+def test_what_was_sent_before_a_close_arrives_and_what_waits_for_the_closer_does_not():
+    at = switch()
+    one, other = join(at, "a"), join(at, "b")
+    take(at, one)
+    opened(at, one, other)
+    at.data(other, data(one, b"too late"))
+    at.data(one, data(other, b"last words"))
+    at.data(one, closing(other))
+    assert take(at, one) == []
+    assert take(at, other) == [
+        (DATA, one.address, NUMBER, b"last words"),
+        (CLOSE, one.address, NUMBER, b""),
+    ]
+    assert at.queued == 0
+
+
+def test_two_hubs_may_give_their_streams_the_same_number():
+    at = switch()
+    a, b, c = join(at, "a"), join(at, "b"), join(at, "c")
+    opened(at, a, c)
+    opened(at, b, c)
+    at.data(a, data(c, b"of a"))
+    at.data(b, data(c, b"of b"))
+    at.data(a, closing(c))
+    assert {(each[1], each[3]) for each in take(at, c) if each[0] == DATA} == {
+        (a.address, b"of a"),
+        (b.address, b"of b"),
+    }
+    at.data(b, data(c, b"still open"))
+    assert take(at, c) == [(DATA, b.address, NUMBER, b"still open")]
+
+
+def test_only_so_many_streams_are_open_between_two_hubs_whoever_opens_them():
+    at = switch()
+    one, other, third = join(at, "a"), join(at, "b"), join(at, "c")
+    for hub in (one, other, third):
+        take(at, hub)
+    for number in range(STREAMS_MAX):
+        from_, to = (one, other) if number % 2 else (other, one)
+        at.data(from_, opening(to, number.to_bytes(8, "big")))
+    at.data(one, opening(other, b"too many"))
+    assert take(at, one)[-1] != take(at, other)[-1]
+    assert at.streams == STREAMS_MAX
+    assert at.counts["dropped_over_streams"] == 1
+    at.data(one, opening(third, b"too many"))
+    assert at.streams == STREAMS_MAX + 1
+    at.data(one, closing(other, (0).to_bytes(8, "big")))
+    at.data(one, opening(other, b"too many"))
+    assert at.streams == STREAMS_MAX + 1
+
+
+# --- credit ----------------------------------------------------------------------------------------------
+
+
+def send_all_credit(at, one, other):
+    for _ in range(CREDIT // PIECE_MAX):
+        at.data(one, data(other, BIG))
+
+
+def test_a_stream_that_exceeds_its_credit_is_closed_both_ways():
+    at = switch()
+    one, other = join(at, "a"), join(at, "b")
+    take(at, one)
+    opened(at, one, other)
+    send_all_credit(at, one, other)
+    assert at.streams == 1
+    at.data(one, data(other, b"x"))
+    assert at.streams == 0
+    assert take(at, one) == [Congested(address=other.address.hex(), stream=NUMBER.hex())]
+    assert take(at, other) == [Congested(address=one.address.hex(), stream=NUMBER.hex())]
+    assert at.queued == 0
+    assert at.here(one)
+    assert at.here(other)
+
+
+def test_credit_is_what_the_receiver_gives_back_not_what_has_left_the_server():
+    at = switch()
+    one, other = join(at, "a"), join(at, "b")
+    opened(at, one, other)
+    send_all_credit(at, one, other)
+    take(at, other)
+    at.data(other, credit(one, PIECE_MAX))
+    at.data(one, data(other, BIG))
+    assert at.streams == 1
+    at.data(one, data(other, b"x"))
+    assert at.streams == 0
+
+
+def test_more_credit_than_was_used_is_worth_nothing():
+    at = switch()
+    one, other = join(at, "a"), join(at, "b")
+    take(at, one)
+    opened(at, one, other)
+    at.data(one, data(other, b"12345"))
+    at.data(other, credit(one, 0xFFFFFFFF))
+    assert take(at, one) == [(CREDIT_MORE, other.address, NUMBER, (5).to_bytes(4, "big"))]
+    assert at.data(other, credit(one, 0xFFFFFFFF)) == ()
+    send_all_credit(at, one, other)
+    assert at.streams == 1
+    at.data(one, data(other, b"x"))
+    assert at.streams == 0
+
+
+def test_credit_that_waits_becomes_one_message():
+    at = switch()
+    one, other = join(at, "a"), join(at, "b")
+    take(at, one)
+    opened(at, one, other)
+    at.data(one, data(other, bytes(1000)))
+    for _ in range(1000):
+        at.data(other, credit(one, 1))
+    assert take(at, one) == [(CREDIT_MORE, other.address, NUMBER, (1000).to_bytes(4, "big"))]
+    at.data(one, data(other, bytes(3)))
+    at.data(other, credit(one, 3))
+    assert take(at, one) == [(CREDIT_MORE, other.address, NUMBER, (3).to_bytes(4, "big"))]
+
+
+def test_many_tiny_pieces_are_reckoned_with_what_they_take():
+    at = switch()
+    one, other = join(at, "a"), join(at, "b")
+    for number in range(STREAMS_MAX):
+        opened(at, one, other, number.to_bytes(8, "big"))
+    sent = 0
+    while at.streams == STREAMS_MAX:
+        for number in range(STREAMS_MAX):
+            at.data(one, data(other, b"x", number.to_bytes(8, "big")))
+            sent += 1
+        assert at.queued <= LANE_MAX
+    assert sent < LANE_MAX // bounds.OVERHEAD + 10 * STREAMS_MAX
+
+
+# --- what waits ------------------------------------------------------------------------------------------
+
+
+def test_what_waits_for_one_hub_and_for_all_is_bounded(monkeypatch):
+    monkeypatch.setattr("ecorelay_relay_server.switch.DESTINATION_MAX", 3 * CREDIT)
+    monkeypatch.setattr("ecorelay_relay_server.switch.TOTAL_MAX", 8 * CREDIT)
+    at = switch()
+    deaf = [join(at, f"deaf-{n}") for n in range(6)]
+    senders = [join(at, f"sender-{n}") for n in range(6)]
+    ended = []
+    for sender in senders:
+        for to in deaf:
+            if not at.here(to):
+                continue
+            at.data(sender, opening(to))
+            for _ in range(CREDIT // PIECE_MAX):
+                ended += [each for each in at.data(sender, data(to, BIG)) if isinstance(each, End)]
+                assert to.outbox.queued <= 3 * CREDIT
+                assert at.queued <= 8 * CREDIT
+    assert {each.hub for each in ended} <= set(deaf)
+    assert ended
+    assert all(each.code == relay_wire.CLOSE_SLOW for each in ended)
+    assert all(at.here(sender) for sender in senders)
+
+
+def test_a_hub_that_does_not_read_what_it_is_told_of_closed_streams_is_ended():
+    at = switch()
+    one, other = join(at, "a"), join(at, "b")
+    ended = []
+    for number in range(NOTES_MAX + 2):
+        stream = number.to_bytes(8, "big")
+        at.data(one, opening(other, stream))
+        for _ in range(CREDIT // PIECE_MAX + 1):
+            ended += [each for each in at.data(one, data(other, BIG, stream)) if isinstance(each, End)]
+        take(at, one)
+        if ended:
+            break
+    assert [(each.hub, each.code) for each in ended] == [(other, relay_wire.CLOSE_SLOW)]
+
+
+def test_a_flood_to_nobody_is_answered_so_often_and_no_more():
+    at = switch()
+    hub = join(at, "a")
+    for _ in range(NOTES_MAX * 3):
+        at.data(hub, relay_wire.piece(OPEN, address("nobody"), NUMBER))
+    assert len(take(at, hub)) == NOTES_MAX
+    assert at.here(hub)
+
+
+def test_sources_take_turns_at_a_destination():
+    at = switch()
+    flood, calm, to = join(at, "flood"), join(at, "calm"), join(at, "to")
+    opened(at, flood, to)
+    opened(at, calm, to)
+    for _ in range(8):
+        at.data(flood, data(to, BIG))
+    at.data(calm, data(to, b"quick"))
+    taken, _ = at.take(to, 2 * PIECE_MAX)
+    assert [shown(each)[1] for each in taken] == [flood.address, calm.address, flood.address]
+
+
+def test_many_small_messages_of_one_source_are_one_turn():
+    at = switch()
+    flood, calm, to = join(at, "flood"), join(at, "calm"), join(at, "to")
+    opened(at, flood, to)
+    opened(at, calm, to)
+    for _ in range(500):
+        at.data(flood, data(to, bytes(1000)))
+    at.data(calm, data(to, b"quick"))
+    sources = [each[1] for each in take(at, to)]
+    before = sources.index(calm.address)
+    assert before <= PIECE_MAX // 1000
+
+
+# --- realms, coming and going ----------------------------------------------------------------------------
+
+
+def test_a_hub_is_told_who_is_here_in_parts_and_the_others_that_it_came(monkeypatch):
+    monkeypatch.setattr(outbox, "HERE_PART", 2)
+    at = switch()
+    others = [join(at, name) for name in "abc"]
+    for each in others:
+        take(at, each)
+    hub, actions = at.join("default", card("d"))
+    assert actions == (News(),)
+    assert take(at, hub) == [
+        Here(hubs=(card("a"), card("b"))),
+        Here(hubs=(card("c"),), complete=True),
+    ]
+    assert at.spread() == tuple(Wake(each) for each in others)
+    assert [take(at, each) for each in others] == [[Joined(hub=card("d"))]] * 3
+
+
+def test_the_first_hub_of_a_realm_is_told_that_nobody_is_here():
+    at = switch()
+    hub, _ = at.join("default", card("a"))
+    assert take(at, hub) == [Here(complete=True)]
+
+
+def test_who_came_is_told_before_what_it_sends():
+    at = switch()
+    one = join(at, "a")
+    other = join(at, "b")
+    at.data(other, opening(one))
+    assert take(at, one) == [Joined(hub=card("b")), (OPEN, other.address, NUMBER, b"")]
+
+
+def test_realms_neither_see_nor_reach_each_other():
+    at = switch(realms=("red", "blue"))
+    red, blue = join(at, "a", "red"), join(at, "b", "blue")
+    third = join(at, "c", "red")
+    assert take(at, red) == [Joined(hub=card("c"))]
+    assert take(at, blue) == []
+    at.data(red, opening(blue))
+    assert take(at, red) == [NoSuchHub(address=blue.address.hex(), stream=NUMBER.hex())]
+    assert take(at, blue) == []
+    at.leave(third, "closed")
+    at.spread()
+    assert take(at, blue) == []
+
+
+def test_one_identity_may_be_in_two_realms_at_once():
+    at = switch(realms=("red", "blue"))
+    red, blue = join(at, "a", "red"), join(at, "a", "blue")
+    assert at.here(red)
+    assert at.here(blue)
+
+
+def test_the_same_identity_again_takes_the_place_of_its_old_connection():
+    at = switch()
+    old, other = join(at, "a"), join(at, "b")
+    take(at, old)
+    opened(at, old, other)
+    at.data(old, data(other, b"of the old one"))
+    at.data(other, data(old, b"for the old one"))
+    new, actions = at.join("default", card("a"))
+    assert actions == (End(old, relay_wire.CLOSE_REPLACED, "the same identity connected again"), News())
+    assert at.queued == at.streams == 0
+    assert take(at, other) == [Joined(hub=card("a"))]
+    assert take(at, new) == [Here(hubs=(card("b"),), complete=True)]
+    # The old connection ends a little later, and that is nobody's business any more.
+    assert at.leave(old, "lost") == ()
+    assert at.here(new)
+    assert at.data(other, data(new, b"of a stream that is gone")) == ()
+    at.data(other, opening(new, OTHER))
+    assert take(at, new) == [(OPEN, other.address, OTHER, b"")]
+
+
+def test_several_identities_may_give_themselves_one_name():
+    at = switch()
+    at.join("default", card("a", hub_id="same"))
+    hub, _ = at.join("default", card("b", hub_id="same"))
+    assert at.hubs == 2
+    assert take(at, hub) == [Here(hubs=(card("a", hub_id="same"),), complete=True)]
+
+
+def test_when_a_hub_goes_its_streams_end_and_nothing_waits_of_it():
+    at = switch()
+    one, other = join(at, "a"), join(at, "b")
+    opened(at, one, other)
+    at.data(one, data(other, BIG))
+    at.data(one, closing(other))  # what it sent before waits on
+    at.data(one, opening(other, OTHER))
+    assert at.leave(one, "lost") == (News(),)
+    assert at.queued == at.streams == 0
+    assert not other.routes
+    assert not other.pairs
+    assert take(at, other) == [Left(address=one.address.hex(), reason="lost")]
+
+
+def test_a_hub_that_missed_who_came_and_went_is_ended_and_the_others_are_not():
+    at = switch()
+    deaf, good = join(at, "deaf"), join(at, "good")
+    for number in range(RECORD_MAX // 2 + 1):
+        at.leave(join(at, f"hub-{number}"), "closed")
+        if number % 100 == 0:
+            take(at, good)
+    taken, actions = at.take(deaf, EVERYTHING)
+    assert taken == []
+    assert [each for each in actions if isinstance(each, End)] == [
+        End(deaf, relay_wire.CLOSE_SLOW, "it has not read who came and went")
+    ]
+    assert at.here(good)
+
+
+def test_a_full_realm_and_a_full_server_say_so_and_a_hub_that_is_in_may_come_again():
+    at = switch(realms=("red", "blue"), max_hubs=3, per_realm=2)
+    for name in "ab":
+        join(at, name, "red")
+    assert "realm" in at.full("red", address("c"))
+    assert at.full("red", address("a")) == ""
+    join(at, "c", "blue")
+    assert "server" in at.full("blue", address("d"))
+    assert at.full("blue", address("c")) == ""
+
+
+def test_other_bounds_and_realms_hold_from_then_on():
+    at = switch(realms=("red", "blue"))
+    red, blue = join(at, "a", "red"), join(at, "b", "blue")
+    actions = at.limit({"red": 1, "green": 5}, 2)
+    assert End(blue, relay_wire.CLOSE_TOKEN, "this realm is no more") in actions
+    assert at.here(red)
+    assert at.full("red", address("x"))
+    join(at, "c", "green")
+
+
+# --- pace ------------------------------------------------------------------------------------------------
+
+
+def test_a_flood_is_read_later_and_opens_to_a_thousand_hubs_are_no_flood():
+    at = switch()
+    hub = join(at, "a")
+    assert at.pause(hub, 0.0) == 0
+    for _ in range(1000):
+        at.data(hub, relay_wire.piece(OPEN, address("nobody"), NUMBER))
+    assert at.pause(hub, 0.0) == 0
+    for _ in range(10_000):
+        at.data(hub, relay_wire.piece(OPEN, address("nobody"), NUMBER))
+    pause = at.pause(hub, 0.0)
+    assert 1 < pause < 60
+    assert at.pause(hub, pause + 0.001) == 0
+
+
+def test_a_quiet_time_saves_up_no_more_than_the_burst():
+    at = switch()
+    hub = join(at, "a")
+    at.pause(hub, 0.0)
+    assert at.pause(hub, 1e6) == 0
+    hub.pace.spend(bounds.UNITS_BURST + bounds.UNITS_PER_S)
+    assert at.pause(hub, 1e6) == pytest.approx(1.0)
