@@ -23,7 +23,11 @@ How it is put together, from the outside in:
 `handshake`         the mutual proof (decides only); `password`: SPAKE2; `workers`: its threads and pace
 `identity`          the key that a hub is known by; `machine`: whether it was copied; `known`: who is who
 `refusals`          every reason for which there is no link, in words
-`check`             what `ecorelay bridge-check` tries, step by step
+`check`             what `ecorelay bridge-check` tries, step by step; `relay_check`: at relay servers
+`relay_dialer`      is at each relay server, and dials the hubs there that are sought
+`relay_connection`  one WebSocket to one of them; `relay_streams`: the streams in it (decides only)
+`relay_stream`      one of these as a stream of Trio's; `relay_probe`: measures a relay server
+`relay_road`        the way to a relay server; `proxy`, `websocket`: parts of it
 =================== =================================================================================
 
 Importing this package imports none of it, and `cryptography` and `spake2` only come with a first identity or
@@ -37,12 +41,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from ecorelay_bridge.check import Step, check_listening, check_peers
+    from ecorelay_bridge.relay_check import RelayFound, check_relays
     from ecorelay_bridge.federation import federate
     from ecorelay_bridge.identity import Identity, import_identity, open_identity, read_identity
     from ecorelay_bridge.introduction import Proven
     from ecorelay_bridge.known import FileTrust, Known, Trust
     from ecorelay_bridge.machine import machine_mark
-    from ecorelay_bridge.refusals import Reason
+    from ecorelay_bridge.refusals import Reason, Refused
+    from ecorelay_bridge.relay_probe import Probe, probe
     from ecorelay_bridge.roads import RoadReport, Roads
     from ecorelay_bridge.settings import Secret, Settings, read_settings
 
@@ -50,8 +56,11 @@ __all__ = [
     "FileTrust",
     "Identity",
     "Known",
+    "Probe",
     "Proven",
     "Reason",
+    "Refused",
+    "RelayFound",
     "RoadReport",
     "Roads",
     "Secret",
@@ -60,10 +69,12 @@ __all__ = [
     "Trust",
     "check_listening",
     "check_peers",
+    "check_relays",
     "federate",
     "import_identity",
     "machine_mark",
     "open_identity",
+    "probe",
     "read_identity",
     "read_settings",
 ]
@@ -72,8 +83,11 @@ _HOME: Final = {
     "FileTrust": "known",
     "Identity": "identity",
     "Known": "known",
+    "Probe": "relay_probe",
     "Proven": "introduction",
     "Reason": "refusals",
+    "Refused": "refusals",
+    "RelayFound": "relay_check",
     "RoadReport": "roads",
     "Roads": "roads",
     "Secret": "settings",
@@ -82,10 +96,12 @@ _HOME: Final = {
     "Trust": "known",
     "check_listening": "check",
     "check_peers": "check",
+    "check_relays": "relay_check",
     "federate": "federation",
     "import_identity": "identity",
     "machine_mark": "machine",
     "open_identity": "identity",
+    "probe": "relay_probe",
     "read_identity": "identity",
     "read_settings": "settings",
 }

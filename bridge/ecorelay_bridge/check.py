@@ -15,10 +15,11 @@ from msgspec import Struct
 from ecorelay_bridge.dialer import CONNECT_S, connect
 from ecorelay_bridge.federation import introduce_as
 from ecorelay_bridge.introduction import FINISH_S
+from ecorelay_bridge.known import Reading
 from ecorelay_bridge.refusals import Reason, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from ecorelay_bridge.handshake import Proof
     from ecorelay_bridge.identity import Identity
@@ -26,7 +27,21 @@ if TYPE_CHECKING:
     from ecorelay_bridge.known import Known
     from ecorelay_bridge.settings import Peer, Settings
 
-StepName = Literal["port", "resolve", "connect", "tls", "proof", "hub_id", "identity", "clock"]
+StepName = Literal[
+    "port",
+    "resolve",
+    "connect",
+    "proxy",
+    "tls",
+    "websocket",
+    "version",
+    "token",
+    "hubs",
+    "proof",
+    "hub_id",
+    "identity",
+    "clock",
+]
 
 SKEW_MAX_MS: Final = 5 * 60 * 1000
 """A clock further off than this makes the times of messages misleading. Nothing else depends on it."""
@@ -88,7 +103,7 @@ async def check_peers(
     Returns:
         hub_id → its steps. All is well if each of them is `ok`.
     """
-    introducer = await introduce_as(settings, identity, _Reading(known), finish_s=finish_s)
+    introducer = await introduce_as(settings, identity, Reading(known), finish_s=finish_s)
     found: dict[str, list[Step]] = {peer.hub_id: [] for peer in settings.peers}
 
     async def check(peer: Peer) -> None:
@@ -140,10 +155,26 @@ async def _check(peer: Peer, introducer: Introducer, connect_s: float, *, known:
         host, port = stream.socket.getpeername()[:2]
         steps.append(Step(step="resolve", ok=True, detail=f"{peer.host} is {host}"))
         steps.append(Step(step="connect", ok=True, detail=f"port {port} answers in {connected_ms:.0f} ms"))
-        tls, proof = await _any_secret(peer, introducer, stream, connect_s)
+        ready: list[trio.abc.Stream] = [stream]
+
+        async def connected() -> trio.abc.Stream:
+            return ready.pop() if ready else await connect(peer.host, peer.port, within_s=connect_s)
+
+        tls, proof = await any_secret(peer.hub_id, introducer, connected)
     except Refused as refused:
-        return [*steps, *_failed(refused, steps)]
+        return [*steps, *failed_steps(refused, steps)]
     await trio.aclose_forcefully(tls)
+    return [*steps, *proved_steps(proof, introducer, known=known)]
+
+
+def proved_steps(proof: Proof, introducer: Introducer, *, known: bool) -> list[Step]:
+    """The steps of a hub that proved itself.
+
+    Args:
+        proof: of it.
+        introducer: of ours.
+        known: whether we knew its identity.
+    """
     old = proof.secret != introducer.passwords[0].secret
     new = (
         ""
@@ -151,7 +182,6 @@ async def _check(peer: Peer, introducer: Introducer, connect_s: float, *, known:
         else "is it that machine's? Compare `ecorelay identity show` there, then pin it in bridge.json"
     )
     return [
-        *steps,
         Step(step="tls", ok=True, detail="TLS 1.3"),
         Step(
             step="proof",
@@ -170,20 +200,24 @@ async def _check(peer: Peer, introducer: Introducer, connect_s: float, *, known:
     ]
 
 
-async def _any_secret(
-    peer: Peer, introducer: Introducer, stream: trio.SocketStream, connect_s: float
+async def any_secret(
+    hub_id: str, introducer: Introducer, connected: Callable[[], Awaitable[trio.abc.Stream]]
 ) -> tuple[trio.SSLStream[trio.abc.Stream], Proof]:
+    """Introduce ourselves, without wanting a link, with the new secret and then with the old one.
+
+    Raises:
+        Refused: neither is right, or something else is in the way.
+    """
     first, *others = introducer.passwords
     try:
-        return await introducer.dial(stream, peer.hub_id, first, checking=True)
+        return await introducer.dial(await connected(), hub_id, first, checking=True)
     except Refused as refused:
         if refused.reason is not Reason.WRONG_SECRET or not others:
             raise
-    again = await connect(peer.host, peer.port, within_s=connect_s)
-    return await introducer.dial(again, peer.hub_id, others[0], checking=True)
+    return await introducer.dial(await connected(), hub_id, others[0], checking=True)
 
 
-def _failed(refused: Refused, done: list[Step]) -> list[Step]:
+def failed_steps(refused: Refused, done: list[Step]) -> list[Step]:
     """The step that failed, and those that went well before it."""
     name = _STEP_OF.get(refused.reason, "proof")
     if refused.reason is Reason.TOO_SLOW and not refused.encrypted:
@@ -216,16 +250,3 @@ def _clock(ahead_ms: int) -> Step:
         reason="clock",
         remedy="set the clock of the machine that is wrong; mail arrives all the same, with misleading times",
     )
-
-
-class _Reading:
-    """A Trust that only reads."""
-
-    def __init__(self, known: Mapping[str, Known]) -> None:
-        self._known = known
-
-    def known(self) -> Mapping[str, Known]:
-        return self._known
-
-    async def remember(self, hub_id: str, identity: str) -> None:
-        raise AssertionError("a check remembers nothing")

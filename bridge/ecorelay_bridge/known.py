@@ -108,6 +108,21 @@ def _changed(hub_id: str, shown: str, expected: str, *, pinned: bool) -> Refused
     )
 
 
+class Reading:
+    """A `Trust` that only reads, for checks."""
+
+    def __init__(self, known: Mapping[str, Known]) -> None:
+        self._known = known
+
+    def known(self) -> Mapping[str, Known]:
+        """See `Trust`."""
+        return self._known
+
+    async def remember(self, hub_id: str, identity: str) -> None:
+        """Is never called."""
+        raise AssertionError("a check remembers nothing")
+
+
 class _File(Struct, frozen=True, kw_only=True):
     v: int
     hubs: dict[Annotated[str, Meta(pattern=NAME_PATTERN)], Known] = {}

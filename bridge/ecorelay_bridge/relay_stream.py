@@ -63,6 +63,11 @@ class RelayStream(trio.abc.Stream):
         """Why it ended, in words; empty where it did not, or one of the two hubs closed it."""
         return "" if self._flow.end is None else _WHY.get(self._flow.end, "")
 
+    def refuse(self) -> None:
+        """Close it at once, without waiting for anything."""
+        self._closed = True
+        self._flow.drop()
+
     def trust(self) -> None:
         """The other hub has proved itself: it may send ahead."""
         self._flow.unread_max = CREDIT

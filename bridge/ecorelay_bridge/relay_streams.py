@@ -211,7 +211,7 @@ class Streams:
         return self._add(Flow(self, address, number, ours=True))
 
     def backs_off_s(self, address: bytes) -> float:
-        """Seconds for which nothing should be opened to this hub, whose streams were reset too often; or 0."""
+        """Seconds for which nothing should be opened to this hub, with streams reset too often; or 0."""
         resets = self._resets.get(address)
         if resets is None or len(resets) < RESETS_MAX:
             return 0.0

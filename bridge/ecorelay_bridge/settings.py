@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 
@@ -89,6 +90,16 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     def _allow_of(self, hub_id: str) -> frozenset[str] | None:
         return self.allow.get(key(hub_id), self.allow.get("*"))
+
+
+def is_relay_url(url: str) -> bool:
+    """Whether it may be the URL of a relay server."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises for one that is none
+    except ValueError:
+        return False
+    return parts.scheme in ("ws", "wss") and bool(parts.hostname) and not any(c.isspace() for c in url)
 
 
 def read_settings(path: Path, *, is_ours: Callable[[str], bool] | None = None) -> Settings | None:

@@ -7,12 +7,11 @@ import socket
 import unicodedata
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 from ecorelay.names import NAME_RULE, is_name, key
 from ecorelay.settings_file import encodable, kind_of, shown
 from ecorelay_bridge.identity import is_fingerprint
-from ecorelay_bridge.settings import ALL_ADDRESSES, ALLOWED, Peer, RelayServer, Secret, Settings
+from ecorelay_bridge.settings import ALL_ADDRESSES, ALLOWED, Peer, RelayServer, Secret, Settings, is_relay_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -301,7 +300,7 @@ class Reader:
     def _relay(self, item: Mapping[str, Any], place: str) -> RelayServer | None:
         url, token = item.get("url"), item.get("token")
         good = True
-        if not isinstance(url, str) or not _is_relay_url(url):
+        if not isinstance(url, str) or not is_relay_url(url):
             what = "missing" if url is None else shown(url) if isinstance(url, str) else kind_of(url)
             self._wrong(f"url{place} is {what}: it must begin with wss:// (or ws://) and name a host")
             good = False
@@ -378,12 +377,3 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
         return ip_address(text)
     except ValueError:
         return None
-
-
-def _is_relay_url(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # raises for one that is none
-    except ValueError:
-        return False
-    return parts.scheme in ("ws", "wss") and bool(parts.hostname) and not any(c.isspace() for c in url)

@@ -28,6 +28,7 @@ LazyGroup.table = {
     "bridge-init": "bridge_commands",
     "bridge-invite": "bridge_commands",
     "bridge-check": "bridge_commands",
+    "relay-probe": "relay_probe_command",
     "relay-server": "relay_server_command",
     "identity": "identity_commands",
     "trust": "trust_commands",

@@ -21,7 +21,7 @@ from ecorelay.paths import Paths, make_private_dir, sync_dir, write_private
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ecorelay_bridge import Identity, Settings, Step
+    from ecorelay_bridge import Identity, RelayFound, Settings, Step
 
 commands = typer.Typer(**words.TYPER)
 
@@ -338,8 +338,9 @@ def bridge_check(as_json: words.Json = False) -> None:
     """Try the way to every other hub; say where and why it ends.
 
     Looks for mistakes in bridge.json, whether the port is ours, and for each hub: its name's address, the
-    connection, TLS, the secret, who it is, its clock. Disturbs no link. Exits with 0 only if all is well,
-    with 2 where bridge.json has mistakes.
+    connection, TLS, the secret, who it is, its clock. For each relay server: the way there, its token, and
+    the same for each hub that is there. Disturbs no link. Exits with 0 only if all is well, with 2 where
+    bridge.json has mistakes.
 
     """
     paths = session.paths()
@@ -349,7 +350,13 @@ def bridge_check(as_json: words.Json = False) -> None:
         if error.code != "bad_args" or not as_json:
             raise
         screen.out_json(
-            ok=False, mistakes=error.message.splitlines(), warnings=[], identity="", steps=[], hubs=[]
+            ok=False,
+            mistakes=error.message.splitlines(),
+            warnings=[],
+            identity="",
+            steps=[],
+            hubs=[],
+            relays=[],
         )
         raise SystemExit(exits.USAGE) from None
     me = bridge.identity(paths, make=True)
@@ -357,14 +364,18 @@ def bridge_check(as_json: words.Json = False) -> None:
 
 
 async def _check(paths: Paths, settings: Settings, me: Identity, as_json: bool) -> int:
-    from ecorelay_bridge import check_listening, check_peers
+    from ecorelay_bridge import check_listening, check_peers, check_relays
 
     running = await bridge.status()
     at = () if running is None else running.listening
     held = any(each.rpartition(":")[2] == str(settings.listen) for each in at)
     steps = [await check_listening(settings, held_by_our_hub=held)]
-    found = await check_peers(settings, me, bridge.trust(paths).known())
-    well = all(step.ok for each in (steps, *found.values()) for step in each)
+    known = bridge.trust(paths).known()
+    found = await check_peers(settings, me, known)
+    relays = await check_relays(settings, me, known)
+    well = all(step.ok for each in (steps, *found.values()) for step in each) and all(
+        each.ok for each in relays
+    )
     if as_json:
         screen.out_json(
             ok=well,
@@ -374,11 +385,13 @@ async def _check(paths: Paths, settings: Settings, me: Identity, as_json: bool) 
             steps=[_fields(step) for step in steps],
             hubs=[_hub_fields(running, hub_id, each) for hub_id, each in found.items()]
             + [_hub_fields(running, link.hub_id, ()) for link in _others(settings, running)],
+            relays=[_relay_fields(running, each) for each in relays],
         )
         return exits.OK if well else exits.REFUSED
     screen.out(
         f"{_mark(True)} bridge.json  {screen.line(settings.hub_id)}, "
-        f"{screen.many(len(settings.peers), 'hub')} to dial\n"
+        f"{screen.many(len(settings.peers), 'hub')} to dial"
+        f"{', ' * bool(relays)}{screen.many(len(relays), 'relay') if relays else ''}\n"
     )
     screen.out(f"{_mark(True)} identity     {me.fingerprint}\n")
     screen.out(_shown(steps, ""))
@@ -387,12 +400,19 @@ async def _check(paths: Paths, settings: Settings, me: Identity, as_json: bool) 
         screen.out(f"\n{screen.styled(screen.line(hub_id), 'bold')} ({screen.line(where[hub_id])})\n")
         screen.out(_shown(each, "  "))
         screen.out(f"  {_running_says(running, hub_id)}\n")
+    for relay in relays:
+        screen.out(f"\n{screen.styled(screen.line(relay.name), 'bold')} (relay)\n{_shown(relay.steps, '  ')}")
+        for hub_id, each in relay.hubs.items():
+            screen.out(f"  {screen.styled(screen.line(hub_id), 'bold')}\n{_shown(each, '    ')}")
+    at_relays = {hub_id for relay in relays for hub_id in relay.hubs}
     for link in _others(settings, running):
         says = _running_says(running, link.hub_id)
-        screen.out(f"\n{screen.styled(screen.line(link.hub_id), 'bold')} (dials this hub)\n  {says}\n")
+        how = "at a relay" if link.hub_id in at_relays else "dials this hub"
+        screen.out(f"\n{screen.styled(screen.line(link.hub_id), 'bold')} ({how})\n  {says}\n")
     for warning in settings.warnings:
         screen.say(f"note: {warning}")
-    _sum_up(settings, found, running, held, well)
+    hubs = found | {f"{name}@{each.name}": steps for each in relays for name, steps in each.hubs.items()}
+    _sum_up(settings, hubs, [each.name for each in relays if not each.ok], running, held, well)
     return exits.OK if well else exits.REFUSED
 
 
@@ -405,14 +425,18 @@ def _others(settings: Settings, running: wire.HubDetails | None) -> list[wire.Li
 def _sum_up(
     settings: Settings,
     found: Mapping[str, Sequence[Step]],
+    bad_relays: Sequence[str],
     running: wire.HubDetails | None,
     held: bool,
     well: bool,
 ) -> None:
     if not well:
         bad = sum(not all(step.ok for step in each) for each in found.values())
-        screen.say(f"not all is well: {bad} of {screen.many(len(found), 'hub')} not reached as it should be")
-    elif not found:
+        relays = f"; see {', '.join(bad_relays)}" if bad_relays else ""
+        screen.say(
+            f"not all is well: {bad} of {screen.many(len(found), 'hub')} not reached as it should be{relays}"
+        )
+    elif not found and not settings.relays:
         screen.say("no hub is to be dialed from here: whether others reach this one is checked from there")
     else:
         screen.say("all is well")
@@ -461,6 +485,15 @@ def _fields(step: Step) -> dict[str, Any]:
         if value := getattr(step, name):
             fields[name] = value
     return fields
+
+
+def _relay_fields(running: wire.HubDetails | None, found: RelayFound) -> dict[str, Any]:
+    return {
+        "name": found.name,
+        "ok": found.ok,
+        "steps": [_fields(step) for step in found.steps],
+        "hubs": [_hub_fields(running, hub_id, each) for hub_id, each in found.hubs.items()],
+    }
 
 
 def _hub_fields(running: wire.HubDetails | None, hub_id: str, steps: Sequence[Step]) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 Two hubs may reach each other over several streams at once: both dialed, or one hangs and nobody has noticed
 yet. The hub with the smaller hub_id chooses: it keeps the stream that answers, and tells the other side with
-`activate`. A stream that is not chosen waits, in case it is needed. A direct one that proved to live takes the
-place of one over a relay, never the reverse while it answers.
+`activate`. A stream that is not chosen waits, in case it is needed. A direct one that proved to live takes
+the place of one over a relay, never the reverse while it answers.
 """
 
 from __future__ import annotations

@@ -27,6 +27,8 @@ class TinyRelay:
         self.versions = (1, 1)
         self.close_with = 0
         """Every hello is answered with this close code."""
+        self.rejects = 0
+        """Every request is answered with this HTTP status."""
         self.frozen = False
         """Nothing is passed on or said."""
         self.scope = trio.CancelScope()
@@ -47,6 +49,9 @@ class TinyRelay:
                 task_status.started()
 
     async def _take(self, request: WebSocketRequest) -> None:
+        if self.rejects:
+            await request.reject(self.rejects)
+            return
         socket = await request.accept(subprotocol=relay_wire.SUBPROTOCOL)
         with contextlib.suppress(ConnectionClosed):
             await self._serve(socket)

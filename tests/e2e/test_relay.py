@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -152,6 +153,32 @@ async def test_hubs_with_different_secrets_at_one_relay_each_say_why(site: Make,
     there.signal(signal.SIGHUP)
     here.signal(signal.SIGHUP)
     await linked(here, there)
+
+
+async def test_the_check_and_the_probe(site: Make, relay: Relay) -> None:
+    here, there = site("here"), site("there")
+    meet(relay, here, there)
+    await start(here, there)
+    await linked(here, there)
+    since = (await here.link(there)).since
+    found = json.loads((await here.cli("bridge-check", "--json")).stdout)
+    assert found["ok"], found
+    [at] = found["relays"]
+    assert [step["step"] for step in at["steps"]] == ["resolve", "connect", "websocket", "token", "hubs"]
+    assert at["steps"][-1]["detail"] == "this hub is there; 1 other hub: there"
+    [hub] = at["hubs"]
+    assert (hub["hub_id"], hub["ok"], hub["linked"]) == ("there", True, True)
+    shown = (await here.cli("bridge-check")).stdout.decode()
+    assert f"127.0.0.1:{relay.port} (relay)" in shown
+    probed = json.loads((await here.cli("relay-probe", "--json")).stdout)
+    [measured] = probed["relays"]
+    print(measured)
+    assert measured["ok"]
+    assert measured["hubs"] == 2
+    shown = (await here.cli("relay-probe", f"ws://127.0.0.1:{relay.port}/")).stdout.decode()
+    assert "throughput" in shown
+    assert TOKEN not in shown
+    assert (await here.link(there)).since == since, "no link was disturbed"
 
 
 async def test_a_wrong_token_is_told_and_a_reload_mends_it(site: Make, relay: Relay) -> None:
