@@ -22,7 +22,7 @@ commands = typer.Typer(**words.TYPER)
 
 PORT: Final = 9800
 FILE: Final = "relay-config.json"
-TOKEN_BYTES: Final = 16
+TOKEN_BYTES: Final = 20
 
 
 @commands.command(
@@ -41,7 +41,7 @@ def relay_server(
         bool, typer.Option("--check", help="Only read CONFIG, and say what it would do.")
     ] = False,
     init: Annotated[
-        bool, typer.Option("--init", help="Write a new CONFIG with a token of 128 bits.")
+        bool, typer.Option("--init", help="Write a new CONFIG with a token nobody guesses.")
     ] = False,
     port: Annotated[
         int, typer.Option("--port", metavar="PORT", min=1, max=65535, help="For --init: where hubs connect.")

@@ -100,10 +100,10 @@ class Reader:
             if name in known:
                 continue
             near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)
-            if near:
-                hint = f"do you mean {near[0]!r}?"
-            elif name in _OF_A_HUB:
+            if name in _OF_A_HUB:
                 hint = "it belongs into a hub's bridge.json, this is the relay server's file"
+            elif near:
+                hint = f"do you mean {near[0]!r}?"
             elif name == "token":
                 hint = "here it is called secret; token is its name in a hub's bridge.json"
             else:

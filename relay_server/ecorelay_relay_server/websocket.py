@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from wsproto import ConnectionType
+from wsproto.connection import ConnectionState
 from wsproto.events import (
     AcceptConnection,
     BytesMessage,
@@ -90,6 +91,9 @@ class WebSocket:
                             yield whole
                     case Ping():
                         yield Pinged(bytes(event.payload))
+                    case CloseConnection() if self._connection.state is ConnectionState.OPEN:
+                        # How wsproto tells that it could not read on: nobody has closed anything.
+                        raise WireError(f"no WebSocket frame: {event.reason}")
                     case CloseConnection():
                         yield Closed(int(event.code), event.reason or "")
                     case Pong():
