@@ -778,8 +778,9 @@ class MailboxSize(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
 class LinkDetails(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One other hub. `waiting` messages of `waiting_bytes` lie in its outbox, `in_flight` of them were sent.
 
-    `up` or down since `since`, 0 if it never was up. `road` is ``tcp`` or ``relay``, `address` of the stream, `round_trip_ms` of the last
-    ping, `peers` it told of and how many of them are `online`. `trouble`: why it was not reached last.
+    `up` or down since `since`, 0 if it never was up. `road` is ``tcp`` or ``relay``, `address` of the stream,
+    `round_trip_ms` of the last ping, `peers` it told of and how many of them are `online`. `trouble`: why it
+    was not reached last.
     """
 
     hub_id: str
@@ -798,8 +799,9 @@ class LinkDetails(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
 
 
 class RelayDetails(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """One relay server, by its host. `up` or down since `since`, 0 if it was never tried; `hubs` others are
-    there. `trouble`: why it is down.
+    """One relay server, by its host.
+
+    `up` or down since `since`, 0 if it was never tried; `hubs` others are there. `trouble`: why it is down.
     """
 
     name: str
@@ -831,7 +833,7 @@ class HubDetails(Result, frozen=True, kw_only=True):
     `sessions` of peers; `connections` are all that said hello, the asker's included; `counters`: drops,
     evictions and closes by reason since the start. `mailboxes` counts those with something in them,
     `mail_*` is over all of them, `largest` names the largest by bytes. `links`: the other hubs it knows of;
-    `relays`: the servers at which it meets them; `listening`: where it can be reached by them, as ``host:port``.
+    `relays`: the servers at which it meets them; `listening`: where they can reach it, as ``host:port``.
     """
 
     pid: int = 0

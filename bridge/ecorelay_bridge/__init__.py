@@ -41,13 +41,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from ecorelay_bridge.check import Step, check_listening, check_peers
-    from ecorelay_bridge.relay_check import RelayFound, check_relays
     from ecorelay_bridge.federation import federate
     from ecorelay_bridge.identity import Identity, import_identity, open_identity, read_identity
     from ecorelay_bridge.introduction import Proven
     from ecorelay_bridge.known import FileTrust, Known, Trust
     from ecorelay_bridge.machine import machine_mark
     from ecorelay_bridge.refusals import Reason, Refused
+    from ecorelay_bridge.relay_check import RelayFound, check_relays
     from ecorelay_bridge.relay_probe import Probe, probe
     from ecorelay_bridge.roads import RoadReport, Roads
     from ecorelay_bridge.settings import Secret, Settings, read_settings

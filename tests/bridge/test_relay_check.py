@@ -6,9 +6,9 @@ import pytest
 import trio
 
 from ecorelay_bridge.check import Step
-from ecorelay_bridge.relay_check import check_relays
 from ecorelay_bridge.known import Known
 from ecorelay_bridge.refusals import Reason, Refused
+from ecorelay_bridge.relay_check import check_relays
 from ecorelay_bridge.relay_probe import looking, probe
 from ecorelay_bridge.settings import RelayServer, Secret, Settings
 from tests.bridge.hubs import OLD, RIGHT, WRONG, free_port, identity, running
