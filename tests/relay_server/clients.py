@@ -4,6 +4,7 @@ import hashlib
 import os
 import secrets
 from contextlib import asynccontextmanager
+from ipaddress import ip_network
 
 import trio
 import trio_websocket
@@ -25,11 +26,12 @@ PATIENCE_S = 30.0
 def settings(*, token=TOKEN, **fields):
     """Settings with one realm."""
     realm = RealmSettings(name="default", tokens=(Secret(token),), max_hubs=1000)
-    return Settings(**{"port": 0, "bind": "127.0.0.1", "realms": (realm,), **fields})
+    proxies = (ip_network("127.0.0.0/8"),)
+    return Settings(**{"port": 0, "bind": "127.0.0.1", "realms": (realm,), "proxies": proxies, **fields})
 
 
 @asynccontextmanager
-async def running(*, clock=None, **fields):
+async def running(**fields):
     """A server on a port of its own; `lines` of it is its log."""
     lines = []
     server = Server(settings(**fields), Journal(lambda line: lines.append(line.decode())))
@@ -119,8 +121,17 @@ async def connect(nursery, port, *, path="/", subprotocols=(SUBPROTOCOL,), heade
         receive_buffer_size=64 * 1024,
     )
     nursery.start_soon(socket._reader_task)
+    nursery.start_soon(_close_at_last, stream)
     await socket._open_handshake.wait()
     return socket
+
+
+async def _close_at_last(stream):
+    """trio-websocket leaves the socket open where the other side closed first."""
+    try:
+        await trio.sleep_forever()
+    finally:
+        stream.socket.close()
 
 
 async def join(nursery, server, identity=None, **fields):

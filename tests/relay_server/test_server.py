@@ -1,0 +1,603 @@
+"""The relay server over real sockets, with hubs that say by hand what they like."""
+
+import json
+import secrets
+import ssl
+
+import pytest
+import trio
+import trio_websocket
+
+from ecorelay import relay_wire
+from ecorelay.relay_wire import (
+    CLOSE,
+    CLOSE_FRAME,
+    CLOSE_FULL,
+    CLOSE_GOING,
+    CLOSE_HUB_ID,
+    CLOSE_RATE,
+    CLOSE_REPLACED,
+    CLOSE_SLOW,
+    CLOSE_TOKEN,
+    CLOSE_VERSION,
+    CREDIT,
+    CREDIT_MORE,
+    DATA,
+    OPEN,
+    PIECE_MAX,
+    Congested,
+    Joined,
+    Left,
+    NoSuchHub,
+    RelayNonce,
+)
+from ecorelay.secret import Secret
+from ecorelay_relay_server.bounds import FAILED_MAX, HALF_OPEN_MAX, HALF_OPEN_PER_SOURCE, LANE_MAX
+from ecorelay_relay_server.settings import RealmSettings
+from tests.relay_server.clients import (
+    TOKEN,
+    Identity,
+    connect,
+    hub,
+    join,
+    running,
+    settings,
+    stream_number,
+)
+from tests.relay_server.files import allow_files
+
+BIG = bytes(PIECE_MAX)
+PATIENCE_S = 30
+
+
+async def refused(server, make_hello, **options):
+    """The close that answers a hello; `make_hello` gets the server's nonce."""
+    with trio.fail_after(PATIENCE_S):
+        async with trio.open_nursery() as nursery:
+            socket = await connect(nursery, server.port, **options)
+            said = relay_wire.decode_to_hub(await socket.get_message())
+            assert isinstance(said, RelayNonce)
+            await socket.send_message(make_hello(said.nonce))
+            with pytest.raises(trio_websocket.ConnectionClosed) as closed:
+                while True:
+                    await socket.get_message()
+            nursery.cancel_scope.cancel()
+            return closed.value.reason.code, closed.value.reason.reason
+    raise AssertionError
+
+
+async def asks(port, request, *, until_closed=True):
+    """What a plain HTTP client is answered."""
+    with trio.fail_after(PATIENCE_S):
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            await stream.send_all(request)
+            said = b""
+            while data := await stream.receive_some():
+                said += data
+            return said
+    raise AssertionError
+
+
+async def until(condition):
+    """Wait until it holds."""
+    with trio.fail_after(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110
+            await trio.sleep(0.01)
+
+
+async def never(*_):
+    """What a hub does that reads nothing."""
+    await trio.sleep_forever()
+
+
+def hello(identity, **fields):
+    return lambda nonce: relay_wire.encode(identity.hello(nonce, **fields))
+
+
+# --- who is not let in -----------------------------------------------------------------------------------
+
+
+async def test_a_wrong_token_is_closed_with_the_reason_and_counted():
+    async with running() as server:
+        code, reason = await refused(server, hello(Identity(), token="wrong token, quite long"))
+        assert (code, reason) == (CLOSE_TOKEN, "the token is none of this server's")
+        assert server.counts.refused["token"] == 1
+        assert not server.connections
+
+
+async def test_a_signature_of_somebody_else_is_closed():
+    async with running() as server:
+        code, _ = await refused(server, hello(Identity(), key=Identity().key))
+        assert code == CLOSE_TOKEN
+
+
+async def test_a_hello_of_an_earlier_connection_is_closed():
+    async with running() as server:
+        heard = []
+
+        def first(nonce):
+            heard.append(relay_wire.encode(Identity().hello(nonce, token="wrong")))
+            return heard[0]
+
+        identity = Identity()
+        async with hub(server, identity):
+            replayed = relay_wire.encode(identity.hello(secrets.token_hex(32)))
+            code, _ = await refused(server, lambda nonce: replayed)
+            assert code == CLOSE_TOKEN
+            assert len(server.connections) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ("", CLOSE_FRAME),
+        ("not json", CLOSE_FRAME),
+        ("[" * 5000, CLOSE_FRAME),
+        ("{}", CLOSE_FRAME),
+        ('{"type":"relay_nonce"}', CLOSE_FRAME),
+        ("x" * 20_000, CLOSE_FRAME),
+        (b"\x01" + bytes(40), CLOSE_FRAME),
+        (b"", CLOSE_FRAME),
+    ],
+    ids=["empty", "text", "nested", "no type", "other type", "too long", "data", "no data"],
+)
+async def test_anything_but_a_hello_is_closed(said, code):
+    async with running() as server:
+        found, reason = await refused(server, lambda nonce: said)
+        assert found == code
+        assert reason
+        assert "x" * 50 not in reason
+        # The next one comes in.
+        async with hub(server):
+            pass
+
+
+async def test_a_hub_id_that_is_no_name_has_its_own_code():
+    async with running() as server:
+        async with trio.open_nursery() as nursery:
+            socket = await connect(nursery, server.port)
+            nonce = relay_wire.decode_to_hub(await socket.get_message()).nonce
+            said = json.loads(relay_wire.encode(Identity().hello(nonce))) | {"hub_id": "no name!"}
+            await socket.send_message(json.dumps(said))
+            with pytest.raises(trio_websocket.ConnectionClosed) as closed:
+                await socket.get_message()
+            assert closed.value.reason.code == CLOSE_HUB_ID
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_newer_version_is_told_what_this_one_speaks():
+    async with running() as server:
+        code, reason = await refused(server, hello(Identity(), version=2))
+        assert code == CLOSE_VERSION
+        assert reason == "relay version 2, this server speaks 1: upgrade the server"
+
+
+async def test_failed_proofs_make_an_address_wait_and_hubs_behind_a_proxy_are_told_apart():
+    async with running() as server:
+        near, far = [("X-Forwarded-For", "192.0.2.1")], [("X-Forwarded-For", "192.0.2.2")]
+        near, far = ([(name.encode(), value.encode()) for name, value in each] for each in (near, far))
+        wrong = "wrong token, quite long"
+        for _ in range(FAILED_MAX):
+            assert (await refused(server, hello(Identity(), token=wrong), headers=near))[0] == CLOSE_TOKEN
+        assert (await refused(server, hello(Identity()), headers=near))[0] == CLOSE_RATE
+        async with hub(server, headers=far):
+            pass
+        sources = {json.loads(line).get("source") for line in server.lines}
+        assert {"192.0.2.1", "192.0.2.2"} <= sources
+
+
+async def test_who_is_no_trusted_proxy_is_not_believed():
+    async with running(proxies=()) as server:
+        headers = [(b"X-Forwarded-For", b"192.0.2.1")]
+        async with hub(server, headers=headers):
+            pass
+        assert json.loads(server.lines[0])["source"] == "127.0.0.1"
+
+
+async def test_a_full_server_says_so_and_takes_back_who_is_in():
+    async with running(max_hubs=1) as server:
+        identity = Identity()
+        async with hub(server, identity):
+            code, reason = await refused(server, hello(Identity()))
+            assert (code, reason) == (CLOSE_FULL, "this server has its 1 hubs already")
+            async with hub(server, identity):
+                pass
+
+
+async def test_a_url_that_is_not_this_servers_is_closed():
+    async with running(urls=("wss://relay.example.org",)) as server:
+        code, reason = await refused(server, hello(Identity(), url="wss://elsewhere.example.org"))
+        assert code == CLOSE_TOKEN
+        assert "urls" in reason
+        async with hub(server, url="wss://relay.example.org/"):
+            pass
+
+
+async def test_who_says_nothing_is_closed_in_time(monkeypatch):
+    monkeypatch.setattr("ecorelay_relay_server.server.HELLO_S", 0.3)
+    async with running() as server:
+        async with trio.open_nursery() as nursery:
+            socket = await connect(nursery, server.port)
+            await socket.get_message()
+            with pytest.raises(trio_websocket.ConnectionClosed) as closed, trio.fail_after(PATIENCE_S):
+                await socket.get_message()
+            assert closed.value.reason.code == CLOSE_SLOW
+            nursery.cancel_scope.cancel()
+        assert await asks(server.port, b"GET / HT") == b""
+        assert await asks(server.port, b"") == b""
+        await until(lambda: len(server.half_open) == 0)
+        assert server.counts.refused["too_slow"] == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "bound"), [({"proxies": ()}, HALF_OPEN_PER_SOURCE), ({}, HALF_OPEN_MAX)], ids=["source", "all"]
+)
+async def test_thousands_of_silent_connections_are_bounded_and_a_hub_gets_in(fields, bound):
+    allow_files(8_000)
+    count = bound + 300
+    async with running(**fields) as server:
+        silent = []
+        for _ in range(count):
+            silent.append(await trio.open_tcp_stream("127.0.0.1", server.port))
+            assert len(server.half_open) <= bound
+        await until(lambda: server.counts.connections >= count)
+        async with hub(server):
+            assert len(server.half_open) <= bound
+            assert server.counts.refused["crowded"] >= 300
+        for stream in silent:
+            await trio.aclose_forcefully(stream)
+        await until(lambda: len(server.half_open) == 0)
+    crowded = [line for line in server.lines if '"crowded"' in line]
+    assert 0 < len(crowded) < 60
+
+
+# --- messages --------------------------------------------------------------------------------------------
+
+
+async def test_two_hubs_see_each_other_and_talk():
+    async with running() as server, hub(server, hub_id="a") as one, hub(server, hub_id="b") as other:
+        assert [(each.hub_id, each.address) for each in other.here] == [("a", one.address.hex())]
+        joined = await one.text()
+        assert isinstance(joined, Joined)
+        assert joined.hub.hub_id == "b"
+        stream = stream_number()
+        await one.send(OPEN, other.address, stream)
+        await one.send(DATA, other.address, stream, b"ping")
+        assert (await other.data()).kind == OPEN
+        piece = await other.data()
+        assert (piece.address, piece.stream, bytes(piece.payload)) == (one.address, stream, b"ping")
+        await other.send(DATA, one.address, stream, b"pong")
+        assert bytes((await one.data()).payload) == b"pong"
+
+
+async def test_an_unknown_destination_and_late_frames_of_a_dead_stream():
+    async with running() as server, hub(server) as one, hub(server) as other:
+        await one.text()
+        stream = stream_number()
+        await one.send(OPEN, bytes(32), stream)
+        assert await one.text() == NoSuchHub(address="0" * 64, stream=stream.hex())
+        await one.send(OPEN, other.address, stream)
+        await one.send(CLOSE, other.address, stream)
+        await one.send(DATA, other.address, stream, b"late")
+        await one.send(CREDIT_MORE, other.address, stream, bytes(4))
+        await one.send(CLOSE, other.address, stream)
+        await one.send(OPEN, other.address, b"the next")
+        kinds = [(await other.data())[0] for _ in range(3)]
+        assert kinds == [OPEN, CLOSE, OPEN]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [b"\x09" + bytes(40), b"", b"\x02" + bytes(40 + PIECE_MAX + 1), "x" * (PIECE_MAX + 100)],
+    ids=["kind", "empty", "oversize", "oversize text"],
+)
+async def test_a_message_that_breaks_the_rules_ends_its_hub_and_the_others_hear_why(message):
+    async with running() as server, hub(server) as good, hub(server) as bad:
+        await good.text()
+        await bad.socket.send_message(message)
+        code, reason = await bad.closed()
+        assert code == CLOSE_FRAME
+        assert reason
+        assert await good.text() == Left(address=bad.address.hex(), reason="refused")
+
+
+async def test_a_message_to_oneself_is_refused():
+    async with running() as server, hub(server) as one:
+        await one.send(OPEN, one.address, stream_number())
+        assert await one.closed() == (CLOSE_FRAME, "a message to itself")
+
+
+async def test_bytes_that_are_no_websocket_end_it():
+    async with running() as server, hub(server) as one:
+        await one.socket._stream.send_all(b"\xff" * 100)
+        assert (await one.closed())[0] == CLOSE_FRAME
+
+
+async def test_a_text_of_a_newer_version_is_ignored():
+    async with running() as server, hub(server) as one, hub(server) as other:
+        await one.socket.send_message('{"type":"from_the_future"}')
+        await one.send(OPEN, other.address, stream_number())
+        assert (await other.data()).kind == OPEN
+
+
+async def test_more_than_the_credit_closes_the_stream_for_both():
+    async with running() as server, hub(server) as one, hub(server) as other:
+        await one.text()
+        stream = stream_number()
+        await one.send(OPEN, other.address, stream)
+        for _ in range(CREDIT // PIECE_MAX + 1):
+            await one.send(DATA, other.address, stream, BIG)
+        assert await one.text() == Congested(address=other.address.hex(), stream=stream.hex())
+        with trio.fail_after(PATIENCE_S):
+            while not other.texts:
+                found = await other.socket.get_message()
+                if isinstance(found, str):
+                    other.texts.append(relay_wire.decode_to_hub(found))
+        assert other.texts == [Congested(address=one.address.hex(), stream=stream.hex())]
+        assert server.connections
+
+
+async def test_the_same_identity_takes_the_place_of_a_connection_that_hangs():
+    async with running() as server, hub(server) as other:
+        identity = Identity()
+        async with hub(server, identity) as old:
+            await other.text()
+            async with hub(server, identity, hub_id="again") as new:
+                assert await old.closed() == (CLOSE_REPLACED, "the same identity connected again")
+                joined = await other.text()
+                assert isinstance(joined, Joined)
+                assert joined.hub.hub_id == "again"
+                await other.send(OPEN, new.address, stream_number())
+                assert (await new.data()).kind == OPEN
+        left = await other.text()
+        assert left == Left(address=identity.address.hex(), reason="closed")
+
+
+async def test_another_identity_with_the_same_name_takes_nobodys_place():
+    async with running() as server, hub(server, hub_id="same") as one, hub(server, hub_id="same") as other:
+        assert [each.hub_id for each in other.here] == ["same"]
+        await one.text()
+        await other.send(OPEN, one.address, stream_number())
+        assert (await one.data()).address == other.address
+
+
+async def test_hubs_of_one_realm_neither_see_nor_reach_those_of_another():
+    realms = tuple(
+        RealmSettings(name=name, tokens=(Secret(f"the secret of {name}"),), max_hubs=5)
+        for name in ("red", "blue")
+    )
+    async with running(realms=realms) as server:
+        async with (
+            hub(server, token="the secret of red") as red,
+            hub(server, token="the secret of blue") as blue,
+        ):
+            assert red.here == blue.here == []
+            stream = stream_number()
+            await red.send(OPEN, blue.address, stream)
+            assert await red.text() == NoSuchHub(address=blue.address.hex(), stream=stream.hex())
+
+
+async def test_a_hub_that_vanishes_without_a_word_is_lost_to_the_others():
+    async with running() as server, hub(server) as one:
+        async with hub(server) as other:
+            await one.text()
+            await trio.aclose_forcefully(other.socket._stream)
+            assert await one.text() == Left(address=other.address.hex(), reason="lost")
+
+
+async def test_hubs_are_pinged_and_one_that_is_silent_is_lost(monkeypatch):
+    monkeypatch.setattr("ecorelay_relay_server.connection.PING_S", 0.1)
+    monkeypatch.setattr("ecorelay_relay_server.connection.SILENT_S", 1.5)
+    monkeypatch.setattr("ecorelay_relay_server.server.TICK_S", 0.05)
+    async with running() as server, hub(server) as good, hub(server) as frozen:
+        await good.text()
+        frozen.socket._stream.receive_some = never
+        left = await good.text()
+        assert left == Left(address=frozen.address.hex(), reason="lost")
+        await until(lambda: server.counts.closed[CLOSE_SLOW] == 1)
+        assert len(server.connections) == 1
+
+
+# --- floods ----------------------------------------------------------------------------------------------
+
+
+async def meant_for_a_deaf_hub(server, megabytes, senders):
+    """Hubs send that much to one that reads nothing, while two others talk; their slowest answer, in s."""
+    slowest = 0.0
+    async with trio.open_nursery() as nursery:
+        deaf = await join(nursery, server, hub_id="deaf")
+        deaf.socket._stream.receive_some = never
+        pair = [await join(nursery, server, hub_id=f"pair-{n}") for n in range(2)]
+        flooding = [await join(nursery, server, hub_id=f"flood-{n}") for n in range(senders)]
+        rest = [megabytes * 1_000_000 // senders] * senders
+
+        async def read(client):
+            while True:
+                await client.socket.get_message()
+
+        async def flood(number):
+            while rest[number] > 0:
+                stream = stream_number()
+                await flooding[number].send(OPEN, deaf.address, stream)
+                for _ in range(CREDIT // PIECE_MAX + 1):
+                    await flooding[number].send(DATA, deaf.address, stream, BIG)
+                    rest[number] -= PIECE_MAX
+
+        for each in flooding:
+            nursery.start_soon(read, each)
+        async with trio.open_nursery() as floods:
+            for number in range(senders):
+                floods.start_soon(flood, number)
+            one, other = pair
+            stream = stream_number()
+            await one.send(OPEN, other.address, stream)
+            await other.data()
+            while any(each > 0 for each in rest):
+                began = trio.current_time()
+                await one.send(DATA, other.address, stream, b"quick")
+                await other.data()
+                slowest = max(slowest, trio.current_time() - began)
+                await other.send(CREDIT_MORE, one.address, stream, (5).to_bytes(4, "big"))
+                await one.data()
+                assert server.switch.queued <= senders * LANE_MAX
+        nursery.cancel_scope.cancel()
+    return slowest
+
+
+async def test_a_hub_that_reads_nothing_costs_the_server_little_and_the_others_nothing():
+    async with running() as server:
+        await meant_for_a_deaf_hub(server, 40, senders=4)
+        assert server.switch.counts["congested"] > 20
+
+
+@pytest.mark.soak
+async def test_a_gigabyte_for_a_hub_that_reads_nothing():
+    async with running() as server:
+        print("slowest answer of others:", await meant_for_a_deaf_hub(server, 1_000, senders=16))
+
+
+async def test_a_flood_of_junk_is_read_slowly_and_others_are_not_kept_waiting():
+    async with running() as server, hub(server) as bad, hub(server) as one, hub(server) as other:
+        junk = relay_wire.piece(DATA, other.address, b"nothing!", b"x")
+
+        async def flood():
+            while True:
+                await bad.socket.send_message(junk)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flood)
+            stream = stream_number()
+            await one.send(OPEN, other.address, stream)
+            for _ in range(50):
+                await one.send(DATA, other.address, stream, b"quick")
+                while (await other.data()).kind != DATA:
+                    pass
+            nursery.cancel_scope.cancel()
+
+
+# --- HTTP ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("request_", "answer"),
+    [
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 200 OK"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 426 Upgrade Required"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 405 Method Not Allowed"),
+        (b"\r\n\r\n\r\n", b"HTTP/1.1 400 Bad Request"),
+        (b"GET / HTTP/1.1\r\nx: " + b"y" * 9000, b"HTTP/1.1 431 "),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\r\n", b"HTTP/1.1 4"),
+        (b"\x16\x03\x01\x02\x00\x01\x00", b""),
+    ],
+    ids=["health", "browser", "post", "nonsense", "long", "half a handshake", "TLS"],
+)
+async def test_other_requests_are_answered_and_ended(request_, answer):
+    async with running() as server:
+        assert (await asks(server.port, request_)).startswith(answer)
+        await until(lambda: len(server.half_open) == 0)
+
+
+async def test_a_health_check_is_not_logged():
+    async with running() as server:
+        await asks(server.port, b"GET /healthz HTTP/1.1\r\n\r\n")
+        assert server.lines == []
+
+
+# --- TLS -------------------------------------------------------------------------------------------------
+
+
+async def test_with_a_certificate_of_its_own_it_speaks_tls(certificate):
+    cert, key = certificate
+    async with running(tls_cert=str(cert), tls_key=str(key)) as server:
+        context = ssl.create_default_context(cafile=str(cert))
+        with trio.fail_after(PATIENCE_S):
+            plain = await trio.open_tcp_stream("127.0.0.1", server.port)
+            stream = trio.SSLStream(plain, context, server_hostname="localhost", https_compatible=True)
+            await stream.send_all(b"GET /healthz HTTP/1.1\r\n\r\n")
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 OK")
+            await trio.aclose_forcefully(stream)
+        assert await asks(server.port, b"GET /healthz HTTP/1.1\r\n\r\n") != b"ok"
+        await until(lambda: server.counts.refused["tls"] == 1)
+
+
+# --- ending and reloading --------------------------------------------------------------------------------
+
+
+async def test_when_it_ends_all_hubs_are_told_and_what_waits_is_written():
+    async with running() as server, hub(server) as one, hub(server) as other:
+        stream = stream_number()
+        await one.send(OPEN, other.address, stream)
+        for _ in range(8):
+            await one.send(DATA, other.address, stream, BIG)
+        await until(lambda: server.switch.counts["bytes"] == 8 * PIECE_MAX)
+        server.stop()
+        await other.data()
+        for _ in range(8):
+            assert len((await other.data()).payload) == PIECE_MAX
+        assert await other.closed() == (CLOSE_GOING, "the relay server ends or restarts: come again")
+        assert (await one.closed())[0] == CLOSE_GOING
+
+
+async def test_it_ends_though_a_hub_reads_nothing():
+    async with running() as server, hub(server) as one, hub(server) as deaf:
+        deaf.socket._stream.receive_some = never
+        for _ in range(10):
+            stream = stream_number()
+            await one.send(OPEN, deaf.address, stream)
+            for _ in range(8):
+                await one.send(DATA, deaf.address, stream, BIG)
+        server.stop()
+        await until(lambda: not server.connections)
+
+
+async def test_new_tokens_hold_at_once_and_hubs_with_an_old_one_are_closed():
+    async with running() as server, hub(server) as old:
+        server.use(settings(token="the new token of the tests"))
+        assert await old.closed() == (CLOSE_TOKEN, "its token is no longer one of this server's")
+        assert (await refused(server, hello(Identity())))[0] == CLOSE_TOKEN
+        async with hub(server, token="the new token of the tests"):
+            pass
+
+
+async def test_a_token_is_changed_without_losing_a_hub():
+    async with running() as server, hub(server) as old:
+        tokens = (Secret("the new token of the tests"), Secret(TOKEN))
+        realm = RealmSettings(name="default", tokens=tokens, max_hubs=10)
+        server.use(settings(realms=(realm,)))
+        async with hub(server, token="the new token of the tests") as new:
+            assert [each.address for each in new.here] == [old.address.hex()]
+            await old.send(OPEN, new.address, stream_number())
+            assert (await new.data()).kind == OPEN
+
+
+async def test_what_needs_a_restart_is_said():
+    async with running() as server:
+        server.use(settings(port=4711))
+        assert json.loads(server.lines[0])["event"] == "needs a restart"
+        assert json.loads(server.lines[0])["fields"] == ["port"]
+
+
+# --- metrics ---------------------------------------------------------------------------------------------
+
+
+async def test_metrics_count_what_happens_and_show_no_secret(free_port):
+    async with running(metrics_port=free_port) as server, hub(server) as one, hub(server) as other:
+        stream = stream_number()
+        await one.send(OPEN, other.address, stream)
+        await one.send(DATA, other.address, stream, b"12345")
+        await other.data()
+        await refused(server, hello(Identity(), token="wrong token, quite long"))
+        said = (await asks(free_port, b"GET /metrics HTTP/1.1\r\n\r\n")).decode()
+        assert said.startswith("HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4")
+        for line in (
+            'ecorelay_relay_hubs{realm="default"} 2',
+            "ecorelay_relay_streams 1",
+            "ecorelay_relay_bytes_total 5",
+            "ecorelay_relay_messages_total 1",
+            'ecorelay_relay_refused_total{why="token"} 1',
+        ):
+            assert f"\n{line}\n" in said
+        assert TOKEN not in said
+        assert one.address.hex() not in said
+        assert (await asks(free_port, b"GET / HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 404")
+        assert (await asks(server.port, b"GET /metrics HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 426")
