@@ -131,9 +131,9 @@ def _peers(scope: Scope) -> Iterator[Sides]:
 
 
 @contextmanager
-def _link(scope: Scope, what: str) -> Iterator[Sides]:
+def _link(scope: Scope, what: str, *, relayed: bool = False) -> Iterator[Sides]:
     """Across a link, and the same inside one hub."""
-    pair = links.Pairing(scope.place)
+    pair = links.Pairing(scope.place, relayed=relayed)
     try:
         with Hub(EcorelayKind(), scope.place) as hub:
             seconds = scope.seconds
@@ -141,12 +141,14 @@ def _link(scope: Scope, what: str) -> Iterator[Sides]:
                 "latency": lambda: loads.latency(full=False)(hub, seconds),
                 "rate": lambda: loads.pipelined()(hub, seconds),
                 "big": lambda: loads.pipelined(size=loads.BIG, window=32)(hub, seconds),
+                "rooms": None,
                 "drain": None,
             }[what]
             across: dict[str, Run] = {
                 "latency": lambda: pair.latency(seconds),
                 "rate": lambda: pair.pipelined(seconds, loads.SMALL, 200),
                 "big": lambda: pair.pipelined(seconds, loads.BIG, 64),
+                "rooms": lambda: pair.rooms(seconds, 400),
                 "drain": pair.drain,
             }
             yield across[what] if scope.ours else None, local if scope.theirs else None
@@ -291,6 +293,34 @@ ALL: tuple[Benchmark, ...] = (
         "link-drain",
         (Figure("s", "10,000 that waited for a hub: link and last push", "s", "less", None, 2.0),),
         special=partial(_link, what="drain"),
+    ),
+    Benchmark(
+        "relay-latency",
+        (
+            Figure("p50", "send → push over a relay, 200 B p50 (vs. one hub)", "ms", "less", None, 5.0),
+            Figure("p99", "send → push over a relay, 200 B p99 (vs. one hub)", "ms", "less"),
+        ),
+        special=partial(_link, what="latency", relayed=True),
+    ),
+    Benchmark(
+        "relay-link",
+        (Figure("rate", "over a relay, 200 B (vs. one hub)", "/s", "more", 0.3),),
+        special=partial(_link, what="rate", relayed=True),
+    ),
+    Benchmark(
+        "relay-link-big",
+        (Figure("rate", "over a relay, 16 KiB (vs. one hub)", "/s", "more"),),
+        special=partial(_link, what="big", relayed=True),
+    ),
+    Benchmark(
+        "link-rooms",
+        (Figure("rate", "in a room, to another hub, 200 B", "/s", "more"),),
+        special=partial(_link, what="rooms"),
+    ),
+    Benchmark(
+        "relay-rooms",
+        (Figure("rate", "in a room, over a relay, 200 B", "/s", "more"),),
+        special=partial(_link, what="rooms", relayed=True),
     ),
     Benchmark("peers", (Figure("ms", "ecorelay peers", "ms", "less", None, 500.0),), special=_peers),
     Benchmark(

@@ -58,6 +58,14 @@ class Dialect(Protocol):
         """Encodes a broadcast."""
         ...
 
+    def join(self, room: str) -> bytes:
+        """Joins a room, answered by ``room_members``."""
+        ...
+
+    def poster(self, room: str, size: int) -> Callable[[int], bytes]:
+        """Encodes what is said in a room."""
+        ...
+
     def took(self, msg_ids: Iterable[str]) -> bytes:
         """Acknowledges pushes."""
         ...
@@ -115,6 +123,12 @@ class Yardstick:
     def broadcaster(self, size: int) -> Callable[[int], bytes]:
         return _template("question", size, type="broadcast")
 
+    def join(self, room: str) -> bytes:
+        return _line(type="join", req_id=0, room=room)
+
+    def poster(self, room: str, size: int) -> Callable[[int], bytes]:
+        return _template("text", size, type="room_send", room=room)
+
     def took(self, msg_ids: Iterable[str]) -> bytes:
         return b'{"type":"pushed","msg_ids":["%s"]}\n' % '","'.join(msg_ids).encode()
 
@@ -132,6 +146,7 @@ class Ecorelay(Yardstick):
     """The words of `ecorelay.wire`; what is not said here is the same for the yardstick."""
 
     name = "ecorelay"
+    accepted = Yardstick.accepted | {"room_sent"}
     refused = frozenset({"failed", "refused", "bye"})
     pushes_backlog = True
     page_budget = 400_000

@@ -1,4 +1,6 @@
-"""Two linked hubs on this machine: mail from one to the other, compared with mail inside one of them."""
+"""Two linked hubs on this machine, directly or over a relay server: mail from one to the other, compared with
+mail inside one of them.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ from scripts.bench_lib import loads
 from scripts.bench_lib.driver import BenchError, Driver
 from scripts.bench_lib.hubs import EcorelayKind, Hub
 from scripts.bench_lib.loads import Meter, Pair
+from scripts.bench_lib.relay_server import RelayServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,8 +25,10 @@ if TYPE_CHECKING:
     from scripts.bench_lib.driver import Connection
     from scripts.bench_lib.hubs import Durability, Place
 
+ROOM = "bench"
 UP_S = 30.0
 """How long a link may take to be there."""
+LATER_S = 0.1
 DRAINED = 10_000
 """Messages that wait, in the measurement of how quickly they leave."""
 DRAIN_PEERS = 40
@@ -31,19 +36,20 @@ DRAIN_PEERS = 40
 
 
 class LinkedKind(EcorelayKind):
-    """The product with a bridge.json: `name` listens at `port` and dials the others."""
+    """The product with a bridge.json: `name` listens at `port` and dials the others, or meets them at a relay."""
 
-    def __init__(self, name: str, port: int, secret: str, others: dict[str, int]) -> None:
+    def __init__(
+        self, name: str, port: int, secret: str, others: dict[str, int], relay: RelayServer | None
+    ) -> None:
         super().__init__(limits={"mailbox_messages": 20_000, "mailbox_bytes": 512 * 1024 * 1024})
         self.linked = True
         """Whether the file is there when it starts."""
-        self._file = {
-            "hub_id": name,
-            "listen": port,
-            "bind": "127.0.0.1",
-            "secret": secret,
-            "peers": [{"hub_id": other, "host": "127.0.0.1", "port": at} for other, at in others.items()],
-        }
+        self._file: dict[str, object] = {"hub_id": name, "secret": secret}
+        if relay is None:
+            peers = [{"hub_id": other, "host": "127.0.0.1", "port": at} for other, at in others.items()]
+            self._file |= {"listen": port, "bind": "127.0.0.1", "peers": peers}
+        else:
+            self._file["relay"] = {"url": f"ws://127.0.0.1:{relay.port}", "token": relay.token}
 
     def command(self, home: Path, durability: Durability) -> list[str]:
         (home / "bridge.json").unlink(missing_ok=True)
@@ -57,23 +63,31 @@ class LinkedKind(EcorelayKind):
 
 
 class Pairing:
-    """Two hubs; the second may be stopped and started again."""
+    """Two hubs; the second may be stopped and started again.
 
-    def __init__(self, place: Place) -> None:
+    Args:
+        place: where they live.
+        relayed: they meet at a relay server, and nowhere else.
+    """
+
+    def __init__(self, place: Place, *, relayed: bool = False) -> None:
         self._place = place
+        self.relay = RelayServer(place) if relayed else None
         secret = secrets.token_hex(16)
         ports = _free_ports(2)
         self._kinds = [
-            LinkedKind(name, ports[n], secret, {other: ports[1 - n]})
+            LinkedKind(name, ports[n], secret, {other: ports[1 - n]}, self.relay)
             for n, (name, other) in enumerate((("near", "far"), ("far", "near")))
         ]
         self.near = Hub(self._kinds[0], place)
         self.far = Hub(self._kinds[1], place)
 
     def stop(self) -> None:
-        """End both."""
+        """End both, and the relay server."""
         self.near.stop()
         self.far.stop()
+        if self.relay is not None:
+            self.relay.stop()
 
     @contextmanager
     def driver(self) -> Iterator[tuple[Driver, Driver]]:
@@ -87,9 +101,16 @@ class Pairing:
         sender = near.connect(next(self.near.names()))
         encode = near.dialect.sender(f"{to.name}@far", loads.SMALL)
         give_up = time.perf_counter() + UP_S
-        sender.write(encode(sender.sent))
+        known = False
         while not to.got:
-            near.pump(0.01)
+            if not known:
+                sender.write(encode(0))
+                known = True
+            try:
+                near.pump(0.01)
+            except BenchError:  # a hub at a relay is not known before the first link
+                known = False
+                time.sleep(LATER_S)
             far.pump(0.01)
             if time.perf_counter() > give_up:
                 raise BenchError(f"no link within {UP_S:.0f} s")
@@ -137,6 +158,27 @@ class Pairing:
             result = meter.result()
             near.pump_until(lambda: sender.acked >= sender.sent)
             far.pump_until(lambda: to.got >= sender.sent)
+            near.disconnect(sender)
+            far.disconnect(to)
+        return {"rate": result["rate"]}
+
+    def rooms(self, seconds: float, window: int) -> dict[str, float]:
+        """What is said in a room of one hub, at the one member there is: a peer of the other."""
+        with self.driver() as (near, far):
+            self.await_link(near, far)
+            to = far.connect(next(self.far.names()))
+            sender = near.connect(next(self.near.names()))
+            for driver, connection, room in ((near, sender, ROOM), (far, to, f"{ROOM}@near")):
+                connection.write(driver.dialect.join(room))
+                driver.answer("room_members")
+            pair = Pair(sender, to, near.dialect.poster(ROOM, loads.SMALL), window)
+            meter = Meter(self.near, seconds, lambda: to.got)
+            while meter.running():
+                pair.refill()
+                near.pump(0.002)
+                far.pump(0.002)
+            result = meter.result()
+            near.pump_until(lambda: sender.acked >= sender.sent)
             near.disconnect(sender)
             far.disconnect(to)
         return {"rate": result["rate"]}
