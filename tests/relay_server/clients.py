@@ -5,6 +5,7 @@ import os
 import secrets
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
+from typing import Any
 
 import trio
 import trio_websocket
@@ -12,7 +13,7 @@ import wsproto
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ecorelay import relay_wire
-from ecorelay.relay_wire import SUBPROTOCOL, RelayHello
+from ecorelay.relay_wire import SUBPROTOCOL, RelayHello, RelayNonce
 from ecorelay.secret import Secret
 from ecorelay_relay_server.journal import Journal
 from ecorelay_relay_server.server import Server
@@ -35,12 +36,22 @@ async def running(**fields):
     """A server on a port of its own; `lines` of it is its log."""
     lines = []
     server = Server(settings(**fields), Journal(lambda line: lines.append(line.decode())))
-    server.lines = lines
     async with trio.open_nursery() as nursery:
         where = await nursery.start(server.run)
-        server.port = where[0][1]
-        yield server
+        yield Here(server, where[0][1], lines)
         server.stop()
+
+
+class Here:
+    """A server in this process, with its port and its log."""
+
+    def __init__(self, server, port, lines):
+        self.server = server
+        self.port = port
+        self.lines = lines
+
+    def __getattr__(self, name):
+        return getattr(self.server, name)
 
 
 class Identity:
@@ -76,7 +87,8 @@ class Client:
         self.socket = socket
         self.identity = identity
         self.address = identity.address
-        self.texts = []
+        self.texts: list[Any] = []
+        self.here: list[Any] = []
 
     async def send(self, kind, to, stream, payload=b""):
         """A data message."""
@@ -105,7 +117,20 @@ class Client:
                 try:
                     await self.socket.get_message()
                 except trio_websocket.ConnectionClosed as closed:
-                    return closed.reason.code, closed.reason.reason
+                    return how(closed)
+
+
+def how(closed: Any):
+    """The code and reason of a ConnectionClosed."""
+    return closed.reason.code, closed.reason.reason
+
+
+async def nonce_of(socket):
+    """The server's, its first message."""
+    with trio.fail_after(PATIENCE_S):
+        said = relay_wire.decode_to_hub(await socket.get_message())
+    assert isinstance(said, RelayNonce)
+    return said.nonce
 
 
 async def connect(nursery, port, *, path="/", subprotocols=(SUBPROTOCOL,), headers=()):
@@ -140,9 +165,8 @@ async def join(nursery, server, identity=None, **fields):
     headers = fields.pop("headers", ())
     socket = await connect(nursery, server.port, headers=headers)
     client = Client(socket, identity)
-    said = await client.text()
-    await socket.send_message(relay_wire.encode(identity.hello(said.nonce, **fields)))
-    client.here = []
+    nonce = await nonce_of(socket)
+    await socket.send_message(relay_wire.encode(identity.hello(nonce, **fields)))
     while True:
         part = await client.text()
         client.here += part.hubs

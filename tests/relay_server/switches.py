@@ -1,6 +1,7 @@
 """A switch for tests, and hubs at it whose names are one letter."""
 
 import hashlib
+from typing import Any
 
 from ecorelay import relay_wire
 from ecorelay.relay_wire import CLOSE, CREDIT_MORE, DATA, OPEN, HubHere
@@ -33,7 +34,7 @@ def join(at, name, realm="default"):
 
 def take(at, hub):
     """All that waits for a hub: texts as messages, data as (kind, whose, stream, payload)."""
-    found = []
+    found: list[Any] = []
     while True:
         taken, _ = at.take(hub, EVERYTHING)
         if not taken:

@@ -11,7 +11,7 @@ LOCAL = (ip_network("127.0.0.0/8"), ip_network("10.1.0.0/16"), ip_network("::1/1
 
 
 def test_one_source_has_only_so_many_connections_and_the_oldest_goes_for_the_newest():
-    at = HalfOpen()
+    at: HalfOpen[object] = HalfOpen()
     for number in range(HALF_OPEN_PER_SOURCE):
         assert at.enter(number, "192.0.2.1") is None
     assert at.enter("other", "192.0.2.2") is None
@@ -21,7 +21,7 @@ def test_one_source_has_only_so_many_connections_and_the_oldest_goes_for_the_new
 
 
 def test_many_sources_together_have_only_so_many_and_the_greediest_pays():
-    at = HalfOpen()
+    at: HalfOpen[object] = HalfOpen()
     for number in range(HALF_OPEN_PER_SOURCE):
         at.enter(("greedy", number), "192.0.2.1")
     number = 0
@@ -33,14 +33,14 @@ def test_many_sources_together_have_only_so_many_and_the_greediest_pays():
 
 
 def test_a_trusted_proxy_has_only_the_bound_of_all():
-    at = HalfOpen()
+    at: HalfOpen[object] = HalfOpen()
     for number in range(HALF_OPEN_MAX):
         assert at.enter(number, "127.0.0.1", proxy=True) is None
     assert at.enter("new", "127.0.0.1", proxy=True) == 0
 
 
 def test_who_proved_itself_makes_room_and_leaves_once():
-    at = HalfOpen()
+    at: HalfOpen[object] = HalfOpen()
     at.enter("a", "192.0.2.1")
     assert at.leave("a")
     assert not at.leave("a")

@@ -23,7 +23,8 @@ CANARY = "a text that only the two hubs may see"
 class Running:
     """A relay server's process."""
 
-    def __init__(self, process, port, log):
+    def __init__(self, process, port, log, config):
+        self.config = config
         self.process = process
         self.port = port
         self.log = log
@@ -80,8 +81,7 @@ def serving(tmp_path, port, *, environ=None, **fields):
             stderr=file,
             env=without_settings() | (environ or {}),
         )
-    running = Running(process, port, log)
-    running.config = config
+    running = Running(process, port, log, config)
     try:
         yield running
     finally:

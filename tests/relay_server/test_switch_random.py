@@ -2,6 +2,7 @@
 
 import itertools
 from collections import defaultdict, deque
+from typing import Any
 
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -61,7 +62,8 @@ class AnySwitch(RuleBasedStateMachine):
     )
     def sends(self, realm, name, to, stream, count, size):
         for _ in range(count):
-            hub, other = self.hubs.get((realm, name)), self.hubs.get((realm, to))
+            hub: Any = self.hubs.get((realm, name))
+            other: Any = self.hubs.get((realm, to))
             payload = next(self.numbers).to_bytes(4, "big").ljust(size, b".")[:size]
             open_ = hub is not None and other is not None and other.address + stream in hub.routes
             self.say(realm, name, DATA, to, stream, payload)
@@ -156,7 +158,7 @@ class AnySwitch(RuleBasedStateMachine):
     def every_stream_has_two_ends_of_one_realm_and_its_credit(self):
         for realm in self.at.realms.values():
             for hub in realm.hubs.values():
-                counts = defaultdict(int)
+                counts: dict[bytes, int] = defaultdict(int)
                 for key, route in hub.routes.items():
                     assert realm.hubs[key[:32]] is route.to
                     assert route.to.routes[hub.address + key[32:]] is route.back

@@ -140,7 +140,8 @@ def test_other_requests_get_a_short_clear_answer(head, status, body):
 
 
 def test_a_flood_of_strangers_is_a_few_lines_and_a_number():
-    lines, now = [], [0.0]
+    lines: list[bytes] = []
+    now = [0.0]
     journal = Journal(lines.append, monotonic=lambda: now[0], wall=lambda: 1.5)
     for _ in range(1000):
         journal.stranger("refused", "garbage", source="192.0.2.1")
@@ -160,7 +161,7 @@ def test_a_flood_of_strangers_is_a_few_lines_and_a_number():
 
 
 def test_a_crash_is_logged_without_the_values_its_message_quotes():
-    lines = []
+    lines: list[bytes] = []
     try:
         raise ExceptionGroup("x", [ValueError("a secret value")])
     except ExceptionGroup as error:
