@@ -29,7 +29,9 @@ def check_settings(paths: Paths) -> Iterator[Finding]:
         return
     listens = f"port {settings.listen}" if settings.listen else "no port"
     dials = screen.many(len(settings.peers), "hub")
-    yield Finding(check=check, level="ok", says=f"{settings.hub_id}, listens at {listens}, dials {dials}")
+    relays = f", meets others at {screen.many(len(settings.relays), 'relay')}" if settings.relays else ""
+    says = f"{settings.hub_id}, listens at {listens}, dials {dials}{relays}"
+    yield Finding(check=check, level="ok", says=says)
     for warning in settings.warnings:
         yield Finding(check=check, level="warn", says=warning, remedy="see docs/federation.md")
 
@@ -43,5 +45,12 @@ def check_links(found: wire.HubDetails) -> Iterator[Finding]:
             check="link",
             level="ok" if each.up else "warn",
             says=says,
+            remedy="ecorelay bridge-check",
+        )
+    for relay in found.relays:
+        yield Finding(
+            check="relay",
+            level="warn" if relay.trouble else "ok",
+            says=hub_links.relay_in_words(relay, now),
             remedy="ecorelay bridge-check",
         )
