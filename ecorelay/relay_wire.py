@@ -75,15 +75,17 @@ CLOSE_GOING: Final = 1012
 CLOSE_FRAME: Final = 4000
 """A message that breaks the rules."""
 CLOSE_SLOW: Final = 4001
-"""No proof within `HELLO_S`, or silent for too long."""
+"""No proof within `HELLO_S`, silent for too long, or what waits for it is not read."""
 CLOSE_VERSION: Final = 4002
 CLOSE_TOKEN: Final = 4003
+"""None of its tokens, not that identity's signature, or dialed by a URL that is not this server's."""
 CLOSE_REPLACED: Final = 4004
 """The same identity connected again."""
 CLOSE_HUB_ID: Final = 4005
+"""What it calls itself is no name."""
 CLOSE_FULL: Final = 4006
 CLOSE_RATE: Final = 4008
-"""Too many failed proofs, or too much sent: come again after a minute."""
+"""Too many failed proofs, or one identity comes too often: come again after a minute."""
 
 Hex = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 """32 bytes."""
@@ -163,7 +165,10 @@ class NoSuchHub(RelayMessage, frozen=True, kw_only=True):
 
 
 class Congested(RelayMessage, frozen=True, kw_only=True):
-    """That stream was closed both ways, for its sender went beyond its credit."""
+    """That stream was closed both ways, for its sender went beyond its credit.
+
+    Or too much waits for its reader, or the two hubs had `STREAMS_MAX` open already.
+    """
 
     address: Hex
     stream: StreamHex

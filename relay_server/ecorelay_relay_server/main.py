@@ -124,5 +124,8 @@ def _allow_files(wanted: int) -> int:
     if soft == infinite or soft >= wanted:
         return wanted
     better = wanted if hard == infinite else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (better, hard))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (better, hard))
+    except (OSError, ValueError):
+        return soft  # a sandbox forbids it
     return better

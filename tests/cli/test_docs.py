@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import typer
 
-from ecorelay import config, link_wire, wire
+from ecorelay import config, link_wire, relay_wire, wire
 from ecorelay.cli import exits
 from ecorelay.errors import CODES
 from ecorelay.limits import Limits
@@ -16,6 +16,7 @@ from ecorelay_adapters.tools import TOOLS
 
 ROOT = Path(__file__).parents[2]
 PROTOCOL, LINKS = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8").split("\n## Links\n")
+LINKS, RELAY = LINKS.split("\n## Relay server\n")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FRAMES = sorted(
     {
@@ -35,6 +36,7 @@ LINK_ENTRIES = [
     link_wire.GroupLine,
     link_wire.FarReceipt,
 ]
+AT_RELAYS = [*typing.get_args(relay_wire.ToHub), relay_wire.RelayHello]
 ENTRIES = [
     wire.Mail,
     wire.Peer,
@@ -107,6 +109,40 @@ def test_the_protocol_and_the_links_have_the_same_limits():
     assert "At most 1,000 frames or 4 MiB" in LINKS
     assert link_wire.PRESENCE_PART == 200
     assert "in parts of 200" in LINKS
+
+
+@pytest.mark.parametrize("message", AT_RELAYS, ids=tag)
+def test_every_text_at_a_relay_server_has_one_row_that_names_all_its_fields(message):
+    described = row(RELAY, tag(message))
+    for field in message.__struct_fields__:
+        assert f"`{field}`" in described, f"{field} is missing"
+
+
+def test_the_protocol_describes_no_text_at_a_relay_server_that_does_not_exist():
+    rows = re.findall(r"^\| `([a-z_]+)`", RELAY, re.MULTILINE)
+    assert sorted(rows) == sorted(tag(message) for message in AT_RELAYS)
+    assert ", ".join(relay_wire.HubHere.__struct_fields__) in RELAY
+
+
+def test_every_close_code_of_a_relay_server_is_in_the_protocol():
+    codes = {value for name, value in vars(relay_wire).items() if name.startswith("CLOSE_")}
+    assert {int(code) for code in re.findall(r"^\| (\d{4}) \|", RELAY, re.MULTILINE)} == codes
+
+
+def test_the_protocol_and_the_relay_server_have_the_same_limits():
+    assert relay_wire.RELAY_VERSION == 1
+    assert "relay protocol version 1." in RELAY
+    assert f"`{relay_wire.SUBPROTOCOL}`" in RELAY
+    assert relay_wire.TEXT_MAX == 64 << 10
+    assert "at most 64 KiB" in RELAY
+    assert f"1 to {relay_wire.PIECE_MAX:,} bytes" in RELAY
+    assert f"begins with {relay_wire.CREDIT:,} bytes" in RELAY
+    assert f"At most {relay_wire.STREAMS_MAX} streams" in RELAY
+    assert f"in parts of {relay_wire.HERE_PART}" in RELAY
+    assert f"every {relay_wire.PING_S:.0f} s" in RELAY
+    assert f"within {relay_wire.HELLO_S:.0f} s" in RELAY
+    assert relay_wire.LABEL.decode() in RELAY
+    assert relay_wire.SIGN_LABEL.decode().rstrip("\0") in RELAY
 
 
 def commands():

@@ -22,6 +22,7 @@ from ecorelay_relay_server.settings import RealmSettings, Settings
 TOKEN = "a token of the tests, long enough 4711"
 URL = "ws://relay.test"
 PATIENCE_S = 30.0
+open_stream: Any = trio.open_tcp_stream
 
 
 def settings(*, token=TOKEN, **fields):
@@ -135,11 +136,11 @@ async def nonce_of(socket):
 
 async def connect(nursery, port, *, path="/", subprotocols=(SUBPROTOCOL,), headers=()):
     """A WebSocket before the hello."""
-    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    stream = await open_stream("127.0.0.1", port)
     socket = trio_websocket.WebSocketConnection(
         stream,
         wsproto.WSConnection(wsproto.ConnectionType.CLIENT),
-        host=f"127.0.0.1:{port}",
+        host=f"localhost:{port}",
         path=path,
         client_subprotocols=subprotocols,
         client_extra_headers=list(headers),
