@@ -29,7 +29,7 @@ TAKE: Final = 256 * 1024
 
 # --- what a hub may do -------------------------------------------------------------------------------------
 
-UNITS_PER_S: Final = 10_000.0
+UNITS_PER_S: Final = 20_000.0
 """What a hub may spend. It is not closed for more: it is read from later, so it alone waits."""
 UNITS_BURST: Final = 40_000.0
 UNITS_MESSAGE: Final = 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from scripts.bench_lib import footprint, hostile, links, loads
+from scripts.bench_lib import footprint, hostile, links, loads, relay_server
 from scripts.bench_lib.figures import Figure
 from scripts.bench_lib.hubs import Durability, EcorelayKind, Hub, YardstickKind
 
@@ -154,6 +154,25 @@ def _link(scope: Scope, what: str, *, relayed: bool = False) -> Iterator[Sides]:
             yield across[what] if scope.ours else None, local if scope.theirs else None
     finally:
         pair.stop()
+
+
+RELAY_HUBS = 1_000
+
+
+@contextmanager
+def _relay_server(scope: Scope, what: str) -> Iterator[Sides]:
+    """The relay server alone, between hubs that are nothing but sockets."""
+    place = scope.place
+    if what == "start":
+        relay_server.start(place)  # writes the bytecode cache
+    runs: dict[str, Run] = {
+        "start": lambda: relay_server.start(place),
+        "idle": lambda: relay_server.idle(place, RELAY_HUBS, max(20.0, scope.seconds * 4)),
+        "big": lambda: relay_server.switched(place, scope.seconds * 2, 65_536),
+        "small": lambda: relay_server.switched(place, scope.seconds * 2, 300),
+    }
+    imports = (lambda: relay_server.bare_imports(place)) if what == "start" and scope.theirs else None
+    yield runs[what] if scope.ours else None, imports
 
 
 SESSIONS = (0, 50, 200, 1000)
@@ -321,6 +340,37 @@ ALL: tuple[Benchmark, ...] = (
         "relay-rooms",
         (Figure("rate", "in a room, over a relay, 200 B", "/s", "more"),),
         special=partial(_link, what="rooms", relayed=True),
+    ),
+    Benchmark(
+        "relay-start",
+        (Figure("ms", "relay server: start → takes hubs (vs. imports)", "ms", "less", 1.6),),
+        special=partial(_relay_server, what="start"),
+    ),
+    Benchmark(
+        "relay-idle",
+        (
+            Figure("rss_0", "relay server, no hub: RSS", "MB", "less"),
+            Figure("rss", "relay server, 1,000 hubs: RSS", "MB", "less", None, 80.0),
+            Figure("cpu", "relay server, 1,000 hubs: idle CPU", "%", "less", None, 2.0),
+            Figure("joined_s", "relay server: 1,000 hubs come, one by one", "s", "less"),
+        ),
+        special=partial(_relay_server, what="idle"),
+    ),
+    Benchmark(
+        "relay-big",
+        (
+            Figure("mb", "relay server, one pair, 64 KiB", "MB/s", "more", None, 50.0),
+            Figure("cpu_us", "relay server, one pair, 64 KiB: CPU each", "µs", "less"),
+        ),
+        special=partial(_relay_server, what="big"),
+    ),
+    Benchmark(
+        "relay-small",
+        (
+            Figure("rate", "relay server, one pair, 300 B", "/s", "more"),
+            Figure("cpu_us", "relay server, one pair, 300 B: CPU each", "µs", "less"),
+        ),
+        special=partial(_relay_server, what="small"),
     ),
     Benchmark("peers", (Figure("ms", "ecorelay peers", "ms", "less", None, 500.0),), special=_peers),
     Benchmark(

@@ -276,5 +276,4 @@ def switched(place: Place, seconds: float, size: int) -> dict[str, float]:
         "mb": got * size / elapsed / 1e6,
         "rate": got / elapsed,
         "cpu_us": cpu / max(got, 1) * 1e6,
-        "rss": 0.0,
     }
