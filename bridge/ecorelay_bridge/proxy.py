@@ -144,7 +144,7 @@ async def connect_through(stream: trio.abc.Stream, proxy: Proxy, host: str, port
     status = int(match[1]) if (match := _STATUS.match(answer)) else 0
     if status == 200 and answer.endswith(b"\r\n\r\n"):
         return
-    if status == 407:
+    if status in (401, 407):  # the former is said by tinyproxy
         raise Refused(
             Reason.PROXY,
             f"the proxy {proxy} asks for a login, or refuses the one it was given",

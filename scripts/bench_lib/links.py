@@ -36,7 +36,7 @@ DRAIN_PEERS = 40
 
 
 class LinkedKind(EcorelayKind):
-    """The product with a bridge.json: `name` listens at `port` and dials the others, or meets them at a relay."""
+    """The product with a bridge.json: `name` listens at `port` and dials the others, or is at a relay."""
 
     def __init__(
         self, name: str, port: int, secret: str, others: dict[str, int], relay: RelayServer | None

@@ -18,6 +18,7 @@ from ecorelay_bridge.relay_road import Where, connect_relay, refuse_weak
 from ecorelay_bridge.settings import RelayServer, Secret
 from tests.bridge.hubs import free_port, identity, running
 from tests.bridge.tiny_relay import TOKEN, tiny_relay
+from tests.helpers.certificates import certificate
 
 PASSWORD = "canary-of-the-proxy"
 
@@ -305,37 +306,6 @@ def test_a_url_is_taken_apart(url, host, port, name, path) -> None:
 
 
 # --- TLS ---------------------------------------------------------------------------------------------------
-
-
-def certificate(folder: Path, name: str) -> Path:
-    """A self-signed certificate for `name`, with its key."""
-    import datetime
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = folder / f"{name}.pem"
-    path.write_bytes(
-        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + made.public_bytes(Encoding.PEM)
-    )
-    return path
 
 
 @asynccontextmanager
