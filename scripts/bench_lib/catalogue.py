@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from scripts.bench_lib import footprint, hostile, links, loads, relay_server
+from scripts.bench_lib import footprint, hostile, links, loads, relay_attack, relay_server
 from scripts.bench_lib.figures import Figure
 from scripts.bench_lib.hubs import Durability, EcorelayKind, Hub, YardstickKind
 
@@ -173,6 +173,16 @@ def _relay_server(scope: Scope, what: str) -> Iterator[Sides]:
     }
     imports = (lambda: relay_server.bare_imports(place)) if what == "start" and scope.theirs else None
     yield runs[what] if scope.ours else None, imports
+
+
+@contextmanager
+def _relay_bystanders(scope: Scope, kind: str) -> Iterator[Sides]:
+    """Two hubs at a relay server that others attack, and at one that is left alone."""
+
+    def run(kind: str) -> dict[str, float]:
+        return relay_attack.bystanders(scope.place, scope.seconds * 2, kind)
+
+    yield (lambda: run(kind)) if scope.ours else None, (lambda: run("")) if scope.theirs else None
 
 
 SESSIONS = (0, 50, 200, 1000)
@@ -372,6 +382,22 @@ ALL: tuple[Benchmark, ...] = (
         ),
         special=partial(_relay_server, what="small"),
     ),
+    *[
+        Benchmark(
+            f"relay-{kind}",
+            (
+                Figure("p50", f"hub → relay server → hub, {attack} (vs. alone) p50", "ms", "less"),
+                Figure("p99", f"hub → relay server → hub, {attack} (vs. alone) p99", "ms", "less"),
+                Figure("grown", f"relay server, {attack}: grows by", "MB", "less", None, 128.0),
+            ),
+            special=partial(_relay_bystanders, kind=kind),
+        )
+        for kind, attack in (
+            ("junk", "3 flood dead streams"),
+            ("deaf", "3 flood hubs that read nothing"),
+            ("silent", "a flood of connections"),
+        )
+    ],
     Benchmark("peers", (Figure("ms", "ecorelay peers", "ms", "less", None, 500.0),), special=_peers),
     Benchmark(
         "idle",

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -97,10 +97,24 @@ class RelayServer:
         raise BenchError("the relay server did not start")
 
 
+class Reachable(Protocol):
+    """A relay server that runs."""
+
+    @property
+    def port(self) -> int:
+        """Where, on this machine."""
+        ...
+
+    @property
+    def token(self) -> str:
+        """What lets hubs in."""
+        ...
+
+
 class RelayHub:
     """The least that is a hub at a relay server."""
 
-    def __init__(self, server: RelayServer, hub_id: str) -> None:
+    def __init__(self, server: Reachable, hub_id: str) -> None:
         key = Ed25519PrivateKey.generate()
         public = key.public_key().public_bytes_raw()
         self.address = hashlib.sha256(public).digest()
