@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import msgspec
 import trio
 
 from ecorelay import __version__, relay_wire
@@ -14,6 +15,7 @@ from ecorelay_relay_server import websocket
 from ecorelay_relay_server.bounds import CLOSING_S, HEAD_MAX, HELLO_MAX
 from ecorelay_relay_server.connection import linger
 from ecorelay_relay_server.head import END, answer, plain_answer, read_head
+from ecorelay_relay_server.judge import other_version
 from ecorelay_relay_server.websocket import Closed, Pinged, WebSocket
 
 if TYPE_CHECKING:
@@ -122,13 +124,32 @@ async def _read_hello(stream: trio.abc.Stream, socket: WebSocket) -> RelayHello:
         for each in socket.feed(data):
             match each:
                 case str():
-                    return relay_wire.decode_hello(each)
+                    return _hello(each)
                 case Pinged():
                     await _send(stream, websocket.pong(each.payload))
                 case Closed():
                     raise Turned("closed", websocket.close(1000, ""))
                 case bytes():
                     raise WireError("data before the hello")
+
+
+class _Versioned(msgspec.Struct):
+    version: int
+
+
+def _hello(text: str) -> RelayHello:
+    try:
+        return relay_wire.decode_hello(text)
+    except WireError:
+        # One of another version need not look as ours do to be told so.
+        try:
+            version = msgspec.json.decode(text, type=_Versioned).version
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            version = relay_wire.RELAY_VERSION
+        wrong = other_version(version)
+        if wrong is None:
+            raise
+        raise refused(wrong) from None
 
 
 async def answer_scrape(stream: trio.abc.Stream, render: Callable[[], str], content_type: str) -> None:

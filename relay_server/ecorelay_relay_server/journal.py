@@ -5,6 +5,7 @@ A line holds ``ts`` (RFC 3339 UTC), ``level``, ``event`` (a word or two) and the
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 import traceback
@@ -31,6 +32,18 @@ def write_stderr(line: bytes) -> None:
         sys.stderr.buffer.flush()
     except (OSError, ValueError):
         pass
+
+
+class FromLibraries(logging.Handler):
+    """What a library has to say (Trio: no more files can be opened) as lines too."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__(logging.WARNING)
+        self._journal = journal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line."""
+        self._journal.stranger("library", record.name, said=record.getMessage()[:200])
 
 
 class Journal:

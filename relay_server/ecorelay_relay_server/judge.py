@@ -70,14 +70,9 @@ class Judge:
             source: where it comes from.
             now: seconds, monotonic.
         """
-        if not OLDEST_RELAY_VERSION <= hello.version <= RELAY_VERSION:
-            older = "server" if hello.version > RELAY_VERSION else "hub"
-            spoken = _versions()
-            return Refused(
-                relay_wire.CLOSE_VERSION,
-                "version",
-                f"relay version {hello.version}, this server speaks {spoken}: upgrade the {older}",
-            )
+        wrong = other_version(hello.version)
+        if wrong is not None:
+            return wrong
         identity = hello.public
         if self._identities.refused(identity, now):
             return _later("identity_refused", "too many failed proofs of this identity")
@@ -117,6 +112,18 @@ class Judge:
 
 def _later(why: str, what: str) -> Refused:
     return Refused(relay_wire.CLOSE_RATE, why, f"{what}: come again in a minute")
+
+
+def other_version(version: int) -> Refused | None:
+    """What a hub is told that speaks a version which this server does not; None: it does."""
+    if OLDEST_RELAY_VERSION <= version <= RELAY_VERSION:
+        return None
+    older = "server" if version > RELAY_VERSION else "hub"
+    return Refused(
+        relay_wire.CLOSE_VERSION,
+        "version",
+        f"relay version {version}, this server speaks {_versions()}: upgrade the {older}",
+    )
 
 
 def _versions() -> str:

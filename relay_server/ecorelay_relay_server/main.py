@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ import trio
 from ecorelay import __version__
 from ecorelay.errors import RelayError
 from ecorelay_relay_server.bounds import HALF_OPEN_MAX
-from ecorelay_relay_server.journal import Journal
+from ecorelay_relay_server.journal import FromLibraries, Journal
 from ecorelay_relay_server.server import Server
 from ecorelay_relay_server.settings import read_settings
 
@@ -42,6 +43,7 @@ def run(path: Path, environ: Mapping[str, str]) -> int:
     """
     settings = read_settings(path, environ)
     journal = Journal()
+    logging.getLogger().addHandler(FromLibraries(journal))
     files = _allow_files(settings.max_hubs + HALF_OPEN_MAX + FILES_BESIDE)
     # Whatever is there now stays until the end: no collection has to look at it again.
     gc.collect()

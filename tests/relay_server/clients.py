@@ -3,6 +3,7 @@
 import hashlib
 import os
 import secrets
+import ssl
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
 from typing import Any
@@ -53,6 +54,19 @@ class Here:
 
     def __getattr__(self, name):
         return getattr(self.server, name)
+
+
+def over_tls(monkeypatch, cert):
+    """Let hubs dial through TLS, to the owner of that certificate."""
+    context = ssl.create_default_context(cafile=str(cert))
+
+    async def dial(host, port):
+        plain = await trio.open_tcp_stream(host, port)
+        stream: Any = trio.SSLStream(plain, context, server_hostname="localhost", https_compatible=True)
+        stream.socket = plain.socket
+        return stream
+
+    monkeypatch.setattr("tests.relay_server.clients.open_stream", dial)
 
 
 class Identity:

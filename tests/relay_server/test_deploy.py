@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import ssl
 import subprocess
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ import trio
 
 from ecorelay.relay_wire import DATA, OPEN, SUBPROTOCOL
 from tests.relay_server import clients
-from tests.relay_server.clients import Identity, hub, running, stream_number
+from tests.relay_server.clients import Identity, hub, over_tls, running, stream_number
 
 DEPLOY = Path(__file__).parents[2] / "relay_server" / "deploy"
 PATIENCE_S = 30
@@ -86,23 +85,6 @@ async def proxied(command, port):
             nursery.cancel_scope.cancel()
 
 
-class OverTls:
-    """Lets the tests' hubs dial through TLS at that port."""
-
-    def __init__(self, monkeypatch, cert):
-        context = ssl.create_default_context(cafile=str(cert))
-        plain = trio.open_tcp_stream
-
-        async def dial(host, port):
-            stream = trio.SSLStream(
-                await plain(host, port), context, server_hostname="localhost", https_compatible=True
-            )
-            stream.socket = stream.transport_stream.socket
-            return stream
-
-        monkeypatch.setattr(clients, "open_stream", dial)
-
-
 async def talk(server, port):
     """Two hubs through the proxy, and another that tries tokens: sources are told apart from the proxy."""
     through = clients.Here(server.server, port, server.lines)
@@ -110,7 +92,7 @@ async def talk(server, port):
         assert one.socket.subprotocol == SUBPROTOCOL
         stream = stream_number()
         await one.send(OPEN, other.address, stream)
-        await trio.sleep(4)  # longer than the proxy lets anything be silent
+        await trio.sleep(2.5)  # longer than the proxy lets anything be silent
         for size in (1, 65_536, 65_536, 65_536):
             await one.send(DATA, other.address, stream, bytes(size))
         assert (await other.data()).kind == OPEN
@@ -124,13 +106,13 @@ async def test_through_a_real_nginx_longer_than_it_lets_anything_be_silent(
     tmp_path, monkeypatch, certificate, free_port
 ):
     program = needed("nginx")
-    monkeypatch.setattr("ecorelay_relay_server.connection.PING_S", 0.5)
-    monkeypatch.setattr("ecorelay_relay_server.server.TICK_S", 0.2)
+    monkeypatch.setattr("ecorelay_relay_server.connection.PING_S", 0.2)
+    monkeypatch.setattr("ecorelay_relay_server.server.TICK_S", 0.1)
     async with running() as server:
         cert, key = certificate
         ours = (DEPLOY / "nginx.conf").read_text()
         ours = re.sub(r"listen \[::\]:443 ssl;", "", ours).replace("443 ssl", f"127.0.0.1:{free_port} ssl")
-        ours = ours.replace("127.0.0.1:9800", f"127.0.0.1:{server.port}").replace("120s", "2s")
+        ours = ours.replace("127.0.0.1:9800", f"127.0.0.1:{server.port}").replace("120s", "1s")
         ours = re.sub(r"/etc/\S+/fullchain.pem", str(cert), ours)
         ours = re.sub(r"/etc/\S+/privkey.pem", str(key), ours)
         temporary = "".join(
@@ -142,7 +124,7 @@ async def test_through_a_real_nginx_longer_than_it_lets_anything_be_silent(
             f"{user} daemon off; pid {tmp_path}/pid; error_log {tmp_path}/error.log;\n"
             f"events {{}}\nhttp {{ access_log off; {temporary}\n{ours}\n}}\n"
         )
-        OverTls(monkeypatch, cert)
+        over_tls(monkeypatch, cert)
         command = [program, "-p", str(tmp_path), "-e", f"{tmp_path}/first.log", "-c", str(config)]
         async with proxied(command, free_port):
             await talk(server, free_port)
@@ -152,8 +134,8 @@ async def test_through_a_real_nginx_longer_than_it_lets_anything_be_silent(
 @pytest.mark.system
 async def test_through_a_real_caddy(tmp_path, monkeypatch, certificate, free_port):
     program = needed("caddy")
-    monkeypatch.setattr("ecorelay_relay_server.connection.PING_S", 0.5)
-    monkeypatch.setattr("ecorelay_relay_server.server.TICK_S", 0.2)
+    monkeypatch.setattr("ecorelay_relay_server.connection.PING_S", 0.2)
+    monkeypatch.setattr("ecorelay_relay_server.server.TICK_S", 0.1)
     async with running() as server:
         cert, key = certificate
         ours = (DEPLOY / "Caddyfile").read_text()
@@ -163,6 +145,6 @@ async def test_through_a_real_caddy(tmp_path, monkeypatch, certificate, free_por
         config.write_text("{\n\tadmin off\n\tauto_https disable_redirects\n}\n" + ours)
         monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
         monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-        OverTls(monkeypatch, cert)
+        over_tls(monkeypatch, cert)
         async with proxied([program, "run", "--config", str(config), "--adapter", "caddyfile"], free_port):
             await talk(server, free_port)

@@ -39,6 +39,7 @@ def test_a_wrong_token_is_refused_with_the_reason():
     assert verdict.reason == "the token is none of this server's"
 
 
+@pytest.mark.guarantee("relay-replay")
 @pytest.mark.parametrize("field", ["hub_id", "url", "public", "nonce"])
 def test_a_proof_holds_for_nothing_but_what_it_was_made_for(field):
     court, identity = Court(), Identity()

@@ -99,6 +99,7 @@ async def asks(port, request):
         return said
 
 
+@pytest.mark.guarantee("relay-silent")
 async def test_from_the_first_hub_to_sigterm_and_no_secret_anywhere(tmp_path, free_port):
     with serving(tmp_path, free_port, previous_secret="the token before this one") as server:
         await server.logs("listening")

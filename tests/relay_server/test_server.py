@@ -41,6 +41,7 @@ from tests.relay_server.clients import (
     hub,
     join,
     nonce_of,
+    over_tls,
     running,
     settings,
     stream_number,
@@ -110,6 +111,7 @@ async def test_a_signature_of_somebody_else_is_closed():
         assert code == CLOSE_TOKEN
 
 
+@pytest.mark.guarantee("relay-replay")
 async def test_a_hello_of_an_earlier_connection_is_closed():
     async with running() as server:
         heard = []
@@ -169,6 +171,13 @@ async def test_a_newer_version_is_told_what_this_one_speaks():
         code, reason = await refused(server, hello(Identity(), version=2))
         assert code == CLOSE_VERSION
         assert reason == "relay version 2, this server speaks 1: upgrade the server"
+
+
+async def test_a_hello_of_another_version_need_not_look_like_ours_to_be_told_so():
+    async with running() as server:
+        said = json.dumps({"type": "relay_hello", "version": 7, "something": "else"})
+        code, reason = await refused(server, lambda nonce: said)
+        assert (code, reason[:15]) == (CLOSE_VERSION, "relay version 7")
 
 
 async def test_failed_proofs_make_an_address_wait_and_hubs_behind_a_proxy_are_told_apart():
@@ -231,6 +240,7 @@ async def test_who_says_nothing_is_closed_in_time(monkeypatch):
 @pytest.mark.parametrize(
     ("fields", "bound"), [({"proxies": ()}, HALF_OPEN_PER_SOURCE), ({}, HALF_OPEN_MAX)], ids=["source", "all"]
 )
+@pytest.mark.guarantee("relay-door")
 async def test_thousands_of_silent_connections_are_bounded_and_a_hub_gets_in(fields, bound):
     allow_files(8_000)
     count = bound + 300
@@ -360,6 +370,7 @@ async def test_another_identity_with_the_same_name_takes_nobodys_place():
         assert (await one.data()).address == other.address
 
 
+@pytest.mark.guarantee("relay-realms")
 async def test_hubs_of_one_realm_neither_see_nor_reach_those_of_another():
     realms = tuple(
         RealmSettings(name=name, tokens=(Secret(f"the secret of {name}"),), max_hubs=5)
@@ -443,6 +454,7 @@ async def meant_for_a_deaf_hub(server, megabytes, senders):
     return slowest
 
 
+@pytest.mark.guarantee("relay-bounded")
 async def test_a_hub_that_reads_nothing_costs_the_server_little_and_the_others_nothing():
     async with running() as server:
         await meant_for_a_deaf_hub(server, 40, senders=4)
@@ -519,6 +531,23 @@ async def test_with_a_certificate_of_its_own_it_speaks_tls(certificate):
         await until(lambda: server.counts.refused["tls"] == 1)
 
 
+async def test_hubs_talk_over_tls_and_are_told_when_it_ends(certificate, monkeypatch):
+    cert, key = certificate
+    over_tls(monkeypatch, cert)
+    async with running(tls_cert=str(cert), tls_key=str(key)) as server, hub(server) as one:
+        async with hub(server) as other:
+            await one.text()
+            stream = stream_number()
+            await other.send(OPEN, one.address, stream)
+            for _ in range(4):
+                await other.send(DATA, one.address, stream, BIG)
+            assert (await one.data()).kind == OPEN
+            assert [len((await one.data()).payload) for _ in range(4)] == [PIECE_MAX] * 4
+            server.stop()
+            assert (await other.closed())[0] == CLOSE_GOING
+        assert (await one.closed())[0] == CLOSE_GOING
+
+
 # --- ending and reloading --------------------------------------------------------------------------------
 
 
@@ -579,6 +608,7 @@ async def test_what_needs_a_restart_is_said():
 # --- metrics ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("relay-silent")
 async def test_metrics_count_what_happens_and_show_no_secret(free_port):
     async with running(metrics_port=free_port) as server, hub(server) as one, hub(server) as other:
         stream = stream_number()

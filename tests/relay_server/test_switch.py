@@ -292,6 +292,7 @@ def test_many_tiny_pieces_are_reckoned_with_what_they_take():
 # --- what waits ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("relay-bounded")
 def test_what_waits_for_one_hub_and_for_all_is_bounded(monkeypatch):
     monkeypatch.setattr("ecorelay_relay_server.switch.DESTINATION_MAX", 3 * CREDIT)
     monkeypatch.setattr("ecorelay_relay_server.switch.TOTAL_MAX", 8 * CREDIT)
@@ -396,6 +397,7 @@ def test_who_came_is_told_before_what_it_sends():
     assert take(at, one) == [Joined(hub=card("b")), (OPEN, other.address, NUMBER, b"")]
 
 
+@pytest.mark.guarantee("relay-realms")
 def test_realms_neither_see_nor_reach_each_other():
     at = switch(realms=("red", "blue"))
     red, blue = join(at, "a", "red"), join(at, "b", "blue")
