@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 BACKLOG: Final = 1_024
 TICK_S: Final = 1.0
+FROZEN_S: Final = 3.0
+"""So late is no tick of a process that runs."""
 NEWS_S: Final = 0.1
 """Seconds in which hubs are told at most once who came and went."""
 VERSION_MAX: Final = 40
@@ -123,10 +125,15 @@ class Server:
         self._journal.say("reloaded", realms=sorted(tokens), hubs=self.switch.hubs)
 
     async def _tick(self) -> None:
+        due = trio.current_time() + TICK_S
         while True:
-            await trio.sleep(TICK_S)
+            await trio.sleep_until(due)
             now = trio.current_time()
+            late, due = now - due, now + TICK_S
             for connection in list(self.connections.values()):
+                if late > FROZEN_S:
+                    # This process stood still: what came meanwhile is not read yet, and nobody was silent.
+                    connection.heard += late
                 connection.tick(now)
 
     def _perform(self, actions: Actions) -> None:

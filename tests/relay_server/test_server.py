@@ -3,6 +3,7 @@
 import json
 import secrets
 import ssl
+import time
 
 import pytest
 import trio
@@ -406,6 +407,20 @@ async def test_hubs_are_pinged_and_one_that_is_silent_is_lost(monkeypatch):
         assert left == Left(address=frozen.address.hex(), reason="lost")
         await until(lambda: server.counts.closed[CLOSE_SLOW] == 1)
         assert len(server.connections) == 1
+
+
+async def test_a_server_that_stood_still_takes_nobody_for_lost(monkeypatch):
+    monkeypatch.setattr("ecorelay_relay_server.connection.SILENT_S", 1.0)
+    monkeypatch.setattr("ecorelay_relay_server.connection.PING_S", 0.1)
+    monkeypatch.setattr("ecorelay_relay_server.server.TICK_S", 0.05)
+    monkeypatch.setattr("ecorelay_relay_server.server.FROZEN_S", 0.5)
+    async with running() as server, hub(server) as one, hub(server) as other:
+        time.sleep(1.5)
+        await trio.sleep(0.3)
+        await one.text()
+        await one.send(OPEN, other.address, stream_number())
+        assert (await other.data()).kind == OPEN
+        assert len(server.connections) == 2
 
 
 # --- floods ----------------------------------------------------------------------------------------------
