@@ -48,7 +48,9 @@ def relay_server(
     ] = PORT,
     as_json: words.Json = False,
 ) -> None:
-    """Be a relay server: hubs that cannot reach each other meet here, and it moves ciphertext.
+    """Be the place where hubs meet that cannot reach each other.
+
+    It passes on what it cannot read: links are encrypted and proved from hub to hub.
 
     It runs on a machine that all hubs can reach, in the foreground, and writes its log as JSON lines on
     stderr. SIGHUP reads CONFIG again, SIGTERM ends it. The secret may also come from the environment, as
