@@ -64,7 +64,7 @@ def listen(
         ),
     ] = False,
 ) -> None:
-    """Print a line, without its text, for each message that comes.
+    """Print a line for each message that comes, not its text.
 
     For an assistant that keeps it running in the background and looks for lines that begin with
     ECORELAY_MSG; then it calls relay_inbox. What waits already is one line with how much. Nothing counts
