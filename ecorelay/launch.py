@@ -32,6 +32,9 @@ _KEPT |= {"LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH"}
 # Windows cannot start a program without some of these.
 _KEPT |= {"SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT", "TEMP", "TMP"}
 _KEPT |= {"APPDATA", "LOCALAPPDATA", "USERPROFILE", "USERNAME"}
+# The way to a relay server: proxies, which may hold a password, and whom TLS trusts.
+_KEPT |= {"http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
+_KEPT |= {"SSL_CERT_FILE", "SSL_CERT_DIR"}
 # COVERAGE_: hubs that tests start are measured too.
 _KEPT_PREFIXES: Final = ("ECORELAY_", "XDG_", "LC_", "COVERAGE_")
 

@@ -142,9 +142,8 @@ class Introducer:
         except trio.BrokenResourceError as error:
             await trio.aclose_forcefully(tls)
             raise (
-                (way.ended(broken=True) if way.encrypted else None)
-                or _ended_at_relay(tls)
-                or (None if way.encrypted else way.tls_failed(error))
+                (way.ended(broken=True) if way.encrypted else _at_relay(tls, way.tls_failed(error)))
+                or _at_relay(tls, None)
                 or Refused(Reason.CLOSED, "the connection broke during the handshake")
             ) from None
         except BaseException:
@@ -330,14 +329,16 @@ def _not_ecorelay(sentence: str) -> Refused:
     )
 
 
-def _ended_at_relay(tls: trio.SSLStream[trio.abc.Stream]) -> Refused | None:
-    """What the end of a stream over a relay means; None: it is a direct one, or did not end."""
+def _at_relay(tls: trio.SSLStream[trio.abc.Stream], refused: Refused | None) -> Refused | None:
+    """What a broken stream means if it is one over a relay; `refused`: what it would mean else."""
     over_relay = below(tls)
-    if over_relay is None or over_relay.end is None:
-        return None
+    if over_relay is None or (refused is not None and refused.told):
+        return refused
     if why := over_relay.why():
         return Refused(Reason.NOT_AT_RELAY, why)
-    return Refused(Reason.CLOSED, "it closed the stream during the handshake: it is going, or has no room")
+    if over_relay.end is not None and (refused is None or refused.reason is Reason.NOT_ECORELAY):
+        return Refused(Reason.CLOSED, "it closed the stream during the handshake: it is going, or has no room")
+    return refused
 
 
 async def _say_goodbye(tls: trio.SSLStream[trio.abc.Stream], raw: bytes | None) -> None:

@@ -173,7 +173,7 @@ class RelayDialer:
         for (there, hub_id), each in list(self._pairs.items()):
             if there == address and connection in each.at and (hub is None or hub.hub_id != hub_id):
                 self._forget(each, connection)
-        if hub is None or hub.app_version == relay_wire.PROBE_APP or not self._is_wanted(address, hub):
+        if hub is None or not self._is_wanted(connection, address, hub):
             return
         pair = self._pairs.get((address, hub.hub_id))
         if pair is None:
@@ -196,8 +196,10 @@ class RelayDialer:
             del self._pairs[pair.address, pair.hub_id]
             pair.gone.set()
 
-    def _is_wanted(self, address: bytes, hub: HubHere) -> bool:
+    def _is_wanted(self, connection: Connection, address: bytes, hub: HubHere) -> bool:
         """Whether it may be who it says; a wrong one is told of once."""
+        if hub.app_version == relay_wire.PROBE_APP:
+            return False
         shown = fingerprint_of_digest(address)
         try:
             if key(hub.hub_id) == key(self.hub_id):
@@ -211,7 +213,8 @@ class RelayDialer:
             if (address, hub.hub_id) not in self._said and len(self._said) < PAIRS_MAX:
                 self._said.add((address, hub.hub_id))
                 own = refused.reason is Reason.OWN_HUB_ID
-                self.report(failed("dialer", refused, hub_id="" if own else hub.hub_id, address="a relay"))
+                name = road_name(connection.name) if not own else stranger_name(connection.name, hub.hub_id)
+                self.report(failed("dialer", refused, hub_id="" if own else hub.hub_id, address=name))
             return False
         return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -112,7 +113,8 @@ class RelayStream(trio.abc.Stream):
         """See `trio.abc.ReceiveStream`."""
         if self._receiving:
             raise trio.BusyResourceError("another task is receiving")
-        if max_bytes is not None and max_bytes < 1:
+        size = READ_MAX if max_bytes is None else operator.index(max_bytes)
+        if size < 1:
             raise ValueError("max_bytes must be at least 1")
         self._receiving = True
         try:
@@ -121,7 +123,7 @@ class RelayStream(trio.abc.Stream):
                 if self._closed:
                     raise trio.ClosedResourceError
                 if self._flow.unread:
-                    return self._flow.read(max_bytes or READ_MAX)
+                    return self._flow.read(size)
                 if self._flow.end is End.CLOSED:
                     return bytearray()
                 self._check()

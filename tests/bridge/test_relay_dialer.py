@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
@@ -10,10 +12,13 @@ import trio
 
 from ecorelay import relay_wire
 from ecorelay_bridge import dialer, relay_connection, relay_dialer
+from ecorelay_bridge.backoff import Backoff
+from ecorelay_bridge.door import FAILED_PROOFS_MAX, HALF_OPEN_PER_SOURCE
 from ecorelay_bridge.known import FileTrust
-from ecorelay_bridge.refusals import Reason
+from ecorelay_bridge.refusals import Reason, Refused
+from ecorelay_bridge.relay_probe import looking
 from ecorelay_bridge.settings import RelayServer, Secret
-from tests.bridge.hubs import RIGHT, WRONG, Hub, identity, peer, running
+from tests.bridge.hubs import RIGHT, WRONG, Hub, identity, introducer, password, peer, running
 from tests.bridge.tiny_relay import TOKEN, TinyRelay, tiny_relay
 from tests.helpers.cables import proxied
 
@@ -354,3 +359,117 @@ async def test_both_dial_at_once_and_both_streams_come_about(tmp_path, monkeypat
         await alpha.linked(2), await beta.linked(2)
         assert sorted(each.role for each in alpha.links) == ["acceptor", "dialer"]
         assert dialer.BESIDE_MAX == 3
+
+
+# --- strangers, and a server gone bad ---------------------------------------------------------------------
+
+
+async def test_failed_proofs_of_one_address_at_the_relay_are_few(tmp_path) -> None:
+    guesser = introducer("gamma", secrets=(WRONG,))
+    async with (
+        tiny_relay() as relay,
+        running(tmp_path, "alpha", listen=False, relays=at(relay)) as alpha,
+        looking(at(relay)[0], environ={}) as look,
+    ):
+        address = relay_wire.address_of(identity("alpha").public)
+        await look.met(address)
+        for _ in range(FAILED_PROOFS_MAX):
+            with pytest.raises(Refused) as refused:
+                await guesser.dial(look.connection.open(address), "alpha", password(WRONG))
+            assert refused.value.reason is Reason.WRONG_SECRET
+        with pytest.raises(Refused) as refused:
+            await guesser.dial(look.connection.open(address), "alpha", password(WRONG))
+        assert refused.value.reason is Reason.SOURCE_BLOCKED
+        # Another address is another source.
+        async with looking(at(relay)[0], environ={}) as other:
+            await other.met(address)
+            with pytest.raises(Refused) as refused:
+                await guesser.dial(other.connection.open(address), "alpha", password(WRONG))
+            assert refused.value.reason is Reason.WRONG_SECRET
+        assert not alpha.links
+
+
+async def test_half_open_streams_of_one_address_are_few(tmp_path) -> None:
+    async with (
+        tiny_relay() as relay,
+        running(tmp_path, "alpha", listen=False, relays=at(relay)) as alpha,
+        looking(at(relay)[0], environ={}) as look,
+    ):
+        address = relay_wire.address_of(identity("alpha").public)
+        await look.met(address)
+        silent = [look.connection.open(address) for _ in range(HALF_OPEN_PER_SOURCE + 1)]
+        for stream in silent:
+            await stream.send_all(b"\x16")
+        await alpha.refused(Reason.SOURCE_FULL)
+        with trio.fail_after(5):
+            assert (await silent[-1].receive_some())[0] == 21  # a TLS alert
+
+
+async def test_who_sends_ahead_before_the_proof_is_cut_off(tmp_path) -> None:
+    async with (
+        tiny_relay() as relay,
+        running(tmp_path, "alpha", listen=False, relays=at(relay)) as alpha,
+        looking(at(relay)[0], environ={}) as look,
+    ):
+        address = relay_wire.address_of(identity("alpha").public)
+        await look.met(address)
+        stream = look.connection.open(address)
+        with pytest.raises(trio.BrokenResourceError), trio.fail_after(10):
+            # One record of TLS that never ends, and what the hub does not read meanwhile.
+            await stream.send_all(bytes([22, 3, 3, 0x40, 0]))
+            while True:
+                await stream.send_all(b"\0" * 65_536)
+        assert not alpha.links
+
+
+@pytest.mark.parametrize(
+    "nonsense", [b"", b"\x02" * 30, b"\xff" * 100, '{"type":"here","hubs":7}', "not JSON"]
+)
+async def test_a_server_that_talks_nonsense_is_left_alone_for_a_minute(tmp_path, nonsense) -> None:
+    async with (
+        tiny_relay() as relay,
+        running(tmp_path, "alpha", listen=False, relays=at(relay)) as alpha,
+    ):
+        await until(lambda: relay.hubs)
+        for _, socket in list(relay.hubs.values()):
+            await socket.send_message(nonsense)
+        report = await alpha.refused(Reason.RELAY_RULES)
+        assert report.retry_in_s is not None
+        assert report.retry_in_s >= 60
+
+
+async def test_what_a_later_server_says_is_passed_over(tmp_path) -> None:
+    async with (
+        tiny_relay() as relay,
+        running(tmp_path, "alpha", listen=False, relays=at(relay)) as alpha,
+    ):
+        await until(lambda: relay.hubs)
+        for _, socket in list(relay.hubs.values()):
+            await socket.send_message('{"type":"weather","sun":true}')
+        async with running(tmp_path, "beta", listen=False, relays=at(relay)):
+            await alpha.linked()
+
+
+async def test_a_message_that_is_too_large_ends_the_connection(tmp_path) -> None:
+    async with (
+        tiny_relay() as relay,
+        running(tmp_path, "alpha", listen=False, relays=at(relay)) as alpha,
+    ):
+        await until(lambda: relay.hubs)
+        for _, socket in list(relay.hubs.values()):
+            await socket.send_message(b"\x02" * 200_000)
+        await alpha.refused(Reason.RELAY_LOST)
+
+
+async def test_two_hundred_hubs_do_not_come_back_at_once(autojump_clock) -> None:
+    """What each of them waits after the server said that it goes, with real randomness."""
+    waits = []
+    for _ in range(200):
+        backoff = Backoff(random.Random(len(waits)).random)
+        going = Refused(Reason.RELAY_AWAY, "")
+        waits.append([backoff.after_link(10.0), *[backoff.after_failure(going) for _ in range(5)]])
+    for step in zip(*waits, strict=True):
+        slots = Counter(int(wait / max(step) * 19.99) for wait in step)
+        assert len(slots) >= 18
+        assert max(slots.values()) <= 30, "a twentieth of the time holds a twentieth of the hubs, about"
+    assert max(map(max, waits)) <= 1.5, "whoever comes back is found again within 3 s"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hmac
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import trio
@@ -69,18 +69,19 @@ class TinyRelay:
         me = HubHere(hub_id=hello.hub_id, address=address.hex(), app_version=hello.app_version)
         if (old := self.hubs.pop(address, None)) is not None:
             await old[1].aclose(relay_wire.CLOSE_REPLACED)
-        others = tuple(hub for hub, _ in self.hubs.values())
-        await socket.send_message(relay_wire.encode(Here(hubs=others, complete=True)))
-        await self.tell(Joined(hub=me))
+        others = dict(self.hubs)
         self.hubs[address] = me, socket
         try:
+            here = tuple(hub for hub, _ in others.values())
+            await socket.send_message(relay_wire.encode(Here(hubs=here, complete=True)))
+            await self.tell(Joined(hub=me), others)
             while True:
                 await self._switch(address, socket, await socket.get_message())
         finally:
             if self.hubs.get(address, (None, None))[1] is socket:
                 del self.hubs[address]
                 with trio.CancelScope(shield=True):
-                    await self.tell(Left(address=address.hex(), reason="closed"))
+                    await self.tell(Left(address=address.hex(), reason="closed"), self.hubs)
 
     async def _switch(self, address: bytes, socket: WebSocketConnection, message: Any) -> None:
         while self.frozen:  # noqa: ASYNC110
@@ -94,8 +95,12 @@ class TinyRelay:
         with contextlib.suppress(ConnectionClosed):
             await to[1].send_message(relay_wire.piece(came.kind, address, came.stream, came.payload))
 
-    async def tell(self, message: relay_wire.RelayMessage) -> None:
-        for _, socket in list(self.hubs.values()):
+    async def tell(
+        self,
+        message: relay_wire.RelayMessage,
+        hubs: Mapping[bytes, tuple[HubHere, WebSocketConnection]] | None = None,
+    ) -> None:
+        for _, socket in list((self.hubs if hubs is None else hubs).values()):
             with contextlib.suppress(ConnectionClosed):
                 await socket.send_message(relay_wire.encode(message))
 

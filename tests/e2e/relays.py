@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +89,66 @@ class Relay:
             self.process.send_signal(signal.SIGCONT)
             self.process.kill()
             self.process.wait()
+
+
+class Tunnel:
+    """What tunnels of the internet do to bytes: they take their time, and now and then stop for a while.
+
+    Args:
+        port: where it leads to.
+        delay_s: how long everything is on its way, each way.
+        stall_s: how long a stall takes.
+        stalls: how likely a piece meets one.
+    """
+
+    def __init__(self, port: int, *, delay_s: float, stall_s: float, stalls: float) -> None:
+        self.port = 0
+        self.stalled = 0
+        self._to = port
+        self._delay_s = delay_s
+        self._stall_s = stall_s
+        self._stalls = stalls
+        self._random = random.Random(6)
+
+    async def serve(self, near: trio.SocketStream) -> None:
+        with suppress(OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            async with near, await trio.open_tcp_stream("127.0.0.1", self._to) as far:
+                async with trio.open_nursery() as nursery:
+                    for one, other in ((near, far), (far, near)):
+                        send, receive = trio.open_memory_channel[tuple[float, bytes]](256)
+                        nursery.start_soon(self._take, one, send)
+                        nursery.start_soon(self._give, other, receive, nursery.cancel_scope)
+
+    async def _take(self, from_: trio.SocketStream, to: trio.MemorySendChannel[tuple[float, bytes]]) -> None:
+        async with to:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                while data := await from_.receive_some(16 * 1024):
+                    await to.send((trio.current_time() + self._delay_s, bytes(data)))
+
+    async def _give(
+        self,
+        to: trio.SocketStream,
+        from_: trio.MemoryReceiveChannel[tuple[float, bytes]],
+        both: trio.CancelScope,
+    ) -> None:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async for when, data in from_:
+                await trio.sleep_until(when)
+                if self._random.random() < self._stalls:
+                    self.stalled += 1
+                    await trio.sleep(self._stall_s)
+                await to.send_all(data)
+        both.cancel()
+
+
+@asynccontextmanager
+async def tunnel(
+    port: int, *, delay_s: float = 0.1, stall_s: float = 1.0, stalls: float = 0.01
+) -> AsyncIterator[Tunnel]:
+    """A tunnel to a port, until the end of the block."""
+    made = Tunnel(port, delay_s=delay_s, stall_s=stall_s, stalls=stalls)
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, made.serve, 0)
+        made.port = listeners[0].socket.getsockname()[1]
+        yield made
+        nursery.cancel_scope.cancel()

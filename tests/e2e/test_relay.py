@@ -6,13 +6,14 @@ import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
 from ecorelay import wire
-from tests.e2e.relays import TOKEN, Relay
+from tests.e2e.relays import TOKEN, Relay, tunnel
 from tests.e2e.sites import SECRET, Load, Site, eventually, linked, start
 from tests.e2e.stage import until
 from tests.helpers.cables import proxied
@@ -108,6 +109,48 @@ async def test_a_relay_that_goes_and_comes_under_load(site: Make, relay: Relay, 
             print(f"{how}: linked again {took:.2f} s later")
             assert took < 10
     assert await load.all_there() > 50
+
+
+async def test_through_a_slow_tunnel_that_stalls(site: Make, relay: Relay) -> None:
+    here, there = site("here"), site("there")
+    async with tunnel(relay.port) as slow:
+        meet(relay, here, port=slow.port)
+        meet(relay, there)
+        await start(here, there)
+        await linked(here, there)
+        load = Load(here, there, pause_s=0.005)
+        async with load.running():
+            await trio.sleep(6)
+        print(f"{slow.stalled} stalls, {len(load.acknowledged)} messages")
+        assert await load.all_there() > 50
+        link = await here.link(there)
+        assert link.round_trip_ms >= 200
+
+
+@pytest.mark.parametrize("seconds", [1, pytest.param(12, marks=pytest.mark.slow)])
+async def test_the_network_to_the_relay_is_cut_for_a_while(site: Make, relay: Relay, seconds: int) -> None:
+    here, there = site("here"), site("there")
+    async with proxied(relay.port) as cable:
+        meet(relay, here, port=cable.port)
+        meet(relay, there)
+        await start(here, there)
+        await linked(here, there)
+        load = Load(here, there, pause_s=0.002)
+        async with load.running():
+            await trio.sleep(0.5)
+            cable.hang()
+            await trio.sleep(seconds)
+            cable.hang(False)
+            took = await eventually(partial(crosses, here, there))
+            print(f"cut for {seconds} s: mail crosses {took:.2f} s later")
+            assert took < 6
+        assert await load.all_there() > 20
+
+
+async def crosses(here: Site, there: Site) -> bool:
+    """Whether a link is up that answered lately."""
+    link = await here.link(there)
+    return link.up and (await there.link(here)).up and link.in_flight == 0
 
 
 async def test_from_the_cable_to_the_relay_and_back(site: Make, relay: Relay) -> None:

@@ -216,6 +216,16 @@ async def test_hubs_behind_a_proxy_reach_their_relay(tmp_path: Path, site: Make)
         entry = relay.entry(url=f"ws://{address}:{relay.port}")
         for each in (here, there):
             each.configure(listen=None, bind=None, peers=None, relay=entry)
+        # A wrong password is told, and not shown.
+        alone.environ["http_proxy"] = f"http://me:not-{PASSWORD}@127.0.0.1:{port}"
+        alone.configure(listen=None, bind=None, peers=None, relay=entry)
+        await alone.start()
+
+        async def told() -> bool:
+            return any("asks for a login" in each.trouble for each in (await alone.details()).relays)
+
+        await eventually(told)
+        assert PASSWORD not in repr(await alone.details())
         await start(here, there)
         await linked(here, there)
         load = Load(here, there, pause_s=0.002)
@@ -227,13 +237,3 @@ async def test_hubs_behind_a_proxy_reach_their_relay(tmp_path: Path, site: Make)
         assert PASSWORD not in logs
         await there.kill(signal.SIGTERM)
         await stays(here, IDLE_S + 10)
-        # A wrong password is told, and not shown.
-        alone.environ["http_proxy"] = f"http://me:{PASSWORD}-not@127.0.0.1:{port}"
-        alone.configure(listen=None, bind=None, peers=None, relay=entry)
-        await alone.start()
-
-        async def told() -> bool:
-            return any("asks for a login" in each.trouble for each in (await alone.details()).relays)
-
-        await eventually(told)
-        assert PASSWORD not in repr(await alone.details())
