@@ -57,6 +57,7 @@ async def send(client, to: str, text: str) -> wire.Sent:
     return await client.request(wire.Send(req_id=0, op_id="", to=to, text=text))
 
 
+@pytest.mark.guarantee("relay-ciphertext")
 async def test_two_hubs_behind_a_relay_and_nothing_to_read_on_the_wire(site: Make, relay: Relay) -> None:
     canaries = ("canary-of-a-text", "canary-of-a-name", "canary-of-a-room", "canary-of-a-directory")
     async with proxied(relay.port) as wire_of_here:
@@ -87,6 +88,7 @@ async def test_two_hubs_behind_a_relay_and_nothing_to_read_on_the_wire(site: Mak
         assert canary.encode() not in recorded
 
 
+@pytest.mark.guarantee("relay-roads")
 @pytest.mark.parametrize("how", ["killed", "restarted", "frozen"])
 async def test_a_relay_that_goes_and_comes_under_load(site: Make, relay: Relay, how: str) -> None:
     here, there = site("here"), site("there")
@@ -153,6 +155,7 @@ async def crosses(here: Site, there: Site) -> bool:
     return link.up and (await there.link(here)).up and link.in_flight == 0
 
 
+@pytest.mark.guarantee("relay-roads")
 async def test_from_the_cable_to_the_relay_and_back(site: Make, relay: Relay) -> None:
     there = site("there", port=None)
     async with proxied(there.port) as cable:
@@ -183,6 +186,7 @@ async def test_from_the_cable_to_the_relay_and_back(site: Make, relay: Relay) ->
         assert await load.all_there() > 50
 
 
+@pytest.mark.guarantee("relay-strangers")
 async def test_hubs_with_different_secrets_at_one_relay_each_say_why(site: Make, relay: Relay) -> None:
     here, there = site("here"), site("there")
     meet(relay, here, there)
