@@ -700,7 +700,7 @@ class State:
                 hub.names[names.key(each.name)] = hub.peers[each.peer_id]
         elsewhere = {row.no: row for row in snapshot.peers if row.hub in self.hubs}
         for made in snapshot.groups:
-            if made.hub and made.hub not in self.hubs:
+            if made.hub and made.hub not in self.hubs:  # a hub must start whatever is on its disk
                 continue
             group = Group(
                 no=made.no,

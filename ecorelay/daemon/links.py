@@ -7,6 +7,7 @@ yet. The hub with the smaller hub_id chooses: it keeps the stream that answers, 
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -42,8 +43,7 @@ HUNG_S: Final = 10.0
 """Silence, after something was said, after which the stream is given up."""
 IDLE_PING_S: Final = 5.0
 IDLE_DEAD_S: Final = 45.0
-"""The same where nothing was said. A hub that cannot be dialed depends on the other one to notice, so it is
-often; what the other side says counts, so of two hubs with nothing to say one asks."""
+"""The same where nothing was said. Often, for a hub that cannot dial depends on the other one to notice."""
 STANDBY_S: Final = 5.0
 """How long a stream waits beside a link that answers; then it is not needed."""
 STANDBY_MAX: Final = 3
@@ -345,17 +345,14 @@ class Links:
     async def _watch(self, road: Road) -> None:
         """Notice that nobody is there any more."""
         suspect = False
-        # Both heard the other at the same time: one of them asks a little earlier, and the other need not.
-        idle = IDLE_PING_S if self._chooses(road.hub_id) else IDLE_PING_S + ANSWER_S
         while True:
-            await road.rest_until(trio.current_time() + LOOK_S if suspect else _next_look(road, idle))
+            await road.rest_until(trio.current_time() + LOOK_S if suspect else self._next_look(road))
             now = trio.current_time()
-            silent = now - road.heard
             waited = now - road.unanswered if road.unanswered else 0.0
-            if waited >= HUNG_S or silent >= IDLE_DEAD_S:
+            if waited >= HUNG_S or now - road.heard >= IDLE_DEAD_S:
                 road.end(Reason.STALLED)
                 return
-            if waited >= PROBE_S or silent >= idle:
+            if waited >= PROBE_S or now >= self._idle_until(road):
                 road.ping()
             if road is not self._link_of(road.hub_id):
                 continue
@@ -365,11 +362,22 @@ class Links:
                 self._rest(road.hub_id)  # it only hung
             suspect = waited >= SUSPECT_S
 
+    def _next_look(self, road: Road) -> float:
+        """When something is to be done about the silence of a stream, if it lasts."""
+        now = trio.current_time()
+        marks = [self._idle_until(road), road.heard + IDLE_DEAD_S]
+        if road.unanswered:
+            marks += [road.unanswered + seconds for seconds in (PROBE_S, SUSPECT_S, HUNG_S)]
+        return min([mark for mark in marks if mark > now], default=now + LOOK_S)
 
-def _next_look(road: Road, idle: float) -> float:
-    """When something is to be done about the silence of a stream, if it lasts."""
-    now = trio.current_time()
-    marks = [road.heard + idle, road.heard + IDLE_DEAD_S]
-    if road.unanswered:
-        marks += [road.unanswered + seconds for seconds in (PROBE_S, SUSPECT_S, HUNG_S)]
-    return min([mark for mark in marks if mark > now], default=now + LOOK_S)
+    def _idle_until(self, road: Road) -> float:
+        """When a stream on which nothing is said is asked next.
+
+        At full multiples of `IDLE_PING_S` of the clock on the wall, so that a hub with many links wakes for
+        all of them at once, its own questions and those of others. The one that chooses asks; the other
+        side, which hears that, need not.
+        """
+        ahead = self._shell.clock.now().wall / 1000 - trio.current_time()
+        earliest = road.heard + ahead + IDLE_PING_S * 0.4
+        mark = math.ceil(earliest / IDLE_PING_S) * IDLE_PING_S - ahead
+        return mark if self._chooses(road.hub_id) else mark + ANSWER_S

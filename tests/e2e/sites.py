@@ -14,7 +14,8 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from itertools import combinations
+from functools import partial
+from itertools import combinations, permutations
 from pathlib import Path
 from typing import Any
 
@@ -329,6 +330,8 @@ class Load:
             async with site.session(self.recipient(site)):
                 pass
         await linked(*self.sites)
+        for site, other in permutations(self.sites, 2):
+            await eventually(partial(site.knows, f"{self.recipient(other)}@{other.hub_id}"))
         async with AsyncExitStack() as stack:
             clients = [
                 (site, f"s{number}", await stack.enter_async_context(site.session(f"s{number}")))

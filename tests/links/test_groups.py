@@ -1290,6 +1290,33 @@ def test_a_refusal_that_is_heard_of_after_the_link_was_lost_is_passed_over(
     assert texts(bob) == ["lost"]
 
 
+def test_a_page_that_is_stored_after_the_link_was_lost_is_kept(
+    land: Land, red, home: Machine, near: Machine, away: Machine
+):
+    ann, _, _ = red
+    saved = save(near)
+    relink(land, home, near, away)
+    say(ann, "late")
+    restore(near, saved)
+    bob = near.open("bob")
+    land.cut()
+    submit = near.store.submit
+
+    def slowly(unit: tuple[Op, ...], then: object) -> None:
+        submit(unit, then)
+        near.held |= isinstance(unit[0], TakePage)
+
+    near.store.submit = slowly  # type: ignore[method-assign]
+    land.link(home, near)
+    assert near.held
+    land.cut()
+    near.held = False
+    land.settle()
+    assert texts(bob) == ["late"]
+    land.link(home, near)
+    agree(home, near)
+
+
 def test_a_gap_that_is_found_after_the_link_was_lost_is_mended_by_the_next(
     land: Land, red, home: Machine, near: Machine
 ):
