@@ -66,7 +66,7 @@ def listen(
         ),
     ] = False,
 ) -> None:
-    """Print a line for each message that arrives, without its text.
+    """Print a line for each message that comes, without its text.
 
     For an assistant that keeps it running in the background and looks for lines that begin with
     ECORELAY_MSG; then it calls relay_inbox. What waits already is one line with how much. Nothing counts
