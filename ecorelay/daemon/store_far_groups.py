@@ -57,13 +57,6 @@ _NOBODY: Final = "removed"
 """Stands for the author of a line of which nothing is left."""
 
 
-def _hub_key(db: sqlite3.Connection, hub_no: int) -> str:
-    key: str | None = one(db, "SELECT key FROM hubs WHERE no = ?", (hub_no,))
-    if key is None:
-        raise RelayError("hub_not_found", "that hub was forgotten meanwhile")
-    return key
-
-
 # --- at the home -----------------------------------------------------------------------------------------
 
 
@@ -366,7 +359,7 @@ def _notify(ledger: Ledger, notice: AppendMail, nos: list[int]) -> tuple[AppendM
 def take_line(ledger: Ledger, op: TakeLine) -> Taken:
     """See `TakeLine`."""
     db, line, roster = ledger.db, op.line, op.roster
-    hub = _hub_key(db, op.replica.hub_no)
+    hub = store_links.check_hub(db, op.replica.hub_no)
     found = _find(db, hub, op.replica.group_id)
     facts: dict[str, Any] = {"outcome": "stored"}
     if found is None:
@@ -399,7 +392,7 @@ def _same(one_id: str, other_id: str) -> bool:
 def take_page(ledger: Ledger, op: TakePage) -> Taken:
     """See `TakePage`."""
     db, lines = ledger.db, op.lines
-    hub = _hub_key(db, op.replica.hub_no)
+    hub = store_links.check_hub(db, op.replica.hub_no)
     found = _find(db, hub, op.replica.group_id)
     facts: dict[str, Any] = {"outcome": "stored"}
     if found is None:
@@ -445,7 +438,7 @@ def take_page(ledger: Ledger, op: TakePage) -> Taken:
 def take_end(ledger: Ledger, op: TakeEnd) -> Taken:
     """See `TakeEnd`."""
     db = ledger.db
-    found = _find(db, _hub_key(db, op.replica.hub_no), op.replica.group_id)
+    found = _find(db, store_links.check_hub(db, op.replica.hub_no), op.replica.group_id)
     if found is None:
         return Taken(outcome="known")
     group_no = found[0]
@@ -502,7 +495,7 @@ def leave(ledger: Ledger, op: Leave) -> Left:
 def forget_hub(ledger: Ledger, op: ForgetHub) -> OutSettled:
     """See `ForgetHub`. What the core had not heard of yet goes as well: replicas, members of our groups."""
     db = ledger.db
-    key = _hub_key(db, op.hub_no)
+    key = store_links.check_hub(db, op.hub_no)
     for (no,) in db.execute("SELECT no FROM groups WHERE hub = ?", (key,)).fetchall():
         store_groups.drop(db, no)
     db.execute("DELETE FROM group_members WHERE no IN (SELECT no FROM peers WHERE hub = ?)", (key,))
@@ -515,7 +508,7 @@ def forget_hub(ledger: Ledger, op: ForgetHub) -> OutSettled:
 
 def send_leaves(ledger: Ledger, op: SendLeaves) -> Left:
     """See `SendLeaves`."""
-    _hub_key(ledger.db, op.hub_no)
+    store_links.check_hub(ledger.db, op.hub_no)
     rows = [store_group_out.put(ledger, op.hub_no, msg_id, 0, body, op.at) for msg_id, body in op.leaves]
     return Left(tuple([row for row in rows if row is not None]))
 

@@ -13,6 +13,7 @@ import msgspec
 
 from ecorelay import link_wire
 from ecorelay.core.ops import OutRow
+from ecorelay.daemon import store_links
 from ecorelay.daemon.store_sql import listed, one
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def put(ledger: Ledger, hub_no: int, msg_id: str, box: int, body: bytes, at: int
         waiting: int = one(db, "SELECT count(*) FROM outbox WHERE hub_no = ? AND box = ?", (hub_no, box))
         if waiting >= limits.mailbox_messages:
             return None
+    store_links.end_streams(ledger, hub_no)
     db.execute(
         "UPDATE hubs SET last_seq = last_seq + 1, outbox_bytes = outbox_bytes + ? WHERE no = ?",
         (len(body), hub_no),

@@ -94,7 +94,7 @@ def _refusals(text: str) -> tuple[Refusal, ...]:
 def save_directory(ledger: Ledger, op: SaveDirectory) -> None:
     """See `SaveDirectory`."""
     db, no = ledger.db, op.hub_no
-    _check_hub(db, no)
+    check_hub(db, no)
     if op.reset:
         db.execute("DELETE FROM directory WHERE hub_no = ?", (no,))
         db.execute("UPDATE hubs SET complete = 0 WHERE no = ?", (no,))
@@ -122,7 +122,7 @@ def save_directory(ledger: Ledger, op: SaveDirectory) -> None:
     )
 
 
-def _check_hub(db: sqlite3.Connection, no: int) -> str:
+def check_hub(db: sqlite3.Connection, no: int) -> str:
     """The key of a hub, unless it was forgotten: ``hub_not_found``."""
     key: str | None = one(db, "SELECT key FROM hubs WHERE no = ?", (no,))
     if key is None:
@@ -141,7 +141,7 @@ def far_no(ledger: Ledger, hub_no: int, far: FarPeer, at: int) -> int:
         RelayError: ``hub_not_found``, the hub was forgotten.
     """
     db = ledger.db
-    hub = _check_hub(db, hub_no)
+    hub = check_hub(db, hub_no)
     peer_id = _far_id(far)
     row = db.execute("SELECT no, name FROM peers WHERE hub = ? AND peer_id = ?", (hub, peer_id)).fetchone()
     if row is None:
@@ -187,7 +187,7 @@ def snapshot(db: sqlite3.Connection) -> tuple[HubRow, ...]:
 def append_out(ledger: Ledger, op: AppendOut) -> OutAppended:
     """See `AppendOut`."""
     db = ledger.db
-    _check_hub(db, op.hub_no)
+    check_hub(db, op.hub_no)
     text = op.text.encode()
     kind = KIND_NUMBERS[op.kind]
     known = store_mail.find_known(ledger, op.msg_id)
@@ -230,7 +230,7 @@ def append_out(ledger: Ledger, op: AppendOut) -> OutAppended:
 def _put_out(ledger: Ledger, op: AppendOut, mid: int, box: int) -> OutAppended:
     db = ledger.db
     ledger.note_time(op.at)
-    _end_streams(ledger, op.hub_no)
+    end_streams(ledger, op.hub_no)
     db.execute(
         "UPDATE hubs SET last_seq = last_seq + 1, outbox_bytes = outbox_bytes + ? WHERE no = ?",
         (len(op.body), op.hub_no),
@@ -385,8 +385,8 @@ def resume_out(ledger: Ledger, op: ResumeOut) -> Resumed:
     db, no = ledger.db, op.hub_no
     ledger.note_time(op.at)
     settled = OutSettled(0, 0)
-    _check_hub(db, no)
-    _end_streams(ledger, no)
+    check_hub(db, no)
+    end_streams(ledger, no)
     last: int = one(db, "SELECT last_seq FROM hubs WHERE no = ?", (no,))
     covered = _ours(db, no, op.known)
     if covered is not None:
@@ -412,7 +412,7 @@ def _ours(db: sqlite3.Connection, hub_no: int, stream: str) -> tuple[int, int | 
     return found
 
 
-def _end_streams(ledger: Ledger, hub_no: int) -> None:
+def end_streams(ledger: Ledger, hub_no: int) -> None:
     """Before anything new of this run: what comes now was sent in no earlier stream.
 
     In a copy of the database that was put back, an earlier stream may have gone on after the copy was made:
@@ -450,7 +450,7 @@ def receive(
 ) -> Received:
     """See `Receive`. `take_far` does what is no mail: what came of it, or code and reason of a refusal."""
     db = ledger.db
-    _check_hub(db, op.hub_no)
+    check_hub(db, op.hub_no)
     row = db.execute(
         "SELECT number, rejected FROM streams WHERE hub_no = ? AND direction = ? AND stream = ?",
         (op.hub_no, THEIRS, op.stream),
