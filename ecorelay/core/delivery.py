@@ -122,7 +122,6 @@ def note_evictions(s: State, evictions: tuple[Eviction, ...], now: Now) -> None:
         watch.evicted(s, evictions, now)
     for eviction in evictions:
         s.count("evicted_unread", eviction.count)
-        sender = s.peers.get(eviction.sender_no)
         recipient = s.peers.get(eviction.recipient_no)
         if recipient is not None and recipient.loaded and len(recipient.pushed) > recipient.unread:
             # Pushed mail may have been among them; the marks must not outgrow the ring.
@@ -130,9 +129,7 @@ def note_evictions(s: State, evictions: tuple[Eviction, ...], now: Now) -> None:
                 unmark(recipient, msg_id)
         if recipient is not None:
             hooks.evicted(recipient, eviction.count)
-        if sender is not None and sender.loaded and eviction.first:
-            sender.notices += 1
-            mailbox.wake(s, sender, now)
+    mailbox.tell_senders(s, evictions, now)
 
 
 def unmark(peer: Peer, msg_id: str) -> None:

@@ -44,6 +44,12 @@ HUNG_S: Final = 10.0
 IDLE_PING_S: Final = 5.0
 IDLE_DEAD_S: Final = 45.0
 """The same where nothing was said. Often, for a hub that cannot dial depends on the other one to notice."""
+LIVE_PER_S: Final = 1_000.0
+LIVE_BURST: Final = 3_000.0
+"""Frames besides mail that are taken of one hub: 50 of them tell of 10,000 peers. Beyond that nothing is read
+for a while, and what can be spared is left out at the other end. Mail has its window."""
+ANSWER_COSTS: Final = 0.1
+"""So much of that is an answer to what was sent there: it leads to little."""
 STANDBY_S: Final = 5.0
 """How long a stream waits beside a link that answers; then it is not needed."""
 STANDBY_MAX: Final = 3
@@ -90,6 +96,9 @@ class Road:
         self.round_trip = 0.0
         """Seconds, of the last ping."""
         self.pings = 0
+        self._live = LIVE_BURST
+        self._live_at = trio.current_time()
+        """What it may say besides mail, and when that was reckoned."""
         self._alarm = trio.CancelScope()
         self.out: OutQueue
 
@@ -101,6 +110,17 @@ class Road:
             if self._alarm.deadline > self.unanswered + PROBE_S:
                 self._alarm.deadline = self.unanswered + PROBE_S
         self.out.put(data)
+
+    def spend(self, cost: float) -> None:
+        """It said something besides mail."""
+        self._live -= cost
+
+    async def earn(self) -> None:
+        """Wait until it may say something more."""
+        now = trio.current_time()
+        self._live = min(LIVE_BURST, self._live + (now - self._live_at) * LIVE_PER_S)
+        self._live_at = now
+        await trio.sleep(max(0.0, -self._live / LIVE_PER_S))
 
     async def rest_until(self, when: float) -> None:
         """Wait until then, or until something that was said has been without an answer for `PROBE_S`."""
@@ -250,7 +270,8 @@ class Links:
             road.unanswered = 0.0
             whole = lines.feed(data)
             while self._take(road, whole):
-                await trio.lowlevel.checkpoint()
+                await road.earn()
+            await road.earn()
             self._shell.flush()
             await self._room()
         return Reason.EOF
@@ -258,8 +279,11 @@ class Links:
     def _take(self, road: Road, lines: Iterator[bytes]) -> bool:
         """Hand a slice of lines to the core; whether there are more."""
         events: list[Event] = []
+        taken = 0
         for line in lines:
             frame = link_wire.decode(line)
+            if not isinstance(frame, link_wire.Durable):
+                road.spend(ANSWER_COSTS if isinstance(frame, link_wire.ANSWERS) else 1.0)
             match frame:
                 case None:
                     self._shell.tally.count("link frames of a later version")
@@ -276,7 +300,8 @@ class Links:
                     events.append(LinkFrame(road.link, frame))
                 case _:
                     raise Ended(Reason.GARBAGE)
-            if len(events) >= SLICE_FRAMES:
+            taken += 1
+            if taken >= SLICE_FRAMES:
                 break
         else:
             self._shell.feed(events)

@@ -51,6 +51,8 @@ STREAMS_KEPT: Final = 20
 """Of each direction and hub: a restored backup finds the stream that its other hub remembers."""
 REJECTED_KEPT: Final = 1_000
 """Rejections of one stream: as many as may be on their way without a result."""
+USED_EVERY_MS: Final = 86_400_000
+"""How exactly it is known when the number of another hub's peer was used last."""
 FORGOTTEN: Final = "hub_forgotten"
 EXPIRED_REASON: Final = "expired"
 
@@ -116,6 +118,12 @@ def save_directory(ledger: Ledger, op: SaveDirectory) -> None:
             " AND peers.name <> d.name",
             (no,),
         )
+        db.execute(  # whom a person blocked stays blocked under the new name
+            "UPDATE OR REPLACE blocks SET key = lower(p.name || '@' || h.hub_id),"
+            " address = p.name || '@' || h.hub_id FROM peers AS p JOIN hubs AS h ON h.key = p.hub"
+            " WHERE blocks.no = p.no AND h.no = ? AND blocks.key <> lower(p.name || '@' || h.hub_id)",
+            (no,),
+        )
     db.execute(
         "UPDATE hubs SET complete = complete OR ?, seen_at = max(seen_at, ?) WHERE no = ?",
         (op.complete, op.at, no),
@@ -143,7 +151,12 @@ def far_no(ledger: Ledger, hub_no: int, far: FarPeer, at: int) -> int:
     db = ledger.db
     hub = check_hub(db, hub_no)
     peer_id = _far_id(far)
-    row = db.execute("SELECT no, name FROM peers WHERE hub = ? AND peer_id = ?", (hub, peer_id)).fetchone()
+    row = db.execute(
+        "SELECT p.no, p.name, p.last_seen, d.name FROM peers AS p"
+        " LEFT JOIN directory AS d ON d.hub_no = ? AND d.peer_id = p.peer_id"
+        " WHERE p.hub = ? AND p.peer_id = ?",
+        (hub_no, hub, peer_id),
+    ).fetchone()
     if row is None:
         made = db.execute(
             "INSERT INTO peers (peer_id, hub, name, created, last_seen) VALUES (?, ?, ?, ?4, ?4)",
@@ -151,9 +164,13 @@ def far_no(ledger: Ledger, hub_no: int, far: FarPeer, at: int) -> int:
         ).lastrowid
         assert made is not None, "SQLite gives a row number to every new row"
         return made
-    if row[1] != far.name:
-        db.execute("UPDATE peers SET name = ? WHERE no = ?", (far.name, row[0]))
-    no: int = row[0]
+    no: int
+    no, name, used, told = row
+    # Mail that waited may name it as it was called then; what its hub tells of it is from now.
+    if name != (told or far.name):
+        db.execute("UPDATE peers SET name = ? WHERE no = ?", (told or far.name, no))
+    if at - used > USED_EVERY_MS:
+        db.execute("UPDATE peers SET last_seen = ? WHERE no = ?", (at, no))
     return no
 
 
@@ -195,7 +212,12 @@ def append_out(ledger: Ledger, op: AppendOut) -> OutAppended:
         return _known(ledger, op, known, text)
     if op.missing:
         raise RelayError("peer_not_found", op.missing)
-    _refuse_full(ledger, op)
+    try:
+        _refuse_full(ledger, op)
+    except RelayError:
+        if op.also:  # one of several hubs: the others are asked all the same
+            return OutAppended(0, 0)
+        raise
     box = far_no(ledger, op.hub_no, op.to, op.at)
     check = checksum(op.msg_id, kind, op.sender, op.reply_to, op.broadcast_id, text)
     if known:
@@ -250,8 +272,8 @@ def _known(ledger: Ledger, op: AppendOut, mid: int, text: bytes) -> OutAppended:
         RelayError: ``bad_msg``, it is another message.
     """
     db = ledger.db
-    kind, sender_no, sender, size, check, box, hub_no = db.execute(
-        "SELECT m.kind, m.sender_no, m.sender, m.size, m.checksum, m.box, h.no FROM messages AS m"
+    kind, sender_no, sender, size, check, hub_no = db.execute(
+        "SELECT m.kind, m.sender_no, m.sender, m.size, m.checksum, h.no FROM messages AS m"
         " LEFT JOIN peers AS p ON p.no = m.box LEFT JOIN hubs AS h ON h.key = p.hub WHERE m.mid = ?",
         (mid,),
     ).fetchone()
@@ -264,8 +286,7 @@ def _known(ledger: Ledger, op: AppendOut, mid: int, text: bytes) -> OutAppended:
     if not same:
         raise RelayError("bad_msg", "msg_id was used for another message: make a new one for each")
     seq = one(db, "SELECT seq FROM outbox WHERE mid = ?", (mid,)) or 0
-    forwarded = one(db, "SELECT forwarded_at FROM receipts WHERE mid = ? AND box = ?", (mid, box)) or 0
-    return OutAppended(seq, mid, duplicate=True, forwarded=bool(forwarded))
+    return OutAppended(seq, mid, duplicate=True)
 
 
 def _refuse_full(ledger: Ledger, op: AppendOut) -> None:
@@ -450,18 +471,20 @@ def receive(
 ) -> Received:
     """See `Receive`. `take_far` does what is no mail: what came of it, or code and reason of a refusal."""
     db = ledger.db
-    check_hub(db, op.hub_no)
+    hub = check_hub(db, op.hub_no)
     row = db.execute(
         "SELECT number, rejected FROM streams WHERE hub_no = ? AND direction = ? AND stream = ?",
         (op.hub_no, THEIRS, op.stream),
     ).fetchone()
     have = max(row[0] if row is not None else 0, op.first - 1)
+    if op.number <= have and op.number >= op.first:
+        return _taken_before(ledger, op, _refusals(row[1]))
     if op.number != have + 1:
         raise RelayError("bad_msg", f"frame {op.number} does not follow {have}")
     sender_no = far_no(ledger, op.hub_no, op.sender, op.at) if op.mail is not None else 0
     done: Any = None
     if op.far is None:
-        appended, code, message = _take(ledger, op, sender_no)
+        appended, code, message = _take(ledger, op, sender_no, hub)
     else:
         appended = None
         done, code, message = take_far(ledger, op.far)
@@ -479,13 +502,31 @@ def receive(
             "UPDATE streams SET rejected = ? WHERE hub_no = ? AND direction = ? AND stream = ?",
             (msgspec.json.encode(refused).decode(), op.hub_no, THEIRS, op.stream),
         )
-    return Received(sender_no, appended, code, message, done)
+    return Received(appended, code, message, done)
 
 
-def _take(ledger: Ledger, op: Receive, sender_no: int) -> tuple[Appended | None, str, str]:
+def _taken_before(ledger: Ledger, op: Receive, refused: tuple[Refusal, ...]) -> Received:
+    """The other hub goes on with an earlier stream (a copy of it was here meanwhile): it is the latest again,
+    and what it had of us is said again."""
+    ledger.db.execute(
+        "UPDATE streams SET place = (SELECT max(place) + 1 FROM streams WHERE hub_no = ?1 AND direction = ?2)"
+        " WHERE hub_no = ?1 AND direction = ?2 AND stream = ?3",
+        (op.hub_no, THEIRS, op.stream),
+    )
+    found = next((each for each in refused if each.number == op.number), Refusal(op.number, ""))
+    return Received(None, found.code, found.message)
+
+
+def _take(ledger: Ledger, op: Receive, sender_no: int, hub: str) -> tuple[Appended | None, str, str]:
     mail = op.mail
-    # What was taken is not refused when it comes again, whatever would be said of it now.
-    known = one(ledger.db, "SELECT mid FROM messages WHERE msg_id = ? AND origin = ?", (op.msg_id, op.hub_no))
+    # What was taken is not refused when it comes again, whatever would be said of it now; nor taken twice
+    # because the hub was forgotten meanwhile and has another number.
+    known = one(
+        ledger.db,
+        "SELECT m.mid FROM messages AS m LEFT JOIN peers AS p ON p.no = m.sender_no"
+        " WHERE m.msg_id = ?1 AND (m.origin = ?2 OR m.origin > 0 AND p.hub = ?3)",
+        (op.msg_id, op.hub_no, hub),
+    )
     if known:
         return Appended(known, (), duplicate=True), "", ""
     if mail is None:

@@ -124,7 +124,7 @@ MUTATIONS: tuple[tuple[str, str, str, str], ...] = (
     (
         "what is new overtakes what waits",
         CORE + "outbox.py",
-        "if not hub.up or not hub.caught_up or hub.loading or not _has_room(hub):",
+        "if not hub.up or not hub.caught_up or hub.loading or hub.paused or not _has_room(hub):",
         "if not hub.up or not _has_room(hub):",
     ),
     (
