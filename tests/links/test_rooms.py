@@ -278,10 +278,11 @@ def test_rooms_and_members_are_limited_by_the_host(land: Land, tmp_path):
     land.link(host, near)
     ann.call(wire.Join, room="hall")
     failed = bob.call(wire.Join, room="yard@host")
-    assert (failed.code, failed.message) == ("limit_reached", "host has its 1 rooms")
+    assert failed.code == "limit_reached"
+    assert failed.message.startswith("host says that a limit is reached in yard@host, of rooms, members")
     assert bob.call(wire.Join, room="hall@host").members == ("ann@host", "bob")
     failed = dan.call(wire.Join, room="hall@host")
-    assert (failed.code, failed.message) == ("limit_reached", "hall has its 2 members")
+    assert failed.code == "limit_reached"
     assert host.open("eve").call(wire.Join, room="hall").code == "limit_reached"
     assert in_room(bob, "hall@host") == ("ann@host", "bob")
     assert near.hub.state.rooms.keys() == {"hall@host"}
@@ -327,7 +328,8 @@ def test_a_hub_may_be_kept_out_of_rooms(land: Land, host: Machine, near: Machine
     host.feed(HubsConfigured((), {"*": frozenset({"rooms"})}))
     land.link(host, near)
     failed = bob.call(wire.Join, room="hall@host")
-    assert (failed.code, failed.message) == ("blocked", "host takes no rooms from near")
+    assert failed.code == "blocked"
+    assert failed.message.startswith("host takes nothing from you, or from this hub, in its rooms")
     assert host.hub.counters["denied_refused"] == 3
     assert host.hub.state.rooms == near.hub.state.rooms == {}
 
