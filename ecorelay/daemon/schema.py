@@ -252,8 +252,8 @@ CREATE TABLE groups (
 ) STRICT;
 
 -- place: order of joining. own_last: the newest line of its own that it had not read up to. leaving: it is
--- out as far as this hub is concerned; the group's hub has not said so yet. A peer of another hub has as
--- cursor the line before its invitation.
+-- out as far as this hub is concerned, and the group's hub has not said so yet: one more than the line before
+-- the invitation that it left. A peer of another hub has as cursor the line before its invitation.
 CREATE TABLE group_members (
     group_no INTEGER NOT NULL,
     no INTEGER NOT NULL,
