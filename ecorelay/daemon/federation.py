@@ -133,7 +133,7 @@ class Federation:
             waiting, self._reloading = self._reloading, []
             wrong: RelayError | None = None
             try:
-                settings = await trio.to_thread.run_sync(_read, self._paths)
+                settings = await trio.to_thread.run_sync(_read, self._paths, abandon_on_cancel=True)
                 if settings is not None:
                     self._refuse_renamed(settings)
             except RelayError as error:
@@ -180,7 +180,7 @@ class Federation:
                 await trio.sleep_forever()
 
     async def _federate(self) -> None:
-        settings = await trio.to_thread.run_sync(_read, self._paths)
+        settings = await trio.to_thread.run_sync(_read, self._paths, abandon_on_cancel=True)
         if settings is None:
             return
         self._refuse_renamed(settings)

@@ -7,6 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -295,25 +296,25 @@ def test_without_purge_all_keeps_the_mail(ecorelay: Person):
 
 
 def test_sockets_of_killed_processes_go_wherever_they_are(tmp_path: Path):
-    (tmp_path / "tmp").mkdir()
-    person = Person(tmp_path, "deep" * 30)
-    person.environ |= {"TMPDIR": str(tmp_path / "tmp"), "XDG_RUNTIME_DIR": ""}
-    try:
-        person("send", "ada", "precious")
-        endpoint = read_endpoint(person.paths.endpoint)
-        assert endpoint is not None
-        assert Path(endpoint.path).parent.parent == tmp_path / "tmp"
-        os.kill(endpoint.pid, signal.SIGKILL)
-        other = Path(endpoint.path).with_name("123.sock")
-        other.touch()
-        dry = person("uninstall", "--all", "--purge", "--dry-run")
-        assert "- hub.sock" in dry.out
-        assert other.exists()
-        person("uninstall", "--all", "--purge", "--yes")
-        assert os.listdir(tmp_path / "tmp") == []
-        assert not person.paths.home.exists()
-    finally:
-        person.end_hub()
+    with tempfile.TemporaryDirectory(prefix="er-") as short:  # that of pytest is too long for a socket
+        person = Person(tmp_path, "deep" * 30)
+        person.environ |= {"TMPDIR": short, "XDG_RUNTIME_DIR": ""}
+        try:
+            person("send", "ada", "precious")
+            endpoint = read_endpoint(person.paths.endpoint)
+            assert endpoint is not None
+            assert Path(endpoint.path).parent.parent == Path(short)
+            os.kill(endpoint.pid, signal.SIGKILL)
+            other = Path(endpoint.path).with_name("123.sock")
+            other.touch()
+            dry = person("uninstall", "--all", "--purge", "--dry-run")
+            assert "- hub.sock" in dry.out
+            assert other.exists()
+            person("uninstall", "--all", "--purge", "--yes")
+            assert os.listdir(short) == []
+            assert not person.paths.home.exists()
+        finally:
+            person.end_hub()
 
 
 @pytest.mark.parametrize("kind", ["link", "file", "open to others"])
