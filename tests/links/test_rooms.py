@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from ecorelay import link_wire, wire
 from ecorelay.core.events import HubsConfigured
+from ecorelay.limits import Limits
 from tests.core.helpers import Client
 from tests.links.land import Land, Machine, new_id, tell
 
@@ -300,6 +302,11 @@ def test_a_room_that_filled_up_while_the_link_was_down_refuses_those_who_come_ba
     land.link(host, near)
     assert near.hub.state.rooms == {}
     assert bob.call(wire.RoomSend, room="hall@host", text="x").code == "not_member"
+
+
+def test_a_room_has_no_more_members_than_a_frame_can_list():
+    with pytest.raises(msgspec.ValidationError, match="room_members"):
+        msgspec.convert({"room_members": link_wire.MEMBERS_MAX + 1}, Limits)
 
 
 def test_questions_that_are_open_are_limited(land: Land, hall, near: Machine, monkeypatch):
