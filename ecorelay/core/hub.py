@@ -327,9 +327,9 @@ class Hub:
             case outbox.OutLoading():
                 outbox.load_failed(s, then, now)
             case outbox.OutResumed():
-                outbox.resume_failed(s, then, event.message)
+                links.resume_failed(s, then, event.message, now)
             case links.LinkKnown():
-                links.known_failed(s, then, event.message)
+                links.known_failed(s, then, event.message, now)
             case links.FrameTaken():
                 links.take_failed(s, then, event)
             case group_sync.StatesReady():
@@ -450,6 +450,8 @@ class Hub:
                     outbox.unanswered(s, note, now)
                 case links.Begins():
                     links.begins(s, note, now)
+                case links.Closes():
+                    links.closes(s, note)
                 case outbox.GoneDue():
                     outbox.gone_due(s, note, now)
                 case directory.DirectoryDue():

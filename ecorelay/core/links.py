@@ -45,6 +45,7 @@ _ABOUT: dict[type[link_wire.LinkFrame], str] = {
 """What a hub has to be allowed for us to hear it; an answer is heard in any case."""
 BEGINS_WITHIN_S = 10.0
 """How long the other side has for its hello and for what it has of our stream."""
+CLOSES_AFTER_S = 5.0
 RESULTS_EVERY = 64
 LARGE = 64 * 1024
 """While more is in the store, results wait for that: for so many frames, and none of so many characters."""
@@ -78,6 +79,14 @@ class FrameTaken(Struct, frozen=True):
     refusals: int
     mail: AppendMail | None
     far: FarOp | None = None
+
+
+class Closes(Struct, frozen=True):
+    """Timer note: this link could not begin, for our disk's sake. Closed at once, it would be made again at
+    once."""
+
+    link: int
+    reason: str
 
 
 class Begins(Struct, frozen=True):
@@ -157,11 +166,21 @@ def begins(s: State, note: Begins, now: Now) -> None:
         s.out.append(CloseLink(note.link, f"it did not say within {int(BEGINS_WITHIN_S)} s what it has"))
 
 
-def known_failed(s: State, note: LinkKnown, message: str) -> None:
+def known_failed(s: State, note: LinkKnown, message: str, now: Now) -> None:
     """The disk refused: without it nothing can be taken."""
     if note.link in s.opening:
-        del s.opening[note.link]
-        s.out.append(CloseLink(note.link, message))
+        s.at(now.mono + CLOSES_AFTER_S, Closes(note.link, message))
+
+
+def closes(s: State, note: Closes) -> None:
+    """Our disk has had its time; another link may find it well."""
+    s.opening.pop(note.link, None)
+    s.out.append(CloseLink(note.link, note.reason))
+
+
+def resume_failed(s: State, note: outbox.OutResumed, message: str, now: Now) -> None:
+    """The disk refused: from where on to send is not known."""
+    s.at(now.mono + CLOSES_AFTER_S, Closes(note.link, f"cannot read the outbox: {message}"))
 
 
 def lost(s: State, event: LinkLost, now: Now) -> None:

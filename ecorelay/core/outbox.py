@@ -422,11 +422,6 @@ def _settle(s: State, hub: RemoteHub, now: Now) -> None:
     s.out.append(Store((op,), OutGone(names.key(hub.hub_id), hub.settled)))
 
 
-def resume_failed(s: State, note: OutResumed, message: str) -> None:
-    """The disk refused: from where on to send is not known."""
-    s.out.append(CloseLink(note.link, f"cannot read the outbox: {message}"))
-
-
 def settled(s: State, note: OutGone, result: OutSettled, now: Now) -> None:
     """The rows are gone."""
     hub = s.hubs.get(note.hub)

@@ -114,9 +114,9 @@ def save_directory(ledger: Ledger, op: SaveDirectory) -> None:
         )
         db.execute(
             "UPDATE peers SET name = d.name FROM directory AS d JOIN hubs AS h ON h.no = d.hub_no"
-            " WHERE d.hub_no = ? AND peers.hub = h.key AND peers.peer_id = d.peer_id"
-            " AND peers.name <> d.name",
-            (no,),
+            " WHERE d.hub_no = ? AND d.peer_id IN (SELECT value FROM json_each(?))"
+            " AND peers.hub = h.key AND peers.peer_id = d.peer_id AND peers.name <> d.name",
+            (no, as_json([peer.peer_id for peer in op.peers])),
         )
         db.execute(  # whom a person blocked stays blocked under the new name
             "UPDATE OR REPLACE blocks SET key = lower(p.name || '@' || h.hub_id),"

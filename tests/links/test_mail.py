@@ -650,6 +650,8 @@ def test_a_link_whose_outbox_cannot_be_read_ends_and_the_next_goes_on(
     land.settle()
     here.held = False
     land.settle()
+    assert link.reasons == []
+    land.forward(5)
     assert link.reasons == ["cannot read the outbox: the disk is full"]
     here.refuses = ""
     land.link(here, there)
