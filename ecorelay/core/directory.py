@@ -184,9 +184,10 @@ def due(s: State, note: DirectoryDue, now: Now) -> None:
 
 def _name(hub: RemoteHub, peer: RemotePeer, name: str) -> None:
     """Names move between peers: the latest word counts. One that was given up leads to who had it."""
-    if hub.names.get(names.key(peer.name)) is peer:
-        del hub.names[names.key(peer.name)]
-        hub.former[names.key(peer.name)] = peer
+    before = names.key(peer.name)
+    if before != names.key(name) and hub.names.get(before) is peer:
+        del hub.names[before]
+        hub.former[before] = peer
         if len(hub.former) > FORMER_KEPT:
             del hub.former[next(iter(hub.former))]
     peer.name = name
