@@ -340,7 +340,7 @@ def why_not_listening(error: OSError, bind: str, port: int) -> str:
 def listen_remedy(error: OSError) -> str:
     """What to do about it."""
     if error.errno == errno.EADDRNOTAVAIL:
-        return "nothing if it comes soon, for it is tried again; else correct bind in bridge.json"
+        return "it is tried again and again; if the address is not to come, correct bind in bridge.json"
     return "set listen in bridge.json to a free port, and tell the other hubs"
 
 
