@@ -26,7 +26,8 @@ class Author(Struct, frozen=True, kw_only=True, gc=False):
 class CopiedLine(Struct, frozen=True, kw_only=True, gc=False):
     """A line with the number that the home gave it. `text` None: nothing is left of it, or may be shown.
 
-    With an `author` of our own, `sender` is what it is called unless that peer really sent it here.
+    `sender` is what it is shown as unless the store knows better: with an `author` of our own, that this peer
+    sent it; with one of a third hub, what that hub calls it.
     """
 
     seq: int

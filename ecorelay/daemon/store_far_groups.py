@@ -216,8 +216,9 @@ def _authored(ledger: Ledger, line: CopiedLine, replica: Replica, home: str) -> 
     """
     db, author = ledger.db, line.author
     if author.no:
-        if _sent_here(db, line, replica.group_id):
-            return msgspec.structs.replace(line, sender=author.name), author.no
+        sent_as = _sent_here(db, line, replica.group_id)
+        if sent_as is not None:
+            return msgspec.structs.replace(line, sender=sent_as), author.no
         return msgspec.structs.replace(line, author=msgspec.structs.replace(author, no=0)), 0
     if not author.peer_id:
         return line, 0
@@ -226,30 +227,35 @@ def _authored(ledger: Ledger, line: CopiedLine, replica: Replica, home: str) -> 
         return line, store_links.far_no(ledger, replica.hub_no, far, line.at)
     # The home speaks for its own peers only: who others are called is their hubs' word.
     row = db.execute(
-        "SELECT h.no, d.name FROM hubs AS h JOIN directory AS d ON d.hub_no = h.no"
+        "SELECT h.no, d.name, h.hub_id FROM hubs AS h JOIN directory AS d ON d.hub_no = h.no"
         " WHERE h.key = ? AND d.peer_id = ?",
         (author.hub, author.peer_id),
     ).fetchone()
     if row is None:
         return line, 0
-    return line, store_links.far_no(ledger, row[0], FarPeer(name=row[1], peer_id=author.peer_id), line.at)
+    hub_no, name, hub_id = row
+    no = store_links.far_no(ledger, hub_no, FarPeer(name=name, peer_id=author.peer_id), line.at)
+    return msgspec.structs.replace(line, sender=f"{name}@{hub_id}"), no
 
 
-def _sent_here(db: sqlite3.Connection, line: CopiedLine, group_id: str) -> bool:
-    """Whether the peer of ours that is said to be the author sent this, and to that group.
+def _sent_here(db: sqlite3.Connection, line: CopiedLine, group_id: str) -> str | None:
+    """Under what name the peer of ours that is said to be the author sent this there; None: it did not.
 
     The checksum is against mistakes; what was said since the start is compared by `ecorelay.core.said`.
     """
     row = db.execute(
-        "SELECT m.kind, m.sender, m.reply_to, m.broadcast_id, m.checksum FROM messages AS m"
+        "SELECT m.sender, m.kind, m.reply_to, m.broadcast_id, m.checksum FROM messages AS m"
         " JOIN peers AS p ON p.no = m.box WHERE m.msg_id = ? AND m.origin = 0 AND m.sender_no = ?"
         " AND p.peer_id = ?",
         (line.msg_id, line.author.no, f"#{group_id}"),
     ).fetchone()
-    if row is None or line.text is None:
-        return row is not None
-    kind, sender, reply_to, broadcast_id, check = row
-    return bool(check == checksum(line.msg_id, kind, sender, reply_to, broadcast_id, line.text.encode()))
+    if row is None:
+        return None
+    sender, kind, reply_to, broadcast_id, check = row
+    text = None if line.text is None else line.text.encode()
+    if text is not None and check != checksum(line.msg_id, kind, sender, reply_to, broadcast_id, text):
+        return None
+    return str(sender)
 
 
 def _append(

@@ -141,6 +141,11 @@ def test_what_no_peer_of_ours_said_is_the_word_of_the_hub_that_claims_it(ours, m
         assert heard(alice) == heard(bob) == [false]
     assert mail(me, evil, told(group, line(2, **{**by_bob, "text": "one", "msg_id": sent}))) == ""
     assert heard(alice) == heard(bob) == [("group", "bob@evil", "one")]  # said, but elsewhere
+    # What it did say is its own, whatever name it is given.
+    two = bob.call(wire.GroupSend, group="other@evil", text="two").msg_id
+    as_alice = {**by_bob, "author": "alice", "text": "two", "msg_id": two}
+    assert mail(me, evil, told(other, line(5, **as_alice))) == ""
+    assert (heard(alice), heard(bob)) == ([("group", "bob", "two")], [])
     # It gives no rights: nobody is there to answer.
     reply = alice.call(wire.Reply, ask_id=sent, text="never")
     assert isinstance(reply, wire.Failed)
@@ -165,10 +170,11 @@ def test_what_a_peer_of_ours_said_comes_back_as_its_own(
     alice, bob, mallory = ours
     mallory.call(wire.GroupCreate, name="red", members=("alice@me", "bob@me"))
     land.cut()
+    bob.call(wire.Rename, new_name="robert")
     one, two = [bob.call(wire.GroupSend, group="red@evil", text=text).msg_id for text in ("one", "two")]
     if restarted:
         me.restart()
-        alice, bob = me.open("alice"), me.open("bob")
+        alice, bob = me.open("alice"), me.open("robert")
     link = land.begin_link(me, evil)
     send = link.send
 
@@ -181,8 +187,8 @@ def test_what_a_peer_of_ours_said_comes_back_as_its_own(
     land.settle()
     land.forward(1)
     assert [each for each in read(alice, "red") if each[1] != "mallory created the group red"] == [
-        ("bob", "one"),
-        ("bob@evil", "too"),
+        ("robert", "one"),
+        ("robert@evil", "too"),
     ]
     assert one != two
 
@@ -193,7 +199,7 @@ def test_a_line_of_which_the_text_is_lost_may_still_be_a_peer_of_ours(ours, me: 
     sent = bob.call(wire.GroupSend, group="team@evil", text="one").msg_id
     me.hub.state.said.clear()
     by_bob = {"author": "bob", "author_id": bob.peer_id, "author_hub": "me", "msg_id": sent}
-    assert mail(me, evil, told(group, line(2, **{**by_bob, "text": None}))) == ""
+    assert mail(me, evil, told(group, line(2, **{**by_bob, "author": "alice", "text": None}))) == ""
     assert alice.call(wire.GroupInfo, group="team@evil").unread_count == 2
     assert bob.call(wire.GroupInfo, group="team@evil").unread_count == 1  # its own does not count
 
@@ -217,12 +223,15 @@ def test_a_peer_that_a_person_stopped_is_not_heard_through_a_third_hub(
     by_carol = {"author": "carol", "author_id": carol.peer_id, "author_hub": "cat", "text": "psst"}
     assert mail(me, evil, told(group, line(2, **by_carol))) == ""
     assert heard(alice)[-1] == ("group", "carol@cat", "psst")
+    # Who she is called is her own hub's word.
+    assert mail(me, evil, told(group, line(3, **{**by_carol, "author": "dave"}))) == ""
+    assert heard(alice) == [("group", "carol@cat", "psst")]
     me.open("person").call(wire.Block, name="carol@cat")
-    assert mail(me, evil, told(group, line(3, **by_carol))) == ""
+    assert mail(me, evil, told(group, line(4, **by_carol))) == ""
     me.open("person2").call(wire.Block, name="dan@evil")
-    assert mail(me, evil, told(group, line(4, author="dan", text="psst"))) == ""
+    assert mail(me, evil, told(group, line(5, author="dan", text="psst"))) == ""
     unknown = {**by_carol, "author_hub": "nowhere"}
-    assert mail(me, evil, told(group, line(5, **unknown))) == ""
+    assert mail(me, evil, told(group, line(6, **unknown))) == ""
     assert heard(alice) == [("group", "carol@nowhere", "psst")]
 
 
