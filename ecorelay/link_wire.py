@@ -106,8 +106,10 @@ class Results(LinkFrame, frozen=True, kw_only=True):
 
 
 class Busy(LinkFrame, frozen=True, kw_only=True):
-    """As `results`, and: my disk takes nothing more. What comes after `received` is not kept: send it again
-    in `retry_ms`."""
+    """As `results`, and: my disk takes nothing more.
+
+    What comes after `received` is not kept: send it again in `retry_ms`.
+    """
 
     received: Number
     rejected: Annotated[tuple[Rejection, ...], Meta(max_length=WINDOW_FRAMES)] = ()

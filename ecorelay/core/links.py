@@ -82,8 +82,10 @@ class FrameTaken(Struct, frozen=True):
 
 
 class Closes(Struct, frozen=True):
-    """Timer note: this link could not begin, for our disk's sake. Closed at once, it would be made again at
-    once."""
+    """Timer note: this link could not begin, for our disk's sake.
+
+    Closed at once, it would be made again at once.
+    """
 
     link: int
     reason: str

@@ -336,8 +336,10 @@ def unanswered(s: State, note: Unanswered, now: Now) -> None:
 
 
 def _known(code: str) -> str:
-    """Why something was rejected. What a later version (or nobody) calls so is not kept: it is shown, and
-    there is a notice for every reason."""
+    """Why something was rejected.
+
+    A code that is none of ours is not kept: it would be shown, and there is a notice for each.
+    """
     return code if code in CODES else REFUSED
 
 
@@ -414,7 +416,7 @@ def busy(s: State, hub: RemoteHub, frame: link_wire.Busy, now: Now) -> None:
 
 
 def _settle(s: State, hub: RemoteHub, now: Now) -> None:
-    """Have the store settle what the other hub has; one at a time, the next one covers what came meanwhile."""
+    """Have the store settle what the other hub has: once at a time, the next covers what came meanwhile."""
     if hub.settling:
         return
     hub.settling = True

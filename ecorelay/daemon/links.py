@@ -279,8 +279,7 @@ class Links:
     def _take(self, road: Road, lines: Iterator[bytes]) -> bool:
         """Hand a slice of lines to the core; whether there are more."""
         events: list[Event] = []
-        taken = 0
-        for line in lines:
+        for taken, line in enumerate(lines, 1):
             frame = link_wire.decode(line)
             if not isinstance(frame, link_wire.Durable):
                 road.spend(ANSWER_COSTS if isinstance(frame, link_wire.ANSWERS) else 1.0)
@@ -300,7 +299,6 @@ class Links:
                     events.append(LinkFrame(road.link, frame))
                 case _:
                     raise Ended(Reason.GARBAGE)
-            taken += 1
             if taken >= SLICE_FRAMES:
                 break
         else:

@@ -506,8 +506,10 @@ def receive(
 
 
 def _taken_before(ledger: Ledger, op: Receive, refused: tuple[Refusal, ...]) -> Received:
-    """The other hub goes on with an earlier stream (a copy of it was here meanwhile): it is the latest again,
-    and what it had of us is said again."""
+    """What became of a frame of a stream that is not the latest: the other hub goes on with it.
+
+    A copy of that hub was here meanwhile. The stream is the latest again, so that the next link knows it.
+    """
     ledger.db.execute(
         "UPDATE streams SET place = (SELECT max(place) + 1 FROM streams WHERE hub_no = ?1 AND direction = ?2)"
         " WHERE hub_no = ?1 AND direction = ?2 AND stream = ?3",

@@ -102,5 +102,5 @@ REPEATABLE: Final = READS | {
     link_ops.KnowHub,
     link_ops.SaveDirectory,
 }
-"""Done twice, they are done once, and their results are then the same: that of a commit that reported an error
+"""Done twice, they are done once, with the same result: whether a commit that reported an error took place
 need not be known."""

@@ -145,10 +145,10 @@ def remove_rows(ledger: Ledger, nos: Sequence[int]) -> None:
 
 
 def sweep_far(ledger: Ledger, before: int, most: int) -> int:
-    """Numbers of other hubs' peers go that were not used since `before` (ms) and that nothing needs: no mail
-    of theirs that is here or known, none that waits for them, no group, no block. How many went.
+    """Peers of other hubs go that were not used since `before` (ms) and that nothing needs.
 
-    What names one all the same (a notice) keeps its name. A number is never given again.
+    That is: mail of theirs that is here or known, mail that waits for them, a group, a block. What names one
+    all the same (a notice) keeps its name; a number is never given again. `most` at once; how many went.
     """
     db = ledger.db
     nos = listed(

@@ -455,3 +455,49 @@ async def test_a_link_that_only_hung_is_left_alone_again(tmp_path: Path, monkeyp
         await there.send_all(link_wire.encode(link_wire.LinkPong(number=1)))
         await until(lambda: p.one.wanted[-1] == "rest B")
         assert p.one.link.about.stream is here
+
+
+@pytest.mark.parametrize(
+    "frame", [link_wire.Presence(), link_wire.LinkPing(number=1), link_wire.RoomsHere()], ids=type
+)
+async def test_a_hub_that_floods_is_read_slowly_and_local_mail_goes_on(tmp_path: Path, monkeypatch, frame):
+    monkeypatch.setattr(links_module, "LIVE_BURST", 200.0)
+    monkeypatch.setattr(links_module, "LIVE_PER_S", 500.0)
+    async with pair(tmp_path) as p:
+        here, _ = p.stream()
+        await p.both_up()
+        sid, out = p.other.open("alice")
+        p.other.open("bob")
+        await until(lambda: "bob" in p.other.core.state.names)
+        taken = 0
+        handle = p.other.links._take
+
+        def counted(road: Road, lines: Any) -> bool:
+            nonlocal taken
+            taken += 1
+            return handle(road, lines)
+
+        monkeypatch.setattr(p.other.links, "_take", counted)
+        began = trio.current_time()
+        await here.slip_in(link_wire.encode(frame) * 700)
+        await until(lambda: taken >= 2)
+        answers = len(out.frames)
+        p.other.send(sid, "bob", "hello")
+        await until(lambda: len(out.frames) > answers)
+        assert trio.current_time() - began < 0.5
+        await until(lambda: taken >= 11)
+        assert trio.current_time() - began > 0.7
+        assert p.other.link is not None
+
+
+async def test_answers_cost_little(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(links_module, "LIVE_BURST", 200.0)
+    monkeypatch.setattr(links_module, "LIVE_PER_S", 1.0)
+    async with pair(tmp_path) as p:
+        here, _ = p.stream()
+        await p.both_up()
+        await here.slip_in(link_wire.encode(link_wire.LinkPong(number=0)) * 1_000)
+        await here.slip_in(link_wire.encode(link_wire.LinkPing(number=77)))
+        assert p.one.link is not None
+        heard = p.one.link.heard
+        await until(lambda: p.one.link is not None and p.one.link.heard > heard)

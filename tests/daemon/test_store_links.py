@@ -21,7 +21,7 @@ from ecorelay.core.link_ops import (
     Resumed,
 )
 from ecorelay.core.ops import Eviction
-from ecorelay.daemon import schema, store, store_file, store_links
+from ecorelay.daemon import schema, store, store_file, store_links, store_upkeep
 from ecorelay.daemon.store_failure import StoreUnusable
 from ecorelay.errors import RelayError
 from tests.daemon.store_kit import DAY, T0, Kit, make_id, texts
@@ -725,3 +725,21 @@ def test_texts_of_other_hubs_count_for_what_waits_for_the_disk():
     )
     assert store._bytes_of((received,)) - store._bytes_of((bare,)) == 1_000
     assert store._bytes_of((mail,)) - store._bytes_of(()) == 1_000
+
+
+# --- what is kept of them -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pressed", "days", "again"), [(False, 44, True), (False, 46, False), (True, 1, False)]
+)
+def test_ids_of_mail_that_came_from_there_are_known_for_long_where_there_is_room(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch, pressed: bool, days: int, again: bool
+) -> None:
+    for number in range(1, 6):  # the first leaves the mailbox
+        receive(kit, number, BOB, msg_id=make_id(700 + number))
+    monkeypatch.setattr(store_upkeep, "_is_pressed", lambda db: pressed)
+    kit.now += days * DAY
+    kit.do(ops.Housekeep(now=kit.now))
+    known = kit.db.execute("SELECT count(*) FROM messages WHERE msg_id = ?", (make_id(701),)).fetchone()
+    assert known == (int(again),)

@@ -7,6 +7,7 @@ import sqlite3
 from typing import Any
 
 import pytest
+from msgspec import Raw
 
 from ecorelay import link_wire, wire
 from ecorelay.core import directory, links, messages, outbox
@@ -38,14 +39,14 @@ def say(to: Machine, of: Machine, body: link_wire.LinkFrame, age_ms: int = 0) ->
         seq=hub.receiving + 1,
         msg_id=new_id(to.clock.wall),
         age_ms=age_ms,
-        body=link_wire.Raw(link_wire.encode_body(body)),
+        body=Raw(link_wire.encode_body(body)),
     )
     tell(to, of, frame)
 
 
 def mail(text: str = "x", sender: str = "eve", **fields: Any) -> link_wire.MailBody:
     known = {"to": "ann", "sender": sender, "sender_id": new_id(0), "kind": "message", "text": text}
-    return link_wire.MailBody(**{**known, **fields})  # type: ignore[arg-type]
+    return link_wire.MailBody(**{**known, **fields})
 
 
 def quiet_link(land: Land, here: Machine, there: Machine) -> None:
@@ -64,7 +65,7 @@ def reject(here: Machine, there: Machine, *codes: str) -> None:
     tell(here, there, link_wire.Results(received=last, rejected=rejected))
 
 
-# --- words of another hub ------------------------------------------------------------------------------------
+# --- words of another hub --------------------------------------------------------------------------------
 
 
 def test_a_code_that_is_none_is_not_shown_and_is_one_reason(land: Land, here: Machine, there: Machine):
@@ -93,9 +94,7 @@ def test_a_code_that_the_next_link_tells_is_looked_at_as_well(land: Land, here: 
     tell(
         here,
         there,
-        link_wire.Resume(
-            stream=stream, received=1, rejected=(link_wire.Rejection(seq=1, code="{0}"),)
-        ),
+        link_wire.Resume(stream=stream, received=1, rejected=(link_wire.Rejection(seq=1, code="{0}"),)),
     )
     assert alice.texts() == ["1 message from you to bob@there ended unseen (refused)"]
 
@@ -125,7 +124,7 @@ def test_what_another_hub_tells_of_itself_moves_no_cursor(land: Land, here: Mach
     assert len(row.cwd) == directory.DETAIL_CHARS
 
 
-# --- floods --------------------------------------------------------------------------------------------------
+# --- floods ----------------------------------------------------------------------------------------------
 
 
 def test_a_hub_whose_peer_goes_round_in_circles_is_stopped_like_one_of_ours(land: Land, there: Machine):
@@ -237,7 +236,7 @@ def test_of_a_large_hub_all_peers_are_told_in_parts(land: Land, here: Machine, t
     assert sum([bool(row.cwd) for row in peers.values() if row.online]) >= 8
 
 
-# --- one hub and the others ------------------------------------------------------------------------------------
+# --- one hub and the others ------------------------------------------------------------------------------
 
 
 def test_a_hub_whose_outbox_is_full_stops_no_broadcast(land: Land, there: Machine):
@@ -327,7 +326,7 @@ def test_our_own_slow_disk_ends_no_link_that_begins(land: Land, here: Machine, t
     assert here.hub.state.hubs["there"].up
 
 
-# --- a disk that takes nothing -----------------------------------------------------------------------------------
+# --- a disk that takes nothing ---------------------------------------------------------------------------
 
 
 def test_what_a_full_disk_did_not_take_is_sent_again_and_its_link_stays(
@@ -379,7 +378,7 @@ def test_what_is_read_while_the_other_disk_gives_out_is_not_sent_with_a_gap(
     assert bob is not None
 
 
-# --- who a peer is -----------------------------------------------------------------------------------------------
+# --- who a peer is ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("restarted", [False, True])
@@ -486,7 +485,7 @@ def test_the_name_that_a_hub_tells_counts_and_not_that_of_mail_that_waited(
     assert rows(here, "SELECT name FROM peers WHERE hub <> ''") == [("robert",)]
 
 
-# --- what is known of mail ---------------------------------------------------------------------------------------
+# --- what is known of mail -------------------------------------------------------------------------------
 
 
 def test_a_trace_of_mail_to_a_peer_that_was_removed_harms_no_link(land: Land, here: Machine, there: Machine):
@@ -584,7 +583,7 @@ def test_a_large_message_is_answered_at_once(land: Land, here: Machine, there: M
     assert sum(b'"results"' in line for line in link.lines[here]) == 3
 
 
-# --- hubs that are forgotten, copied, or whose disk lies -----------------------------------------------------------
+# --- hubs that are forgotten, copied, or whose disk lies -------------------------------------------------
 
 
 def test_a_hub_is_forgotten_though_its_members_change_at_that_moment(
@@ -696,7 +695,7 @@ def test_a_stream_whose_beginning_was_reported_as_failed_goes_on(land: Land, her
     assert here.hub.state.hubs["there"].waiting == 0
 
 
-# --- what is kept --------------------------------------------------------------------------------------------------
+# --- what is kept ----------------------------------------------------------------------------------------
 
 
 def years(land: Land, *machines: Machine) -> None:

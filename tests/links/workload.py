@@ -643,7 +643,8 @@ class Workload:
             if each.held:
                 each.cut()
         self.rest()
-        for seconds in (1.0, 40.0, 0.0):  # who waits for `delivered`; every lease, and links that began in vain
+        # Who waits for `delivered`; every lease, and links that began in vain.
+        for seconds in (1.0, 40.0, 0.0):
             self.link_all()
             self.rest()
             for node in self.nodes:
