@@ -19,6 +19,7 @@ from ecorelay_bridge.introduction import Introducer, Proven, hand_over
 from ecorelay_bridge.refusals import Reason, Refused
 from ecorelay_bridge.settings import Secret
 from ecorelay_bridge.twins import twins
+from ecorelay_bridge.workers import Workers
 from tests.bridge.hubs import CLOCK, OLD, RIGHT, WRONG, identity, introducer, party, password
 
 Outcome = tuple[trio.SSLStream, Proof] | Refused
@@ -497,6 +498,22 @@ async def test_only_known_hubs_get_in_where_the_address_is_refused(known) -> Non
     beta = introducer("beta", check=lambda hub_id, fingerprint: known)
     dialed, accepted = await both(introducer("alpha"), beta, only_known=True)
     assert isinstance(dialed, Refused) is isinstance(accepted, Refused) is not known
+
+
+@pytest.mark.parametrize(("known", "familiar"), [(True, True), (True, False), (False, True)])
+async def test_saying_that_one_is_known_helps_only_where_a_hub_was_before(
+    monkeypatch, known, familiar
+) -> None:
+    turns = []
+
+    async def take_turn(self: Workers, *, known: bool) -> None:
+        turns.append(known)
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(Workers, "take_turn", take_turn)
+    beta = introducer("beta", check=lambda hub_id, fingerprint: known)
+    await both(introducer("alpha"), beta, familiar=familiar)
+    assert turns == [known and familiar]
 
 
 async def test_both_sides_meet_each_other_and_a_twin_is_told() -> None:

@@ -9,6 +9,7 @@ import trio
 
 from ecorelay.daemon.federation import TWINS_S, Federation
 from ecorelay.paths import Paths
+from ecorelay_bridge.listener import failed
 from ecorelay_bridge.refusals import Reason, Refused
 from ecorelay_bridge.roads import RoadReport
 from ecorelay_bridge.twins import twins
@@ -28,14 +29,9 @@ def federation(tmp_path, shell):
     return Federation(Paths(tmp_path), "zentral", shell, room=no_room)
 
 
-def refused(refusal: Refused, **fields) -> RoadReport:
-    fields = {"side": "acceptor", "address": "192.0.2.7:4000", "told": refusal.told} | fields
-    return RoadReport(
-        event="failed",
-        reason=refusal.reason,
-        sentence=refusal.sentence,
-        remedy=refusal.remedy,
-        **fields,
+def refused(refusal: Refused, *, dialed: str = "") -> RoadReport:
+    return failed(
+        "dialer" if dialed else "acceptor", refusal, hub_id=dialed, address="" if dialed else "192.0.2.7:4000"
     )
 
 
@@ -51,15 +47,13 @@ async def test_two_machines_that_are_one_hub_are_a_problem_for_a_while(federatio
 
 async def test_the_copy_itself_says_who_told_it(federation, shell):
     told = Refused(Reason.TWINS, "another machine is this hub too", told=True)
-    federation._told(refused(told, side="dialer", hub_id="desk"))
+    federation._told(refused(told, dialed="desk"))
     (note,) = shell.notes()
     assert note.startswith("desk: another machine is this hub too")
 
 
 async def test_a_trouble_from_before_does_not_outlive_a_reload(federation, shell):
-    federation._told(
-        refused(Refused(Reason.WRONG_SECRET, "the secrets differ"), side="dialer", hub_id="desk")
-    )
+    federation._told(refused(Refused(Reason.WRONG_SECRET, "the secrets differ"), dialed="desk"))
     federation._told(refused(twins("desk")))
     assert federation._links.troubles
     done = trio.Event()
