@@ -73,8 +73,10 @@ def untrack(session: Session, flight: InFlight) -> None:
         session.inflight_mail -= 1
 
 
-def deliver(s: State, op: AppendMail, stored: Appended, now: Now) -> InFlight | None:
+def deliver(s: State, op: AppendMail, stored: Appended, now: Now, *, quiet: bool = False) -> InFlight | None:
     """Mail is stored: push it where a session is caught up, wake those who wait for it.
+
+    `quiet`: only who waits for mail this moment gets it; others find it when they look.
 
     Returns:
         The push to the last recipient that got one, for a sender that waits for `delivered`.
@@ -89,6 +91,11 @@ def deliver(s: State, op: AppendMail, stored: Appended, now: Now) -> InFlight | 
             continue
         peer.unread = unread
         session = peer.session
+        if quiet:
+            if session is not None and session.caught_up:
+                session.cursor = stored.mid
+            mailbox.hear(s, peer, now)
+            continue
         if session is not None and session.caught_up:
             if peer.reads or peer.waiters or not has_room(s, session):
                 # One who waits reads it; otherwise the backlog goes on from here, in order.

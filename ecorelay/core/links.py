@@ -71,7 +71,10 @@ class HubAdded(Struct, frozen=True):
 
 
 class FrameTaken(Struct, frozen=True):
-    """Note: a frame that came over this link is stored, or rejected. `refusals`: of our disk, before it."""
+    """Note: a frame that came over this link is stored, or rejected.
+
+    `refusals`: of our disk, before it. `quiet`: it wakes nobody.
+    """
 
     link: int
     stream: str
@@ -79,6 +82,7 @@ class FrameTaken(Struct, frozen=True):
     refusals: int
     mail: AppendMail | None
     far: FarOp | None = None
+    quiet: bool = False
 
 
 class Closes(Struct, frozen=True):
@@ -102,7 +106,7 @@ class Begins(Struct, frozen=True):
 
 def configured(s: State, event: HubsConfigured, now: Now) -> None:
     """These hubs may be written to, whether or not they were ever there."""
-    s.restricted = event.restricted
+    s.restricted, s.waking = event.restricted, event.waking
     for hub_id in event.hub_ids:
         if names.key(hub_id) not in s.hubs:
             s.out.append(Store((KnowHub(hub_id=hub_id, at=now.wall),), HubAdded(hub_id)))
@@ -346,6 +350,7 @@ def _durable(s: State, hub: RemoteHub, frame: link_wire.Durable, now: Now) -> No
     hub.refusing = False
     hub.receiving = frame.seq
     mail, far, sender, refusal = None, None, FarPeer(name=""), RelayError("bad_msg", "")
+    quiet = False
     try:
         body = link_wire.decode_body(frame.body)
         if isinstance(body, link_wire.GroupBodies):
@@ -353,6 +358,7 @@ def _durable(s: State, hub: RemoteHub, frame: link_wire.Durable, now: Now) -> No
             far = far_groups.asked_for(s, hub, frame, body, now)
         else:
             sender, mail = _mail(s, hub, frame, body, now)
+            quiet = isinstance(body, link_wire.AskAllBody) and not _wakes(s, hub)
     except WireError as error:
         refusal = RelayError("bad_msg", str(error))
     except RelayError as error:
@@ -370,7 +376,7 @@ def _durable(s: State, hub: RemoteHub, frame: link_wire.Durable, now: Now) -> No
         message="" if mail is not None or far is not None else refusal.message[:200],
         at=now.wall,
     )
-    note = FrameTaken(hub.link, hub.stream, frame.seq, hub.refusals, mail, far)
+    note = FrameTaken(hub.link, hub.stream, frame.seq, hub.refusals, mail, far, quiet)
     s.out.append(Store((op,), note))
 
 
@@ -455,12 +461,18 @@ def _is_allowed(s: State, hub: RemoteHub, what: str) -> bool:
     return True
 
 
+def _wakes(s: State, hub: RemoteHub) -> bool:
+    """Whether a broadcast of this hub may wake sessions: only where a person said so in words."""
+    key = names.key(hub.hub_id)
+    return (key if key in s.restricted else "*") in s.waking
+
+
 def taken(s: State, note: FrameTaken, result: Received, now: Now) -> None:
     """Stored: push it, and say so."""
     hub = s.links.get(note.link)
     flight = None
     if note.mail is not None and result.appended is not None and not result.appended.duplicate:
-        flight = delivery.deliver(s, note.mail, result.appended, now)
+        flight = delivery.deliver(s, note.mail, result.appended, now, quiet=note.quiet)
     if note.far is not None and result.far is not None:
         group_sync.took(s, note.far, result.far, now)
     if hub is None or hub.stream != note.stream:

@@ -439,13 +439,19 @@ def _redelivered(mail: wire.Mail) -> wire.Mail:
 
 def wake(s: State, peer: Peer, now: Now) -> None:
     """Something is there for this peer: let one who waits read it, or ring where hooks do."""
+    if not hear(s, peer, now):
+        hooks.news(s, peer, now)
+
+
+def hear(s: State, peer: Peer, now: Now) -> bool:
+    """Something is there for this peer: let one who waits read it; whether one does."""
     if peer.waiters:
         waiter = peer.waiters.pop(0)
         _read(s, waiter.session, peer, waiter.request, now, waiter.until)
-        return
+        return True
     if peer.reads:
         peer.news = s.next_lease
-    hooks.news(s, peer, now)
+    return False
 
 
 def wait_ends(s: State, note: WaitEnds) -> None:

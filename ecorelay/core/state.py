@@ -685,6 +685,8 @@ class State:
         # of this process
         self.restricted: Mapping[str, frozenset[str]] = {}
         """See `HubsConfigured`."""
+        self.waking: frozenset[str] = frozenset()
+        """See `HubsConfigured`."""
         self.links: dict[int, RemoteHub] = {}
         self.opening: dict[int, Opening] = {}
         """Links whose hub the store is asked about. Owned by links.py."""

@@ -234,7 +234,7 @@ class Federation:
         self._roads = Roads()
         self._door = self._door or Door(trio.current_time)
         self.active = self._works = True
-        self._shell.feed((HubsConfigured(_ids(settings), _restricted(settings)),))
+        self._shell.feed((HubsConfigured(_ids(settings), _restricted(settings), _waking(settings)),))
         self._begun.set()
         await federate(
             settings,
@@ -308,6 +308,11 @@ def _host(address: str) -> str:
 
 def _ids(settings: Settings) -> tuple[str, ...]:
     return tuple([peer.hub_id for peer in settings.peers])
+
+
+def _waking(settings: Settings) -> frozenset[str]:
+    """See `HubsConfigured`; the same as `Settings.broadcast_wakes`."""
+    return frozenset([hub for hub, may in settings.allow.items() if "broadcast" in may])
 
 
 def _restricted(settings: Settings) -> dict[str, frozenset[str]]:

@@ -11,6 +11,7 @@ from msgspec import Raw
 
 from ecorelay import link_wire, wire
 from ecorelay.core import directory, links, messages, outbox
+from ecorelay.core.events import HubsConfigured
 from ecorelay.core.hub import HOUSEKEEPING_S
 from ecorelay.core.link_ops import ResumeOut
 from tests.core.helpers import DAY_S, Client
@@ -177,6 +178,36 @@ def test_broadcasts_of_another_hub_are_bounded(land: Land, there: Machine):
     for n in range(30):
         say(here, there, link_wire.AskAllBody(sender="eve", sender_id=new_id(0), text=f"many {n}"))
     assert len(ann.texts(limit=100)) == 20 - 6
+
+
+@pytest.mark.parametrize(
+    ("restricted", "waking", "wakes"),
+    [
+        ({}, set(), False),
+        ({}, {"*"}, True),
+        ({"there": frozenset()}, {"*"}, False),
+        ({"there": frozenset(), "*": frozenset()}, {"there"}, True),
+    ],
+)
+def test_a_broadcast_of_another_hub_wakes_nobody_unless_a_person_lets_it(
+    land: Land, here: Machine, there: Machine, restricted: Any, waking: set[str], wakes: bool
+):
+    here.feed(HubsConfigured((), restricted, frozenset(waking)))
+    ann, bell, waits = (
+        here.open(name, push=name == "ann", bell=name == "bell") for name in "ann bell waits".split()
+    )
+    eve = there.open("eve")
+    land.link(here, there)
+    waiting = waits.ask(wire.Inbox, wait=20)
+    asked = eve.call(wire.Broadcast, question="who?")
+    assert asked.peer_count == 3
+    assert [mail.text for mail in waits.answers[waiting].messages] == ["who?"]
+    assert [push.text for push in ann.pushes] == ["who?"] * wakes
+    assert sum(isinstance(each, wire.Bell) for each in bell.got) == int(wakes)
+    eve.ask(wire.Send, to="ann@here", text="you")
+    assert [push.text for push in ann.pushes] == ["who?"] * wakes + ["you"]
+    if not wakes:
+        assert ann.texts() == ["who?"]
 
 
 def test_guards_of_made_up_senders_are_let_go(land: Land, here: Machine, there: Machine, monkeypatch):

@@ -899,6 +899,8 @@ def test_a_broadcast_asks_those_who_are_online_on_every_linked_hub(land: Land, h
     land.link(here, there)
     alice, near = here.open("alice", push=True), here.open("near", push=True)
     land.link(here, far)
+    for each in (there, far):
+        each.knows()  # where a person lets broadcasts of others wake sessions
     asked = alice.call(wire.Broadcast, question="who has the fix?")
     assert (asked.peer_count, asked.pending_hubs) == (4, 0)
     for client in (bob, dave, near):
