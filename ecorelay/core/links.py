@@ -376,8 +376,8 @@ def _durable(s: State, hub: RemoteHub, frame: link_wire.Durable, now: Now) -> No
         message="" if mail is not None or far is not None else refusal.message[:200],
         at=now.wall,
     )
-    note = FrameTaken(hub.link, hub.stream, frame.seq, hub.refusals, mail, far, quiet)
-    s.out.append(Store((op,), note))
+    at = (hub.link, hub.stream, frame.seq, hub.refusals)
+    s.out.append(Store((op,), FrameTaken(*at, mail, far, quiet)))
 
 
 def _mail(

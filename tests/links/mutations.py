@@ -26,8 +26,8 @@ MUTATIONS: tuple[tuple[str, str, str, str], ...] = (
     (
         "results are told before the commit",
         CORE + "links.py",
-        "    s.out.append(Store((op,), note))\n",
-        "    s.out.append(Store((op,), note))\n"
+        "    s.out.append(Store((op,), FrameTaken(*at, mail, far, quiet)))\n",
+        "    s.out.append(Store((op,), FrameTaken(*at, mail, far, quiet)))\n"
         "    s.out.append(ToLink(hub.link, link_wire.Results(received=frame.seq)))\n",
     ),
     (

@@ -194,7 +194,7 @@ def test_a_broadcast_of_another_hub_wakes_nobody_unless_a_person_lets_it(
 ):
     here.feed(HubsConfigured((), restricted, frozenset(waking)))
     ann, bell, waits = (
-        here.open(name, push=name == "ann", bell=name == "bell") for name in "ann bell waits".split()
+        here.open(name, push=name == "ann", bell=name == "bell") for name in ("ann", "bell", "waits")
     )
     eve = there.open("eve")
     land.link(here, there)

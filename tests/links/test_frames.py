@@ -246,6 +246,8 @@ def test_what_the_store_says_of_a_hub_that_is_not_known_leads_to_nothing(here: M
     outbox.expired(state, OutExpired(9, 5, 1, 10, (ends,)), now)
     outbox.placed(state, (OutRow(hub_no=9, seq=1, msg_id=an_id(1), at=0, body=b"{}"),), now)
     assert (state.hubs, state.links, state.counters) == ({}, {}, {})
+    outbox.settle_failed(state, OutGone("gone", 5), now)
+    assert (state.hubs, state.counters) == ({}, {"outbox_settle_failed": 1})
 
 
 # --- mail -------------------------------------------------------------------------------------------------
