@@ -39,7 +39,7 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     groups: Count = 200
     group_members: Annotated[int, Meta(ge=2, le=100)] = 100
     rooms: Count = 1_000
-    room_members: Count = 100
+    room_members: Annotated[int, Meta(ge=1, le=100)] = 100
     room_backlog_bytes: Count = 1024 * 1024
     """Room messages kept in memory for one session without push."""
     room_backlog_total_bytes: Count = 64 * 1024 * 1024

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from ecorelay import tagged
-from ecorelay.names import Id, Name
+from ecorelay.names import NAME_PATTERN, AddressText, Id, Name
 from ecorelay.wire import Kind, Number, Path, Reason, Short
 
 LINK_VERSION: Final = 1
@@ -43,6 +43,8 @@ LINES_BYTES: Final = 512 * 1024
 
 Code = Annotated[str, Meta(max_length=64)]
 """Of a rejection; a later version may have more than `ecorelay.errors` knows."""
+Line = Annotated[int, Meta(ge=0, le=2**62)]
+"""The number of a line in a group; 0: before all of them. There is room to count on."""
 
 
 class LinkFrame(
@@ -103,6 +105,17 @@ class Results(LinkFrame, frozen=True, kw_only=True):
     rejected: Annotated[tuple[Rejection, ...], Meta(max_length=WINDOW_FRAMES)] = ()
 
 
+class Busy(LinkFrame, frozen=True, kw_only=True):
+    """As `results`, and: my disk takes nothing more.
+
+    What comes after `received` is not kept: send it again in `retry_ms`.
+    """
+
+    received: Number
+    rejected: Annotated[tuple[Rejection, ...], Meta(max_length=WINDOW_FRAMES)] = ()
+    retry_ms: Number
+
+
 class Delivered(LinkFrame, frozen=True, kw_only=True):
     """A session's carrier took these at once. Told only while their sender may wait for it."""
 
@@ -159,14 +172,19 @@ class GroupMember(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
     peer_id: Id
     name: Name
     hub: Name | None = None
-    since: Number = 0
+    since: Line = 0
 
 
 Members = Annotated[tuple[GroupMember, ...], Meta(max_length=MEMBERS_MAX)]
 
 
 class GroupLine(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """One line of a group. `author_hub` None: of the group's own hub. `text` None: nothing is left of it."""
+    """One line of a group. `author_hub` None: of the group's own hub. `text` None: nothing is left of it.
+
+    `event`: nobody's words, but what became of the group: ``created`` (`whom` is its name), ``invited``,
+    ``removed`` (`text` is why) or ``left``. Each hub makes its own sentence of it; one that does not know an
+    event takes it for a line of which nothing is left.
+    """
 
     seq: Annotated[int, Meta(ge=1, le=2**62)]
     msg_id: Id
@@ -174,7 +192,8 @@ class GroupLine(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False)
     author_id: Id | None = None
     author_hub: Name | None = None
     text: str | None = None
-    system: bool = False
+    event: Annotated[str, Meta(max_length=32)] | None = None
+    whom: AddressText | None = None
     age_ms: Number = 0
 
 
@@ -182,7 +201,7 @@ class GroupState(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False
     """Where a group is: its last line, and a checksum of its members."""
 
     group: Id
-    last: Number
+    last: Line
     last_id: Id | None = None
     members: Number
 
@@ -201,12 +220,15 @@ class GroupAsk(LinkFrame, frozen=True, kw_only=True):
     """To a group's hub: what comes after line `after`, which I know as `after_id`. → `group_page`."""
 
     group: Id
-    after: Number = 0
+    after: Line = 0
     after_id: Id | None = None
 
 
 class GroupPage(LinkFrame, frozen=True, kw_only=True):
     """Lines in order and without a gap: those asked for, or all there are where the other hub went astray.
+
+    Of lines that no member there may see, for they were said before it was invited, only number and id are
+    told.
 
     `last` is the group's last line, `members` are those of that moment. `more`: ask again. `gone`: you have
     no members in such a group. `busy`: the disk refused; ask later.
@@ -214,7 +236,7 @@ class GroupPage(LinkFrame, frozen=True, kw_only=True):
 
     group: Id
     name: Name | None = None
-    last: Number = 0
+    last: Line = 0
     lines: Annotated[tuple[GroupLine, ...], Meta(max_length=LINES_PART)] = ()
     members: Members = ()
     more: bool = False
@@ -263,10 +285,9 @@ class RoomAnswer(LinkFrame, frozen=True, kw_only=True):
 
     ask: Number
     room: Name
-    count: Number = 0
+    count: Annotated[int, Meta(ge=0, le=MEMBERS_MAX)] = 0
     refused: Annotated[tuple[Id, ...], Meta(max_length=MEMBERS_MAX)] = ()
     code: Code = ""
-    message: Short = ""
 
 
 class RoomList(LinkFrame, frozen=True, kw_only=True):
@@ -292,10 +313,14 @@ class TraceAsk(LinkFrame, frozen=True, kw_only=True):
     msg_id: Id
 
 
+NOBODY: Final = "(removed)"
+"""Stands for the name of a recipient that was removed."""
+
+
 class FarReceipt(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What is known of it for one recipient here. Times are milliseconds ago, None: it has not happened."""
 
-    recipient: Name
+    recipient: Annotated[str, Meta(pattern=rf"{NAME_PATTERN}|\A\(removed\)\Z")]
     pushed: Number | None = None
     carrier: Short = ""
     seen: Number | None = None
@@ -327,11 +352,16 @@ LIVE: tuple[type[LinkFrame], ...] = (Delivered, Asked, RoomPost, RoomLine)
 """Frames that may be left out where too much waits for the link."""
 
 
+ANSWERS: tuple[type[LinkFrame], ...] = (Results, Busy, Delivered, Asked, LinkPong)
+"""Frames of which there are no more than of those that they answer, from a hub that does as it should."""
+
+
 OnLink = (
     LinkHello
     | Resume
     | Durable
     | Results
+    | Busy
     | Delivered
     | Asked
     | Presence
@@ -387,10 +417,11 @@ class GroupPostBody(LinkFrame, frozen=True, kw_only=True, tag="group_post"):
 
 
 class GroupLeaveBody(LinkFrame, frozen=True, kw_only=True, tag="group_leave"):
-    """To a group's hub: this peer of mine is not in it any more."""
+    """To a group's hub: this peer of mine is not in it any more; a later invitation than `since` stands."""
 
     group: Id
     peer_id: Id
+    since: Line = 0
 
 
 class GroupLineBody(LinkFrame, frozen=True, kw_only=True, tag="group_line"):
@@ -409,11 +440,11 @@ class GroupLineBody(LinkFrame, frozen=True, kw_only=True, tag="group_line"):
 
 
 class GroupEndBody(LinkFrame, frozen=True, kw_only=True, tag="group_end"):
-    """By a group's hub: it is no more. `text` tells the members."""
+    """By a group's hub: it is no more; its admin was `by`."""
 
     group: Id
+    name: Name
     by: Name
-    text: Annotated[str, Meta(max_length=1024)]
 
 
 MailBodies = MailBody | AskAllBody
@@ -426,13 +457,18 @@ _encoder = msgspec.json.Encoder()
 _TYPES = tagged.tags(OnLink)
 
 
+def plain(text: str) -> str:
+    """Words of another hub as they may be shown: whatever else is in them, they move no cursor."""
+    return text if text.isprintable() else "".join([char if char.isprintable() else "?" for char in text])
+
+
 def encode(frame: LinkFrame) -> bytes:
     """One frame as one line, newline included."""
     return _encoder.encode(frame) + b"\n"
 
 
-def encode_body(body: LinkFrame) -> bytes:
-    """The body of a durable frame, as it lies in the outbox."""
+def encode_body(body: Struct) -> bytes:
+    """The body of a durable frame, as it lies in the outbox; or any part of a frame."""
     return _encoder.encode(body)
 
 

@@ -44,6 +44,10 @@ def read_private(path: Path, *, foreign: bool = False) -> tuple[bytes, list[str]
     try:
         handle = os.open(path, flags)
     except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            raise RelayError(
+                "bad_args", f"{path} is a symbolic link to a file that is not there: mend or remove it"
+            ) from None
         return None
     except OSError as error:
         raise _unreadable(path, error) from None

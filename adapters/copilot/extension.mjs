@@ -26,6 +26,8 @@ const RECORD = "ecorelay/handed_over"; // its name among the session's client me
 const STRANGERS_MAX = 100; // messages of others, remembered until we know that they are not ours
 const RETRY_MIN_MS = 200;
 const RETRY_MAX_MS = 5000;
+const STEADY_MS = 5000; // a link that lasted so long is tried again without a long pause
+const INTRODUCE_MS = 5000; // what is being handed over when a link comes may take so long; an adapter waits for 8 s
 
 process.on("uncaughtException", () => process.exit(1));
 process.on("unhandledRejection", () => process.exit(1));
@@ -77,6 +79,12 @@ class Given {
 
     forget(id) {
         this.#all.delete(id);
+    }
+
+    /** Other hand-overs that hold a message which this one holds: an id names them all. */
+    sharing(id) {
+        const ours = new Set(messagesOf(id));
+        return this.ids.filter((other) => other !== id && messagesOf(other).some((each) => ours.has(each)));
     }
 
     /** Copilot took it, as this message. */
@@ -207,8 +215,9 @@ class Given {
             (row) => Array.isArray(row) && typeof row[0] === "string" && typeof row[1] === "string",
         );
         if (!rows.length) return;
-        const said = new Map((await conversation(this.session)).map((each) => [each.mark, each]));
+        // In this order: what leaves the queue meanwhile is in the conversation.
         const queue = await this.session.rpc.queue.pendingItems();
+        const said = new Map((await conversation(this.session)).map((each) => [each.mark, each]));
         const waiting = new Set([...queue.items.map((item) => item.displayText), ...queue.steeringMessages].map(mark));
         const before = new Map();
         for (const [id, found, seen] of rows) {
@@ -220,6 +229,10 @@ class Given {
         for (const [id, each] of this.#all) before.set(id, each);
         this.#all = before;
     }
+}
+
+function messagesOf(id) {
+    return id.replace(/^ecorelay:/, "").split(",");
 }
 
 /** Names a text without holding it. */
@@ -247,7 +260,7 @@ class Companion {
     #pause = RETRY_MIN_MS;
     #busy = false;
     #work = Promise.resolve();
-    #handing = new Set();
+    #handing = "";
     #welcome = "";
 
     constructor(session, id) {
@@ -292,16 +305,10 @@ class Companion {
         const socket = net.connect(where);
         let rest = [];
         let size = 0;
+        let began = Infinity;
         socket.on("connect", () => {
-            this.#socket = socket;
-            this.#pause = RETRY_MIN_MS;
-            this.tell("session", {
-                directory: process.cwd(),
-                version: VERSION,
-                handed_over: this.given.ids.filter((id) => !this.#handing.has(id)).slice(-TOLD),
-                seen: this.given.seen.slice(-TOLD),
-            });
-            this.tell("status", { busy: this.#busy });
+            began = performance.now();
+            this.#introduce(socket);
         });
         socket.on("data", (chunk) => {
             let from = 0;
@@ -318,8 +325,26 @@ class Companion {
         socket.on("error", () => {});
         socket.on("close", () => {
             if (this.#socket === socket) this.#socket = null;
+            if (performance.now() - began >= STEADY_MS) this.#pause = RETRY_MIN_MS;
             this.#again();
         });
+    }
+
+    /**
+     * Say who is here, after what is being handed over: whoever hears this must know of it. What takes longer
+     * may still fail, so it is not claimed; whoever gives it again then hears what came of it.
+     */
+    async #introduce(socket) {
+        await within(INTRODUCE_MS, this.#work);
+        if (socket.destroyed) return;
+        this.#socket = socket;
+        this.tell("session", {
+            directory: process.cwd(),
+            version: VERSION,
+            handed_over: this.given.ids.filter((id) => id !== this.#handing).slice(-TOLD),
+            seen: this.given.seen.slice(-TOLD),
+        });
+        this.tell("status", { busy: this.#busy });
     }
 
     #again() {
@@ -342,35 +367,51 @@ class Companion {
             this.#showLife(params.id);
         } else if (said.method === "ecorelay/hand_over" && typeof params.text === "string") {
             // One after the other, or they would not stay in order.
-            this.#work = this.#work.then(() => this.#handOver(params.id, params.text, params.urgent === true));
+            const until = Number.isFinite(params.until) ? params.until : Infinity;
+            this.#work = this.#work.then(() => this.#handOver(params.id, params.text, params.urgent === true, until));
         }
     }
 
     // --- what is asked of us --------------------------------------------------------------------------------
 
-    async #handOver(id, text, urgent) {
-        if (!this.given.get(id)) {
-            const options = { prompt: text, mode: urgent ? "immediate" : "enqueue" };
-            if (this.#welcome && !this.given.ids.length) {
-                // Copilot keeps from its model what MCP servers say of themselves; so it is said once, with the
-                // first message, and not shown to the person.
-                options.displayPrompt = text;
-                options.prompt = `${this.#welcome}\n\n${text}`;
-            }
-            this.given.begin(id, text);
-            this.#handing.add(id);
-            try {
-                // First, so that a process after us knows; what cannot be kept is handed over all the same.
-                await this.given.keep().catch(() => {});
-                this.given.taken(id, await this.session.send(options));
-            } catch (error) {
-                this.given.forget(id);
-                this.tell("refused", { id, why: String(error?.message ?? error).slice(0, 200) });
-                return;
-            } finally {
-                this.#handing.delete(id);
-            }
+    /** Nothing is handed over after `until`: then its mail was left to relay_inbox. */
+    async #handOver(id, text, urgent, until) {
+        if (this.given.get(id)) {
+            this.#tellOf(id);
+            return;
         }
+        const there = this.given.sharing(id);
+        if (there.length) {
+            for (const other of there) this.#tellOf(other);
+            this.tell("refused", { id, why: "some of it was handed over before" });
+            return;
+        }
+        const options = { prompt: text, mode: urgent ? "immediate" : "enqueue" };
+        if (this.#welcome && !this.given.ids.length) {
+            // Copilot keeps from its model what MCP servers say of themselves; so it is said once, with the
+            // first message, and not shown to the person.
+            options.displayPrompt = text;
+            options.prompt = `${this.#welcome}\n\n${text}`;
+        }
+        this.given.begin(id, text);
+        this.#handing = id;
+        try {
+            inTime(until);
+            // First, so that a process after us knows; what cannot be kept is handed over all the same.
+            await this.given.keep().catch(() => {});
+            inTime(until);
+            this.given.taken(id, await this.session.send(options));
+        } catch (error) {
+            this.given.forget(id);
+            this.tell("refused", { id, why: String(error?.message ?? error).slice(0, 200) });
+            return;
+        } finally {
+            this.#handing = "";
+        }
+        this.#tellOf(id);
+    }
+
+    #tellOf(id) {
         this.tell("handed_over", { id });
         if (this.given.get(id)?.seen) this.tell("seen", { id });
     }
@@ -385,6 +426,17 @@ class Companion {
             this.tell("canary_answer", { id, ok: false, says: String(error?.message ?? error).slice(0, 200) });
         }
     }
+}
+
+function inTime(until) {
+    if (Date.now() > until) throw new Error("it came too late");
+}
+
+/** Wait for a promise, but no longer than this. */
+async function within(ms, promise) {
+    let timer;
+    await Promise.race([promise, new Promise((resolve) => (timer = setTimeout(resolve, ms)))]);
+    clearTimeout(timer);
 }
 
 /** The socket of this session's MCP server; null: there is none, or it is not this user's. */

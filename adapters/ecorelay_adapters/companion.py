@@ -5,7 +5,8 @@ JSON-RPC 2.0 notifications whose ``params`` name the assistant's session; unknow
 
 To the companion::
 
-    ecorelay/hand_over {session, id, text, urgent}   put the text before the model, as a message of its own
+    ecorelay/hand_over {session, id, text, urgent, until}   put the text before the model, as a message of
+                                                     its own; refuse it after `until` (ms since 1970)
     ecorelay/canary {session, id}                    show that it could be, without a turn
     ecorelay/welcome {session, text}                 what its model should know of ecorelay
 
@@ -90,8 +91,10 @@ class CompanionCarrier(Carrier):
         self._met = False
         self._busy = False
         self._mail = Batches()
-        self._answers: dict[str, str] = {}
-        """What the companion said of a hand-over: why it refused; empty: it did not."""
+        self._awaited = ""
+        """The hand-over that is not answered yet."""
+        self._refused = ""
+        """Why that was refused."""
         self._there: dict[str, str] = {}
         """Message → the hand-over it was in, the latest last."""
         self._seen: dict[str, None] = {}
@@ -173,11 +176,11 @@ class CompanionCarrier(Carrier):
             case "status":
                 self._busy = params.get("busy") is True
             case "handed_over" if isinstance(id, str):
-                self._answers[id] = ""
+                self._note_there(id)  # perhaps too late to be told, but not to be given again
             case "refused" if isinstance(id, str):
-                self._answers[id] = str(params.get("why") or "the assistant refused it")[:300]
+                if id == self._awaited:
+                    self._refused = str(params.get("why") or "the assistant refused it")[:300]
             case "seen" if isinstance(id, str):
-                self._answers.setdefault(id, "")
                 self._note_seen(id)
             case "canary_answer" if isinstance(id, str) and id in self._canaries:
                 says = str(params.get("says") or "")[:200]
@@ -200,7 +203,6 @@ class CompanionCarrier(Carrier):
     def _lose(self) -> None:
         self._send = None
         self._busy = False
-        self._answers.clear()
         self._wake()
 
     def _wake(self) -> None:
@@ -244,20 +246,27 @@ class CompanionCarrier(Carrier):
     async def _hand_over(self, batch: Sequence[Incoming]) -> str | None:
         """Why the companion refuses; empty: it handed over. None: the link was lost before it said so."""
         id = label([mail.msg_id for mail in batch])
-        self._answers.pop(id, None)
-        text = together(batch, now_ms=self._now_ms(), word=self._word)
-        urgent = any(mail.urgent for mail in batch)
+        self._awaited, self._refused = id, ""
+        now = self._now_ms()
+        given = {
+            "id": id,
+            "text": together(batch, now_ms=now, word=self._word),
+            "urgent": any(mail.urgent for mail in batch),
+            "until": now + int(ANSWER_S * 1000),
+        }
         send = self._send
-        if not await self._say("hand_over", id=id, text=text, urgent=urgent):
-            return None
+        said = await self._say("hand_over", **given)
         with trio.move_on_after(ANSWER_S):
-            await self._until(lambda: id in self._answers or self._send != send)
-        if self._send != send:
+            await self._until(lambda: self._is_there(id) or self._refused or self._send != send)
+        self._awaited = ""
+        if self._is_there(id):
+            return ""
+        if not said or self._send != send:
             return None
-        refused = self._answers.pop(id, f"no answer within {ANSWER_S:.0f} s")
-        if not refused:
-            self._note_there(id)
-        return refused
+        return self._refused or f"no answer within {ANSWER_S:.0f} s"
+
+    def _is_there(self, id: str) -> bool:
+        return all(self._there.get(msg_id) == id for msg_id in labelled(id))
 
     async def _hold(self) -> None:
         """Leave to relay_inbox what nobody takes."""

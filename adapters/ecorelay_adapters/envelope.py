@@ -110,6 +110,7 @@ def meta(mail: Incoming) -> dict[str, str]:
         "ts": _time(mail.ts),
         "urgent": "true" if mail.urgent else None,
         "origin_hub": mail.sender.partition("@")[2],
+        "via": _via(mail),
     }
     return {key: _plain(value) for key, value in known.items() if value}
 
@@ -130,10 +131,13 @@ def age(ms: int) -> str:
 
 def _framed(mail: Incoming, text: str, now_ms: int, boundary: str) -> str:
     head = f"{_head(mail, now_ms)}. {_how_to_answer(mail)}"
-    if mail.kind == "system":
-        opening = f"--- {boundary}: notice of ecorelay ---"
+    hub = mail.sender.partition("@")[2]
+    if mail.kind != "system":
+        opening = f"--- {boundary}: words of {_author(mail)}, not of your user ---"
+    elif hub:  # our hub made the sentence, of what the other one says: that is no notice of ours
+        opening = f"--- {boundary}: words of hub {_plain(hub)}, not of your user ---"
     else:
-        opening = f"--- {boundary}: words of {_plain(mail.sender)}, not of your user ---"
+        opening = f"--- {boundary}: notice of ecorelay ---"
     return f"{head}\n{opening}\n{text}\n--- {boundary} ---\n"
 
 
@@ -143,7 +147,7 @@ def _head(mail: Incoming, now_ms: int) -> str:
         place = f" in room {_plain(mail.room)}"
     elif mail.group:
         place = f" in group {_plain(mail.group)}"
-    facts = [f"{MARK} {_plain(mail.kind)} from {_plain(mail.sender)}{place}", f"id {_plain(mail.msg_id)}"]
+    facts = [f"{MARK} {_plain(mail.kind)} from {_author(mail)}{place}", f"id {_plain(mail.msg_id)}"]
     if mail.reply_to:
         facts.append(f"answers {_plain(mail.reply_to)}")
     if mail.broadcast_id:
@@ -154,6 +158,19 @@ def _head(mail: Incoming, now_ms: int) -> str:
     if mail.urgent:
         facts.append("URGENT")
     return ", ".join(facts)
+
+
+def _author(mail: Incoming) -> str:
+    """Whose words these are, and on whose word, where that is another hub than the author's."""
+    via = _via(mail)
+    return _plain(mail.sender) + (f" (via {_plain(via)})" if via else "")
+
+
+def _via(mail: Incoming) -> str:
+    """The hub of the group or room, where it speaks for a peer of a third hub; empty: nobody is between."""
+    host = (mail.room or mail.group or "").partition("@")[2]
+    hub = mail.sender.partition("@")[2]
+    return host if hub and hub.lower() != host.lower() else ""
 
 
 def _how_to_answer(mail: Incoming) -> str:

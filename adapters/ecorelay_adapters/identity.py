@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 CLAUDE = "claude-code"
 _CLIENT_NAMES = {
+    CLAUDE: CLAUDE,
     "@cline/core": "cline",
     "codex-mcp-client": "codex",
     "gemini-cli-mcp-client": "gemini",
@@ -58,18 +59,23 @@ class Identity(Struct, frozen=True, kw_only=True):
     """What is wrong with what we were given, to be told to the model."""
 
 
-def find(environ: Mapping[str, str], cwd: Path, client_name: str) -> Identity:
+def find(environ: Mapping[str, str], cwd: Path, client_name: str, assistant: str = "") -> Identity:
     """Look at the environment and the directory.
+
+    An assistant's variables are there too in what its model starts in a shell, other assistants among them:
+    such a variable is believed of the assistant that sets it alone.
 
     Args:
         environ: of this process.
         cwd: the project directory: assistants start their servers there.
         client_name: what the client called itself in ``initialize``; empty if it did not.
+        assistant: whom this adapter was set up for; empty: nobody said.
     """
-    client, session = _CLIENT_NAMES.get(client_name) or slug(client_name, "mcp"), ""
-    for variable, assistant in _SESSION_VARIABLES.items():
-        if environ.get(variable):
-            client, session = assistant, environ[variable][:256]
+    known = assistant or _CLIENT_NAMES.get(client_name)
+    client, session = known or slug(client_name, "mcp"), ""
+    for variable, sets_it in _SESSION_VARIABLES.items():
+        if environ.get(variable) and known in (None, sets_it):
+            client, session = sets_it, environ[variable][:256]
             break
     beside, given = None, ""
     if client == CLAUDE:
@@ -98,13 +104,11 @@ def find_beside(environ: Mapping[str, str], cwd: Path, assistant: str) -> Identi
     """As `find`, for an assistant that is one process a session, and whose hooks find us by that process.
 
     Args:
-        environ: of this process. What another assistant set in it, in whose shell this one was started, is
-            passed over.
+        environ: of this process.
         cwd: the project directory.
         assistant: what people call it.
     """
-    own = {name: value for name, value in environ.items() if name not in _SESSION_VARIABLES}
-    return msgspec.structs.replace(find(own, cwd, assistant), beside=find_client())
+    return msgspec.structs.replace(find(environ, cwd, "", assistant), beside=find_client())
 
 
 def working_directory() -> Path:

@@ -21,7 +21,7 @@ from ecorelay.errors import RelayError
 from ecorelay.paths import choose_socket_path, find_paths, make_private_dir, write_private
 from ecorelay.process import is_alive, start_time
 from ecorelay_adapters import jsonrpc
-from ecorelay_adapters.companion import PREFIX, CompanionCarrier
+from ecorelay_adapters.companion import ANSWER_S, PREFIX, CompanionCarrier
 from ecorelay_adapters.identity import working_directory
 from ecorelay_adapters.jsonrpc import Fault, Message
 
@@ -111,7 +111,15 @@ class LinkedCarrier(CompanionCarrier):
 
         async def send(method: str, params: dict[str, Any]) -> None:
             async with lock:
-                await stream.send_all(jsonrpc.notification(method, params) + b"\n")
+                try:
+                    with trio.fail_after(ANSWER_S):
+                        await stream.send_all(jsonrpc.notification(method, params) + b"\n")
+                except BaseException as error:
+                    # Half a line may be out: nothing can follow it.
+                    await trio.aclose_forcefully(stream)
+                    if isinstance(error, trio.TooSlowError):
+                        raise trio.BrokenResourceError("the companion does not read") from None
+                    raise
 
         with trio.CancelScope() as scope:
             self._scopes.append(scope)
@@ -152,8 +160,8 @@ class _listening:
 
     def __init__(self, paths: Paths, environ: Mapping[str, str], session: str) -> None:
         make_private_dir(paths.links)
-        _sweep(paths.links)
         self._socket = choose_socket_path(paths, environ, paths.links / f"{os.getpid()}.sock")
+        _sweep(paths.links, self._socket.parent)
         self._file = file_of(paths, session)
         self._listener = _listen(self._socket)
         where = Where(
@@ -208,13 +216,20 @@ def _predecessor(folder: Path) -> bool:
     )
 
 
-def _sweep(folder: Path) -> None:
-    """Take away what processes that are gone left behind."""
+def _sockets(*folders: Path) -> Iterator[Path]:
+    for folder in dict.fromkeys(folders):
+        for file in folder.glob("*.sock"):
+            if file.stem.isdecimal():
+                yield file
+
+
+def _sweep(folder: Path, elsewhere: Path) -> None:
+    """Take away what processes that are gone left behind; `elsewhere`: where sockets may lie too."""
     for file, where in _others(folder):
         if not is_alive(where.pid, where.start):
             with suppress(OSError):
                 file.unlink(missing_ok=True)
-    for _, file in zip(range(SWEPT), folder.glob("*.sock"), strict=False):
+    for _, file in zip(range(SWEPT), _sockets(folder, elsewhere), strict=False):
         with suppress(OSError, ValueError):
             if not is_alive(int(file.stem)):
                 file.unlink(missing_ok=True)

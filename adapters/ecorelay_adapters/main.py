@@ -9,7 +9,7 @@ import trio
 from ecorelay import __version__
 from ecorelay_adapters import log, mcp_stdio
 from ecorelay_adapters.carriers import ChannelCarrier
-from ecorelay_adapters.identity import find_beside, working_directory
+from ecorelay_adapters.identity import CLAUDE, find, find_beside, working_directory
 from ecorelay_adapters.session import Session, environment
 from ecorelay_adapters.tools import TOOLS
 
@@ -62,6 +62,8 @@ _CARRIERS: dict[str, Callable[[Server], Carrier] | None] = {
     "antigravity": _antigravity,
     "qwen": _qwen,
 }
+_WHOSE = {_HOOK: CLAUDE, "channel": CLAUDE}
+"""Assistants whose carrier has another name than they."""
 _BESIDE = ("cursor", "antigravity")
 """Assistants whose hooks fetch mail for the session beside their process."""
 
@@ -92,14 +94,16 @@ def _make(carrier: str) -> Session | Sessions:
         from ecorelay_adapters.sessions import Sessions
 
         return Sessions(environment(), client="opencode", carrier="plugin")
+    environ, make = environment(), _CARRIERS[carrier]
     if carrier in _BESIDE:
-        environ = environment()
-        return Session(
-            environ,
-            _CARRIERS[carrier],
-            identify=lambda _: find_beside(environ, working_directory(), carrier),
-        )
-    return Session(environment(), _CARRIERS[carrier], hooks=carrier == _HOOK)
+        return Session(environ, make, identify=lambda _: find_beside(environ, working_directory(), carrier))
+    whose = "" if carrier == _NONE else _WHOSE.get(carrier, carrier)
+    return Session(
+        environ,
+        make,
+        hooks=carrier == _HOOK,
+        identify=lambda name: find(environ, working_directory(), name, whose),
+    )
 
 
 async def _serve(session: Session | Sessions) -> None:

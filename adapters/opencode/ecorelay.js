@@ -17,13 +17,19 @@ const PAUSE_MAX_MS = 15_000
 const STEADY_MS = 5_000 // a child that lived so long is started again without a long pause
 const START_MS = 30_000 // for the child to answer at all
 const FAILURES = 3 // in a row, and who calls a tool is told at once
+const EXIT_MS = 500 // after its end, for what it said last
+const TRIES = 5 // how often a call waits for a child that then ends
 const TAKEN_MS = 8_000 // for OpenCode to store what it was handed
+const LOOK_MS = 1_000 // for OpenCode to show the conversation
 const WELCOME_MS = 2_000 // the first request of a session waits so long for what its model should know
 const KICK_MS = 3_000 // an idle session with mail that no request held is asked to go on after this
 const ITEMS_MAX = 2_000 // hand-overs remembered in a session
 const TOLD_MAX = 200 // of them told to a new child
 const HISTORY = 100 // messages looked at in a session that was there before us
 const RESULTS_MAX = 50 // results kept whole until OpenCode has cut them
+const UNKNOWN = "This session is not known to ecorelay: it may just have been deleted."
+const NOTHING_DONE =
+  "Nothing was done. Ask your user to run `ecorelay doctor`; it is tried again by itself."
 const KICK = "[ecorelay] The mail above came in while you were busy, and no request to you held it yet."
 
 // --- the child -----------------------------------------------------------------------------------------
@@ -57,6 +63,11 @@ class Child {
     this.process = child
     child.on("error", (error) => this.ended(child, reason(error)))
     child.on("close", (code, signal) => this.ended(child, `it ended with ${signal ?? code}`))
+    // What it started itself may keep its stdout open; then there is no "close".
+    child.on("exit", (code, signal) => {
+      if (this.process === child) this.ready = false
+      later(EXIT_MS, () => this.ended(child, `it ended with ${signal ?? code}`))
+    })
     child.stdin.on("error", () => {})
     child.stdout.on("error", () => {})
     read(child.stdout, (message) => this.process === child && this.heard(message))
@@ -69,6 +80,7 @@ class Child {
     }
     this.request("initialize", params).then(
       () => {
+        if (this.process !== child) return
         clearTimeout(this.patience)
         this.say("notifications/initialized", {})
         this.ready = true
@@ -89,8 +101,9 @@ class Child {
     this.calls.clear()
     for (const call of calls) call.reject(new Error("the connection to ecorelay broke"))
     this.wake()
-    const pause = Math.min(PAUSE_MIN_MS * 2 ** this.failures, PAUSE_MAX_MS)
-    this.failures = Date.now() - this.began > STEADY_MS ? 0 : this.failures + 1
+    const steady = Date.now() - this.began > STEADY_MS
+    const pause = steady ? PAUSE_MIN_MS : Math.min(PAUSE_MIN_MS * 2 ** this.failures, PAUSE_MAX_MS)
+    this.failures = steady ? 0 : this.failures + 1
     later(pause * (0.5 + Math.random()), () => this.start())
   }
 
@@ -122,6 +135,9 @@ class Child {
   request(method, params, abort) {
     const id = ++this.number
     return new Promise((resolve, reject) => {
+      // Nobody would ever answer: `ended` has rejected what was open then, and the next one does not hear of it.
+      if (!this.process) throw new NotDone("ecorelay is not running; nothing was done")
+      if (abort?.aborted) throw new NotDone("cancelled; nothing was done")
       const cancel = () => {
         if (!this.calls.delete(id)) return
         this.say("notifications/cancelled", { requestId: id })
@@ -134,7 +150,6 @@ class Child {
       }
       this.calls.set(id, { resolve: end(resolve), reject: end(reject) })
       this.write({ id, method, params: params._meta ? withToken(params, id) : params })
-      if (abort?.aborted) cancel()
     })
   }
 
@@ -154,6 +169,9 @@ class Child {
     }
   }
 }
+
+// A call that did not get as far as our process.
+class NotDone extends Error {}
 
 const names = ({ session, id }) => ({ session, id })
 
@@ -187,9 +205,18 @@ class Item {
     this.tried = false
     this.seen = false
     this.kicked = false
+    this.late = false // OpenCode was asked, and did not store it in time; it may still come
     this.taken = new Promise((resolve) => (this.take = resolve))
   }
+
+  // Whether one holds a message that the other holds: an id names them all.
+  shares(other) {
+    const ours = new Set(messagesOf(this.id))
+    return messagesOf(other.id).some((each) => ours.has(each))
+  }
 }
+
+const messagesOf = (id) => id.replace(/^ecorelay:/, "").split(",")
 
 class Session {
   constructor(relay, id, place, info) {
@@ -206,13 +233,26 @@ class Session {
     this.welcomed = new Promise((resolve) => (this.greet = resolve))
   }
 
+  // One thing after the other.
+  enqueue(act) {
+    this.queue = this.queue.then(() => quietly(act))
+  }
+
   // After what is being handed over: whoever hears this must know of it.
   introduce() {
-    this.queue = this.queue.then(() => this.known && this.describe())
+    this.enqueue(() => this.known && this.describe())
+  }
+
+  // Whether the process of ours that runs knows of it.
+  isMet() {
+    const { child } = this.relay
+    return child.ready && this.met === child.process
   }
 
   describe() {
     const { child } = this.relay
+    if (!child.ready) return // the next that is ready hears it
+    if (this.relay.sessions.get(this.id) !== this) return // it was deleted while this waited
     this.met = child.process
     const there = [...this.items.values()].filter((item) => item.message !== undefined).slice(-TOLD_MAX)
     child.tell("session", {
@@ -226,7 +266,7 @@ class Session {
 
   // To a process that knows of this session; another one hears it all when it does.
   tell(what, params) {
-    if (this.met === this.relay.child.process) this.relay.child.tell(what, { session: this.id, ...params })
+    if (this.isMet()) this.relay.child.tell(what, { session: this.id, ...params })
   }
 
   told(what, params) {
@@ -234,11 +274,13 @@ class Session {
       const item = this.items.get(params.id)
       if (item === undefined) {
         const added = new Item(params.id, params.text)
+        const until = Number.isFinite(params.until) ? params.until : Infinity
         this.remember(added)
-        this.queue = this.queue.then(() => this.handOver(added))
+        this.enqueue(() => this.handOver(added, until))
       } else if (item.message !== undefined) {
-        this.tell("handed_over", { id: item.id })
-        if (item.seen) this.tell("seen", { id: item.id })
+        this.tellOf(item)
+      } else if (item.late) {
+        this.enqueue(() => this.settle(item))
       }
     } else if (what === "canary") {
       this.canary(params.id)
@@ -253,38 +295,76 @@ class Session {
     if (this.items.size > ITEMS_MAX) this.items.delete(this.items.keys().next().value)
   }
 
-  async handOver(item) {
-    try {
-      await this.put(item)
-    } catch (error) {
-      this.items.delete(item.id)
-      this.tell("refused", { id: item.id, why: reason(error) })
-    }
+  saw(item) {
+    if (item.seen) return
+    item.seen = true
+    this.tell("seen", { id: item.id })
   }
 
-  async put(item) {
+  tellOf(item) {
+    this.tell("handed_over", { id: item.id })
+    if (item.seen) this.tell("seen", { id: item.id })
+  }
+
+  refuse(item, why) {
+    this.tell("refused", { id: item.id, why })
+  }
+
+  forget(item) {
+    if (this.items.get(item.id) === item && item.message === undefined) this.items.delete(item.id)
+  }
+
+  // Nothing is handed over after `until`: then its mail was left to relay_inbox.
+  async handOver(item, until) {
+    const there = [...this.items.values()].filter(
+      (other) => other !== item && (other.late || other.message !== undefined) && other.shares(item),
+    )
+    if (there.length > 0) {
+      this.forget(item)
+      for (const other of there) if (other.message !== undefined) this.tellOf(other)
+      this.refuse(item, "some of it was handed over before")
+      return
+    }
+    const put = this.put(item, Math.min(until, Date.now() + TAKEN_MS))
+    put.catch(() => this.forget(item)) // however late: it was not put there, and may come again
+    try {
+      await within(TAKEN_MS, put.then(() => item.taken))
+    } catch (error) {
+      if (item.message === undefined) this.refuse(item, reason(error))
+      return
+    }
+    if (item.message === undefined) await this.settle(item)
+  }
+
+  async put(item, until) {
     const part = { type: "text", text: item.text, metadata: { ecorelay: item.id } }
-    const prompted = await this.prompt([part])
+    const prompted = await this.prompt([part], () => {
+      if (Date.now() > until) throw new Error("it came too late")
+    })
     item.text = ""
     if (!prompted) this.taken(item, "") // of this door nothing more is heard
-    if ((await within(TAKEN_MS, item.taken)) === undefined) {
-      await this.remind()
-      if (item.message === undefined) throw new Error("OpenCode did not take it")
-    }
   }
 
-  // False: through the other door.
-  async prompt(parts) {
+  // Of what OpenCode was asked to take: whether it is there, heard of or not. What is not stays remembered, for
+  // it may still be stored: then it is told, and it is never put there twice.
+  async settle(item) {
+    await quietly(() => within(LOOK_MS, this.remind()))
+    item.late = item.message === undefined
+    if (item.late) this.refuse(item, "OpenCode did not take it")
+  }
+
+  // False: through the other door. `check` throws if it must not be after all: it is the last thing before.
+  async prompt(parts, check) {
     const { client, serverUrl } = this.place
     const info = await this.relay.look(this.id, this.place)
     if (info.revert) throw new Error("something was undone here, and a message would make that final")
     this.info = info
+    check()
     if (typeof client?.session?.promptAsync !== "function") {
       const body = JSON.stringify({ text: parts.map((part) => part.text).join("\n"), delivery: "queue" })
       const url = new URL(`/api/session/${encodeURIComponent(this.id)}/prompt`, serverUrl)
       const headers = { "content-type": "application/json" }
-      const signal = AbortSignal.timeout(TAKEN_MS)
-      const answer = await fetch(url, { method: "POST", headers, body, signal })
+      const answer = await fetch(url, { method: "POST", headers, body })
       if (!answer.ok) throw new Error(`OpenCode answers ${answer.status}`)
       return false
     }
@@ -297,8 +377,9 @@ class Session {
   taken(item, message) {
     const first = item.message === undefined
     item.message = message
+    item.late = false
     item.take(true)
-    if (first) this.tell("handed_over", { id: item.id })
+    if (first) this.tellOf(item)
   }
 
   async canary(id) {
@@ -323,7 +404,7 @@ class Session {
         const item = this.items.get(id) ?? new Item(id, "")
         this.remember(item)
         item.tried ||= answers.length > 0
-        item.seen ||= answers.some((other) => other.parts.some((each) => each.type === "step-start"))
+        if (answers.some((other) => other.parts.some((each) => each.type === "step-start"))) this.saw(item)
         if (item.message === undefined) this.taken(item, info.id)
       }
     }
@@ -343,7 +424,13 @@ class Session {
     const left = [...this.items.values()].filter((item) => item.message && !item.tried && !item.kicked)
     if (this.busy || left.length === 0) return
     for (const item of left) item.kicked = true
-    await quietly(() => this.prompt([{ type: "text", text: KICK, synthetic: true }]))
+    await quietly(() =>
+      this.prompt([{ type: "text", text: KICK, synthetic: true }], () => {
+        if (!this.busy) return
+        for (const item of left) item.kicked = false
+        throw new Error("a turn began, and holds it")
+      }),
+    )
   }
 
   // --- what OpenCode does -------------------------------------------------------------------------------
@@ -353,10 +440,7 @@ class Session {
       const item = this.items.get(part.metadata.ecorelay)
       if (item) this.taken(item, part.messageID)
     } else if (part.type === "step-start" && part.messageID === this.request?.answer) {
-      for (const item of this.request.items) {
-        if (!item.seen) this.tell("seen", { id: item.id })
-        item.seen = true
-      }
+      for (const item of this.request.items) this.saw(item)
       this.request = undefined
     }
   }
@@ -477,18 +561,22 @@ class Relay {
 
   async call(place, tool, args, context) {
     const session = await quietly(() => this.meet(context.sessionID, place))
-    if (!session) return "This session is not known to ecorelay: it may just have been deleted."
-    if (!(await this.child.isReady()))
-      return (
-        `ecorelay could not be started (${WORDS[0]}: ${this.child.why}). Nothing was done. ` +
-        "Ask your user to run `ecorelay doctor`; it is tried again by itself."
-      )
-    await session.queue // it is introduced
+    if (!session) return UNKNOWN
+    // The process may end while it is waited for; after this loop nothing is awaited until the call is written.
+    for (let tries = 0; ; tries++) {
+      if (this.sessions.get(session.id) !== session) return UNKNOWN
+      if (session.isMet()) break
+      if (tries === TRIES) return `ecorelay ends again and again (${this.child.why}). ${NOTHING_DONE}`
+      await session.queue // it is introduced
+      if (!(await this.child.isReady()))
+        return `ecorelay could not be started (${WORDS[0]}: ${this.child.why}). ${NOTHING_DONE}`
+    }
     let result
     try {
       const params = { name: tool, arguments: args ?? {}, _meta: { "ecorelay/session": session.id } }
       result = await this.child.request("tools/call", params, context.abort)
     } catch (error) {
+      if (error instanceof NotDone) return `${reason(error)}.`
       return `${reason(error)}: what was called for may have been done or not. Look before you do it again.`
     }
     const text = (result?.content ?? []).map((block) => block.text ?? "").join("\n")

@@ -19,9 +19,10 @@ How it is put together, from the outside in:
 `federation`        :func:`federate`: a listener, and a dialer for each configured hub
 `listener`, `door`  takes connections; who may come in (decides only)
 `dialer`, `backoff` makes them; how long to wait in between (decides only); `roads`: whether at all
-`introduction`      TLS and the handshake over any stream, within 5 s
+`introduction`      TLS and the handshake over any stream, within 5 s; `binding`: which TLS connection
 `handshake`         the mutual proof (decides only); `password`: SPAKE2; `workers`: its threads and pace
 `identity`          the key that a hub is known by; `machine`: whether it was copied; `known`: who is who
+`twins`             notices two machines that are one hub (decides only)
 `refusals`          every reason for which there is no link, in words
 `check`             what `ecorelay bridge-check` tries, step by step; `relay_check`: at relay servers
 `relay_dialer`      is at each relay server, and dials the hubs there that are sought
@@ -41,6 +42,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from ecorelay_bridge.check import Step, check_listening, check_peers
+    from ecorelay_bridge.door import Door
     from ecorelay_bridge.federation import federate
     from ecorelay_bridge.identity import Identity, import_identity, open_identity, read_identity
     from ecorelay_bridge.introduction import Proven
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from ecorelay_bridge.settings import Secret, Settings, read_settings
 
 __all__ = [
+    "Door",
     "FileTrust",
     "Identity",
     "Known",
@@ -80,6 +83,7 @@ __all__ = [
 ]
 
 _HOME: Final = {
+    "Door": "door",
     "FileTrust": "known",
     "Identity": "identity",
     "Known": "known",

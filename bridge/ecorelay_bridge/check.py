@@ -16,6 +16,7 @@ from ecorelay_bridge.dialer import CONNECT_S, connect
 from ecorelay_bridge.federation import introduce_as
 from ecorelay_bridge.introduction import FINISH_S
 from ecorelay_bridge.known import Reading
+from ecorelay_bridge.listener import listen_remedy, why_not_listening
 from ecorelay_bridge.refusals import Reason, Refused
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ _STEP_OF: Final[dict[Reason, StepName]] = {
     Reason.OWN_IDENTITY: "identity",
     Reason.IDENTITY_CHANGED: "identity",
     Reason.DISTRUSTED: "identity",
+    Reason.TWINS: "identity",
 }
 """Where a refusal belongs; any other is one of the proof."""
 
@@ -108,7 +110,10 @@ async def check_peers(
 
     async def check(peer: Peer) -> None:
         pinned_or_known = bool(peer.identity) or peer.hub_id in known
-        found[peer.hub_id] = await _check(peer, introducer, connect_s, known=pinned_or_known)
+        try:
+            found[peer.hub_id] = await _check(peer, introducer, connect_s, known=pinned_or_known)
+        except Exception as error:  # the others are to be told of all the same
+            found[peer.hub_id] = [_crashed(error)]
 
     async with trio.open_nursery() as nursery:
         for peer in settings.peers:
@@ -137,11 +142,9 @@ async def check_listening(settings: Settings, *, held_by_our_hub: bool) -> Step:
         return Step(
             step="port",
             ok=False,
-            cause=f"another program listens at port {settings.listen}"
-            if taken
-            else f"cannot listen at {where}: {error.strerror or error}",
+            cause=why_not_listening(error, settings.bind, settings.listen),
             reason=str(Reason.PORT_TAKEN if taken else Reason.UNREACHABLE),
-            remedy="set listen in bridge.json to a free port, and tell the other hubs",
+            remedy=listen_remedy(error),
         )
     return Step(step="port", ok=True, detail=f"{where} is free; our hub does not listen there now")
 
@@ -237,6 +240,17 @@ def failed_steps(refused: Refused, done: list[Step]) -> list[Step]:
             remedy=refused.remedy,
         ),
     ]
+
+
+def _crashed(error: Exception) -> Step:
+    # Its kind only: what a bug says may quote anything.
+    return Step(
+        step="connect",
+        ok=False,
+        cause=f"a bug of ecorelay ended this check ({type(error).__name__})",
+        reason=str(Reason.CRASH),
+        remedy="please report it; `ecorelay hub status` says how the link is",
+    )
 
 
 def _clock(ahead_ms: int) -> Step:

@@ -57,7 +57,8 @@ async def connect(host: str, port: int, *, within_s: float = CONNECT_S) -> trio.
             f"nothing answers at {host}, port {port}: the machine is off, or a firewall drops the connection",
             f"let TCP port {port} through the firewall of that machine; is it on, and in this network?",
         ) from None
-    except socket.gaierror as error:
+    except (socket.gaierror, UnicodeError) as error:
+        # UnicodeError: no name of a machine can look like that.
         raise Refused(
             Reason.NOT_RESOLVED,
             f"the name {host} has no address ({_resolver_word(error)})",
@@ -151,7 +152,9 @@ def _causes(error: BaseException) -> list[OSError]:
     return found
 
 
-def _resolver_word(error: socket.gaierror) -> str:
+def _resolver_word(error: socket.gaierror | UnicodeError) -> str:
+    if isinstance(error, UnicodeError):
+        return "it is no name a machine can have"
     return "the name service does not answer" if error.errno == socket.EAI_AGAIN else "it is unknown"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import secrets
 import time
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from ecorelay_bridge.known import judge
 from ecorelay_bridge.listener import Listener
 from ecorelay_bridge.password import Password
 from ecorelay_bridge.roads import RoadReport, Roads
+from ecorelay_bridge.twins import Twins
 from ecorelay_bridge.workers import Workers
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ async def federate(
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     jitter: Callable[[], float] = random.random,
     dial: Connect = connect,
+    door: Door | None = None,
     environ: Mapping[str, str] | None = None,
     task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -61,18 +64,25 @@ async def federate(
         now_ms: the wall clock.
         jitter: gives a number from 0 up to 1.
         dial: makes the stream to a host and port.
+        door: of the run before this one, so that who is familiar stays so; default: one that has seen nobody.
         environ: has the proxies on the way to relay servers; default: this process's variables.
         task_status: started with the addresses listened at, none if the port is not to be had or none is set.
     """
-    introducer = await introduce_as(settings, identity, trust, app=app, now_ms=now_ms)
-    door = Door(trio.current_time)
+    twins = Twins(trio.current_time)
+    introducer = await introduce_as(settings, identity, trust, app=app, now_ms=now_ms, meet=twins.meet)
+    door = door or Door(trio.current_time)
+
+    async def serve(proven: Proven) -> None:
+        with twins.up(proven.hub_id, proven.instance):
+            await on_link(proven)
+
     for peer in settings.peers:
         # A host that is no address is itself a source that nothing comes from: harmless.
         door.proved(source_of(peer.host))
     roads = roads or Roads()
     async with trio.open_nursery() as nursery:
         addresses: list[tuple[str, int]] = []
-        listener = Listener(settings.bind, settings.listen, door, introducer, on_link, report)
+        listener = Listener(settings.bind, settings.listen, door, introducer, serve, report)
         if settings.listen:
             addresses = await nursery.start(listener.run)
         for peer in settings.peers:
@@ -81,7 +91,7 @@ async def federate(
                 introducer,
                 roads,
                 Backoff(jitter),
-                on_link,
+                serve,
                 report,
                 connect=dial,
                 on_proved=lambda address: door.proved(source_of(address)),
@@ -98,7 +108,7 @@ async def federate(
                 roads,
                 door,
                 listener,
-                on_link,
+                serve,
                 report,
                 app=app,
                 jitter=jitter,
@@ -118,6 +128,7 @@ async def introduce_as(
     app: str = __version__,
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     finish_s: float = FINISH_S,
+    meet: Callable[[str, str], None] = lambda hub_id, instance: None,
 ) -> Introducer:
     """This hub, ready to introduce itself: derives the secrets, 0.1 s each, in threads.
 
@@ -128,11 +139,13 @@ async def introduce_as(
         app: the version to show.
         now_ms: the wall clock.
         finish_s: seconds for one introduction.
+        meet: see `Introducer`.
     """
     passwords = [await trio.to_thread.run_sync(Password, secret) for secret in settings.secrets]
 
     def check(hub_id: str, fingerprint: str) -> bool:
-        return judge(trust.known(), hub_id, fingerprint, settings.pinned(hub_id))
+        named = [peer.hub_id for peer in settings.peers]
+        return judge(trust.known(), hub_id, fingerprint, settings.pinned(hub_id), named)
 
     one_at_a_time = trio.Lock()
 
@@ -144,5 +157,6 @@ async def introduce_as(
             if kept is None or kept.identity != proof.identity:
                 await trust.remember(proof.hub_id, proof.identity)
 
-    me = Party(hub_id=settings.hub_id, identity=identity, app=app, now_ms=now_ms)
-    return Introducer(me, tuple(passwords), check, remember, Workers(), finish_s=finish_s)
+    instance = secrets.token_hex(16)
+    me = Party(hub_id=settings.hub_id, identity=identity, app=app, now_ms=now_ms, instance=instance)
+    return Introducer(me, tuple(passwords), check, remember, Workers(), finish_s=finish_s, meet=meet)

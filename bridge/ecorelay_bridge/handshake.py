@@ -2,21 +2,26 @@ r"""The mutual proof of two hubs, without I/O: bytes in, bytes out, then a proof
 
 ::
 
-    D→A  open    versions, from, to, identity, x          D dials, A accepts
-    A→D  offer   version, versions, from, to, ys          one y for each secret A accepts
-    D→A  prove   macs, signature, app, clock              one mac for each y
+    D→A  open    versions, from, to, identity, instance, x     D dials, A accepts
+    A→D  offer   version, versions, from, to, instance, ys     one y for each secret A accepts
+    D→A  prove   macs, signature, app, clock                   one mac for each y
     A→D  proved  mac, app, clock
 
 All of it inside TLS 1.3, where A has shown its certificate. Both sides put together the same transcript::
 
-    T  = open ‖ offer ‖ sha256(A's certificate) ‖ A's identity      each with its length before it
+    T  = open ‖ offer ‖ sha256(A's certificate) ‖ A's identity ‖ B      each with its length before it
+    B  = the channel binding of this TLS connection, see `ecorelay_bridge.binding`
     K  = HKDF(SPAKE2 key, salt sha256(T), "dialer" or "acceptor")
     mac = HMAC-SHA256(K, T ‖ app ‖ clock)
     signature = Ed25519 of D's identity over "ecorelay-link-v1 dialer\0" ‖ sha256(T)
 
-A changed bit in any of it, other versions than were listed, a certificate of somebody between: another T, so
-another key, and the proof fails. A's identity is proved by TLS itself, D's by its signature. Nothing derived
-from the secret is sent but the macs, and those hold only for keys that a wrong secret cannot compute.
+A changed bit in any of it, other versions than were listed, two TLS connections with somebody between,
+whatever certificate that one shows: another T, so another key, and the proof fails. A's identity is proved
+by TLS itself, D's by its signature. Nothing derived from the secret is sent but the macs, and those hold
+only for keys that a wrong secret cannot compute.
+
+`instance` is drawn anew at each start, so that two machines with one identity can be told from one that
+started again; see `ecorelay_bridge.twins`. An older program sends none.
 """
 
 from __future__ import annotations
@@ -50,6 +55,7 @@ Check = Callable[[str, str], bool]
 Raises Refused if they differ from what is known."""
 
 _Hex32 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+_Instance = Annotated[str, Meta(pattern=r"\A([0-9a-f]{32})?\Z")]
 _Hex64 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{128}\Z")]
 _Versions = Annotated[tuple[Annotated[int, Meta(ge=0, le=65535)], ...], Meta(min_length=1, max_length=16)]
 _App = Annotated[str, Meta(pattern=r"\A[0-9A-Za-z][0-9A-Za-z.+_-]{0,39}\Z")]
@@ -68,6 +74,7 @@ class Open(_Message, frozen=True, kw_only=True, tag="open"):
     to: Name
     identity: _Hex32
     x: _Hex32
+    instance: _Instance = ""
     checking: bool = False
 
 
@@ -79,6 +86,7 @@ class Offer(_Message, frozen=True, kw_only=True, tag="offer"):
     sender: Name = msgspec.field(name="from")
     to: Name
     ys: Annotated[tuple[_Hex32, ...], Meta(min_length=1, max_length=2)]
+    instance: _Instance = ""
 
 
 class Prove(_Message, frozen=True, kw_only=True, tag="prove", forbid_unknown_fields=True):
@@ -127,6 +135,8 @@ class Proof(Struct, frozen=True, kw_only=True):
     """Its clock when it sent its proof."""
     checking: bool
     """No link is wanted: `bridge-check` asked."""
+    instance: str = ""
+    """Which start of that hub; "" unknown."""
 
 
 class Party(Struct, frozen=True, kw_only=True):
@@ -137,11 +147,17 @@ class Party(Struct, frozen=True, kw_only=True):
     app: str
     now_ms: Callable[[], int]
     versions: tuple[int, ...] = VERSIONS
+    instance: str = ""
+    """Which start of this hub: 32 hexadecimal digits; "" untold."""
 
 
 def refusal_bytes(refused: Refused, ours: tuple[int, ...] = VERSIONS) -> bytes | None:
     """What to tell the other side of a refusal; None where it told us."""
-    return None if refused.told else _encode(Refuse(reason=str(refused.reason), versions=ours))
+    if refused.told:
+        return None
+    # A signature that is wrong must not tell its author that the secret was right.
+    word = Reason.WRONG_SECRET if refused.reason is Reason.BAD_SIGNATURE else refused.reason
+    return _encode(Refuse(reason=str(word), versions=ours))
 
 
 class Dialing:
@@ -153,6 +169,7 @@ class Dialing:
         me: this hub.
         to: the hub_id dialed.
         certificate: what TLS showed, DER.
+        binding: of the TLS connection, see `ecorelay_bridge.binding`.
         password: the secret to prove.
         check: see `Check`.
         checking: no link is wanted.
@@ -166,6 +183,7 @@ class Dialing:
         me: Party,
         to: str,
         certificate: bytes,
+        binding: bytes,
         password: Password,
         check: Check,
         *,
@@ -181,6 +199,7 @@ class Dialing:
         self._me = me
         self._to = to
         self._certificate = certificate
+        self._binding = binding
         self._public = public
         self._password = password
         self._checking = checking
@@ -189,6 +208,8 @@ class Dialing:
         self._transcript = b""
         self._keys: list[bytes] = []
         self._version = 0
+        self.instance = ""
+        """Which start of that hub `offer` was from; of a known one TLS vouches for it."""
         self.known = check(to, fingerprint(public))
         """Whether TLS has already shown the hub we know: then it is no impostor whatever happens next."""
 
@@ -205,6 +226,7 @@ class Dialing:
                 to=self._to,
                 identity=self._me.identity.public.hex(),
                 x=self._exchange.start().hex(),
+                instance=self._me.instance,
                 checking=self._checking,
             )
         )
@@ -225,7 +247,8 @@ class Dialing:
         if offer.to != self._me.hub_id:
             raise Refused(Reason.GARBAGE, "it answered somebody else")
         self._version = common
-        self._transcript = _transcript(self._open, raw, self._certificate, self._public)
+        self.instance = offer.instance
+        self._transcript = _transcript(self._open, raw, self._certificate, self._public, self._binding)
         assert self._exchange is not None
         try:
             self._keys = self._exchange.finish_each([bytes.fromhex(y) for y in offer.ys])
@@ -256,6 +279,7 @@ class Dialing:
             app=proved.app,
             clock_ms=proved.clock,
             checking=self._checking,
+            instance=self.instance,
         )
 
 
@@ -268,13 +292,15 @@ class Accepting:
         me: this hub.
         passwords: for each secret accepted, at most two.
         check: see `Check`.
+        binding: of the TLS connection, see `ecorelay_bridge.binding`.
 
     Raises:
         Refused: by every method, when it is over.
     """
 
-    def __init__(self, me: Party, passwords: tuple[Password, ...], check: Check) -> None:
+    def __init__(self, me: Party, passwords: tuple[Password, ...], check: Check, binding: bytes) -> None:
         self._me = me
+        self._binding = binding
         self._passwords = passwords
         self._check = check
         self.known = False
@@ -332,10 +358,13 @@ class Accepting:
                 sender=self._me.hub_id,
                 to=opened.sender,
                 ys=tuple(ys),
+                instance=self._me.instance,
             )
         )
         identity = self._me.identity
-        self._transcript = _transcript(self._raw_open, raw, identity.certificate, identity.public)
+        self._transcript = _transcript(
+            self._raw_open, raw, identity.certificate, identity.public, self._binding
+        )
         self._keys = shared
         return raw
 
@@ -373,6 +402,7 @@ class Accepting:
             app=prove.app,
             clock_ms=prove.clock,
             checking=opened.checking,
+            instance=opened.instance,
         )
         return _encode(Proved(mac=mac.hex(), app=app, clock=clock)), proof
 
@@ -380,8 +410,8 @@ class Accepting:
 # --- what both sides compute ---------------------------------------------------------------------
 
 
-def _transcript(opened: bytes, offer: bytes, certificate: bytes, acceptor: bytes) -> bytes:
-    return _joined(opened, offer, hashlib.sha256(certificate).digest(), acceptor)
+def _transcript(opened: bytes, offer: bytes, certificate: bytes, acceptor: bytes, binding: bytes) -> bytes:
+    return _joined(opened, offer, hashlib.sha256(certificate).digest(), acceptor, binding)
 
 
 def _joined(*parts: bytes) -> bytes:

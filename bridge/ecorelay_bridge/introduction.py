@@ -14,6 +14,7 @@ import trio
 from msgspec import Struct
 
 from ecorelay.errors import RelayError
+from ecorelay_bridge.binding import channel_binding
 from ecorelay_bridge.handshake import MESSAGE_MAX, Accepting, Check, Dialing, Party, Proof, refusal_bytes
 from ecorelay_bridge.identity import ALPN, dialing_context
 from ecorelay_bridge.refusals import Reason, Refused, closed_after_proof
@@ -58,6 +59,8 @@ class Proven(Struct, frozen=True, kw_only=True):
     """Where it is: ``host:port``, or the relay's name."""
     relayed: bool = False
     """Whether a relay server is in between."""
+    instance: str = ""
+    """Which start of that hub; "" unknown."""
 
 
 class Introducer:
@@ -70,6 +73,8 @@ class Introducer:
         remember: keeps who proved itself; called before the link begins. Raises RelayError if it cannot.
         workers: do the computing.
         finish_s: seconds for one introduction.
+        meet: called with the hub_id and the instance of a hub that has shown who it is, at least once. Raises
+            Refused if there is to be no link.
     """
 
     def __init__(
@@ -81,6 +86,7 @@ class Introducer:
         workers: Workers,
         *,
         finish_s: float = FINISH_S,
+        meet: Callable[[str, str], None] = lambda hub_id, instance: None,
     ) -> None:
         self.me = me
         self.passwords = passwords
@@ -88,6 +94,7 @@ class Introducer:
         self._remember = remember
         self._workers = workers
         self._finish_s = finish_s
+        self._meet = meet
         self._accepting_tls = me.identity.accepting_context()
         self._dialing_tls = dialing_context()
 
@@ -108,11 +115,18 @@ class Introducer:
             Refused: no proof; the other side was told why, if it could be.
         """
         tls = trio.SSLStream(stream, self._dialing_tls)
-        way = _DialerWay(tls, self.me, to, password, self._check, self._remember, self._workers, checking)
+        way = _DialerWay(
+            tls, self.me, to, password, self._check, self._remember, self._workers, checking, self._meet
+        )
         return await self._bounded(tls, way)
 
     async def accept(
-        self, stream: trio.abc.Stream, *, on_offer: Callable[[], None] = lambda: None
+        self,
+        stream: trio.abc.Stream,
+        *,
+        on_offer: Callable[[], None] = lambda: None,
+        familiar: bool = False,
+        only_known: bool = False,
     ) -> tuple[trio.SSLStream[trio.abc.Stream], Proof]:
         """Introduce ourselves to whoever connected.
 
@@ -121,13 +135,27 @@ class Introducer:
         Args:
             stream: connected.
             on_offer: called when computing begins: from then on, no proof is a failed one.
+            familiar: whether a hub has proved itself from there before: if it then says that it is one we
+                know, it need not wait behind strangers.
+            only_known: refuse whoever does not say so. Who says so and has not that hub's key learns
+            nothing of
+                the secret, not even whether a guess was right.
 
         Raises:
             Refused: see :meth:`dial`.
         """
         tls = trio.SSLStream(stream, self._accepting_tls, server_side=True)
-        accepting = Accepting(self.me, self.passwords, self._check)
-        return await self._bounded(tls, _AcceptorWay(tls, accepting, self._remember, self._workers, on_offer))
+        way = _AcceptorWay(
+            tls,
+            lambda binding: Accepting(self.me, self.passwords, self._check, binding),
+            self._remember,
+            self._workers,
+            on_offer,
+            self._meet,
+            familiar=familiar,
+            only_known=only_known,
+        )
+        return await self._bounded(tls, way)
 
     async def _bounded(
         self, tls: trio.SSLStream[trio.abc.Stream], way: _DialerWay | _AcceptorWay
@@ -155,19 +183,25 @@ class _Way:
     """What both sides' ways have in common."""
 
     def __init__(
-        self, tls: trio.SSLStream[trio.abc.Stream], remember: Callable[[Proof], Awaitable[None]]
+        self,
+        tls: trio.SSLStream[trio.abc.Stream],
+        remember: Callable[[Proof], Awaitable[None]],
+        meet: Callable[[str, str], None],
     ) -> None:
         self._tls = tls
         self._remember = remember
+        self._meet = meet
         self.encrypted = False
         self.can_tell = False
         """Whether the other side still waits for a message of the handshake: it can be told why not."""
 
-    async def _encrypt(self) -> None:
+    async def _encrypt(self) -> bytes:
+        """Do TLS. Gives its channel binding."""
         await self._tls.do_handshake()
         self.encrypted = self.can_tell = True
         if self._tls.selected_alpn_protocol() != ALPN:
             raise Refused(Reason.NOT_ECORELAY, "it speaks TLS, but is no ecorelay hub")
+        return channel_binding(self._tls)
 
     async def _send(self, raw: bytes) -> None:
         await self._tls.send_all(len(raw).to_bytes(2, "big") + raw)
@@ -190,6 +224,7 @@ class _Way:
     async def _keep(self, proof: Proof) -> None:
         if proof.checking:
             return
+        self._meet(proof.hub_id, proof.instance)
         try:
             await self._remember(proof)
         except RelayError as error:
@@ -217,8 +252,9 @@ class _DialerWay(_Way):
         remember: Callable[[Proof], Awaitable[None]],
         workers: Workers,
         checking: bool,
+        meet: Callable[[str, str], None],
     ) -> None:
-        super().__init__(tls, remember)
+        super().__init__(tls, remember, meet)
         self._me = me
         self._to = to
         self._password = password
@@ -229,16 +265,24 @@ class _DialerWay(_Way):
         self._known = False
 
     async def go(self) -> Proof:
-        await self._encrypt()
+        binding = await self._encrypt()
         certificate: bytes = self._tls.getpeercert(binary_form=True) or b""
         dialing = Dialing(
-            self._me, self._to, certificate, self._password, self._check, checking=self._checking
+            self._me, self._to, certificate, binding, self._password, self._check, checking=self._checking
         )
         self._known = dialing.known
         await self._send(await self._workers.run(dialing.open))
         # Not at a fixed time as the acceptor's answer: whoever would measure this one sees it once, and then
         # not for a minute.
-        prove = await self._workers.run(dialing.prove, await self._receive())
+        try:
+            prove = await self._workers.run(dialing.prove, await self._receive())
+        except Refused as refused:
+            if refused.told and refused.failed_proof:
+                # It has nothing of ours to guess on, and must not make us wait as if it had.
+                raise Refused(Reason.GARBAGE, "it refused our proof before there was one") from None
+            raise
+        if self._known and not self._checking:
+            self._meet(self._to, dialing.instance)  # while it can still be told
         self._proof_is_out = True
         await self._send(prove)
         try:
@@ -295,26 +339,35 @@ class _AcceptorWay(_Way):
     def __init__(
         self,
         tls: trio.SSLStream[trio.abc.Stream],
-        accepting: Accepting,
+        accepting: Callable[[bytes], Accepting],
         remember: Callable[[Proof], Awaitable[None]],
         workers: Workers,
         on_offer: Callable[[], None],
+        meet: Callable[[str, str], None],
+        *,
+        familiar: bool,
+        only_known: bool,
     ) -> None:
-        super().__init__(tls, remember)
+        super().__init__(tls, remember, meet)
         self._accepting = accepting
         self._workers = workers
         self._on_offer = on_offer
+        self._familiar = familiar
+        self._only_known = only_known
 
     async def go(self) -> Proof:
-        await self._encrypt()
-        self._accepting.read_open(await self._receive())
-        await self._workers.take_turn(known=self._accepting.known)
+        accepting = self._accepting(await self._encrypt())
+        accepting.read_open(await self._receive())
+        if self._only_known and not accepting.known:
+            raise Refused(Reason.BUSY, "its address is refused for a minute, but for hubs that are known")
+        # Saying that one is known is free. Only from where a hub has proved itself it counts.
+        await self._workers.take_turn(known=self._familiar and accepting.known)
         self._on_offer()
         began = trio.current_time()
-        offer = await self._workers.run(self._accepting.offer)
+        offer = await self._workers.run(accepting.offer)
         await leave_at_fixed_time(began)
         await self._send(offer)
-        proved, proof = self._accepting.finish(await self._receive())
+        proved, proof = accepting.finish(await self._receive())
         await self._keep(proof)
         await self._send(proved)
         return proof
@@ -337,7 +390,9 @@ def _at_relay(tls: trio.SSLStream[trio.abc.Stream], refused: Refused | None) -> 
     if why := over_relay.why():
         return Refused(Reason.NOT_AT_RELAY, why)
     if over_relay.end is not None and (refused is None or refused.reason is Reason.NOT_ECORELAY):
-        return Refused(Reason.CLOSED, "it closed the stream during the handshake: it is going, or has no room")
+        return Refused(
+            Reason.CLOSED, "it closed the stream during the handshake: it is going, or has no room"
+        )
     return refused
 
 
@@ -383,6 +438,7 @@ async def hand_over(
                 clock_ahead_ms=proof.clock_ms - me.now_ms(),
                 address=address,
                 relayed=over_relay is not None,
+                instance=proof.instance,
             )
         )
     finally:

@@ -16,11 +16,12 @@ from ecorelay.errors import RelayError
 from ecorelay.names import NAME_PATTERN, key
 from ecorelay.paths import write_private
 from ecorelay.settings_file import read_private
+from ecorelay_bridge.file_lock import held
 from ecorelay_bridge.identity import FINGERPRINT_PATTERN
 from ecorelay_bridge.refusals import Reason, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
 FILE_NAME: Final = "known-hubs.json"
@@ -51,7 +52,9 @@ class Trust(Protocol):
         ...
 
 
-def judge(known: Mapping[str, Known], hub_id: str, identity: str, pinned: str = "") -> bool:
+def judge(
+    known: Mapping[str, Known], hub_id: str, identity: str, pinned: str = "", named: Collection[str] = ()
+) -> bool:
     """Whether the pair is known (True) or new (False).
 
     Args:
@@ -59,6 +62,7 @@ def judge(known: Mapping[str, Known], hub_id: str, identity: str, pinned: str = 
         hub_id: as the other side gives it, a valid name.
         identity: the fingerprint it shows.
         pinned: the fingerprint bridge.json demands of it; "" none.
+        named: the hub_ids that bridge.json has, as it spells them: known, though perhaps not met yet.
 
     Raises:
         Refused: it is known otherwise, distrusted, or differs from a known one only by case.
@@ -67,12 +71,13 @@ def judge(known: Mapping[str, Known], hub_id: str, identity: str, pinned: str = 
         raise _distrusted(hub_id)
     found = known.get(hub_id)
     if found is None:
-        for other in known:
-            if key(other) == key(hub_id):
+        for other in (*known, *named):
+            if other != hub_id and key(other) == key(hub_id):
                 raise Refused(
                     Reason.OTHER_CASE,
                     f"a hub calls itself {hub_id}; known is {other}, which differs only by case",
-                    f"spell it {other} everywhere; `ecorelay hub forget {other}` if that one is gone",
+                    f"spell it {other} everywhere, in bridge.json too; `ecorelay hub forget {other}` if that "
+                    "one is gone",
                 )
     elif found.distrusted:
         raise _distrusted(hub_id)
@@ -123,13 +128,21 @@ class Reading:
         raise AssertionError("a check remembers nothing")
 
 
+def _demand(hubs: Mapping[str, Known], hub_id: str) -> None:
+    if hub_id not in hubs:
+        names = ", ".join(sorted(hubs)[:10]) or "none"
+        raise RelayError("hub_not_found", f"no hub {hub_id} is known; known are: {names}")
+
+
 class _File(Struct, frozen=True, kw_only=True):
     v: int
     hubs: dict[Annotated[str, Meta(pattern=NAME_PATTERN)], Known] = {}
 
 
 class FileTrust:
-    """Who is known, in one JSON file, mode 0600. Several processes may use it: each reads before it writes.
+    """Who is known, in one JSON file, mode 0600.
+
+    Several processes may change it: each reads before it writes, and holds a lock meanwhile.
 
     Args:
         path: in a private directory that exists; the file may be missing: then nobody is known.
@@ -149,15 +162,44 @@ class FileTrust:
 
     async def remember(self, hub_id: str, identity: str) -> None:
         """See `Trust`."""
-        await trio.to_thread.run_sync(self.trust, hub_id, identity)
+        await trio.to_thread.run_sync(self._keep, hub_id, identity)
 
-    def trust(self, hub_id: str, identity: str) -> None:
+    def _keep(self, hub_id: str, identity: str) -> None:
+        def change(hubs: dict[str, Known]) -> dict[str, Known]:
+            # A person may have said so since the handshake began, in another process.
+            if any(
+                each.distrusted and (name == hub_id or each.identity == identity)
+                for name, each in hubs.items()
+            ):
+                raise RelayError("bad_args", f"{hub_id} is distrusted here")
+            return {**hubs, hub_id: Known(identity=identity)}
+
+        self._change(change)
+
+    def trust(self, hub_id: str, identity: str) -> list[str]:
         """From now on `hub_id` is whoever has `identity`. Durable on return.
+
+        Returns:
+            Other hub_ids under which that identity was distrusted. It is not any more: else it would be
+            refused under this one too.
 
         Raises:
             RelayError: ``mailbox_error``, it cannot be written.
         """
-        self._change(lambda hubs: {**hubs, hub_id: Known(identity=identity)})
+        others: list[str] = []
+
+        def change(hubs: dict[str, Known]) -> dict[str, Known]:
+            others.extend(
+                name for name, each in hubs.items() if each.distrusted and each.identity == identity
+            )
+            return {
+                **hubs,
+                **dict.fromkeys(others, Known(identity=identity)),
+                hub_id: Known(identity=identity),
+            }
+
+        self._change(change)
+        return [name for name in others if name != hub_id]
 
     def distrust(self, hub_id: str) -> None:
         """Refuse a hub, under its hub_id and under its identity whatever it calls itself.
@@ -165,8 +207,12 @@ class FileTrust:
         Raises:
             RelayError: ``hub_not_found``, it is not known; else see :meth:`trust`.
         """
-        self._demand(hub_id)
-        self._change(lambda hubs: {**hubs, hub_id: Known(identity=hubs[hub_id].identity, distrusted=True)})
+
+        def change(hubs: dict[str, Known]) -> dict[str, Known]:
+            _demand(hubs, hub_id)
+            return {**hubs, hub_id: Known(identity=hubs[hub_id].identity, distrusted=True)}
+
+        self._change(change)
 
     def forget(self, hub_id: str) -> None:
         """Know nothing of a hub: the next one with that name is new.
@@ -174,16 +220,15 @@ class FileTrust:
         Raises:
             RelayError: see :meth:`distrust`.
         """
-        self._demand(hub_id)
-        self._change(lambda hubs: {name: known for name, known in hubs.items() if name != hub_id})
 
-    def _demand(self, hub_id: str) -> None:
-        if hub_id not in self._hubs:
-            names = ", ".join(sorted(self._hubs)[:10]) or "none"
-            raise RelayError("hub_not_found", f"no hub {hub_id} is known; known are: {names}")
+        def change(hubs: dict[str, Known]) -> dict[str, Known]:
+            _demand(hubs, hub_id)
+            return {name: known for name, known in hubs.items() if name != hub_id}
+
+        self._change(change)
 
     def _change(self, change: Callable[[dict[str, Known]], dict[str, Known]]) -> None:
-        with self._lock:
+        with self._lock, held(self._path.with_name(self._path.name + ".lock")):
             hubs = change(self._read())
             if len(hubs) > KNOWN_MAX:
                 raise RelayError("limit_reached", f"{KNOWN_MAX:,} hubs are known: forget some")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,9 +37,14 @@ PARTINGS_PER_SECOND: Final = 20.0
 PARTING_S: Final = 0.5
 PARTING_BYTES: Final = 16 * 1024
 
-_ENDS_IN_NOTHING: Final = frozenset(
-    {Reason.TLS, Reason.GARBAGE, Reason.CLOSED, Reason.TOO_SLOW, Reason.NOT_ECORELAY}
-)
+FULL_AGAIN_S: Final = 0.2
+"""Pause after the system had no room for another connection."""
+FULL_TOLD_S: Final = 60.0
+"""How often that is told."""
+
+_AFTER_PROOF: Final = frozenset({Reason.NOT_REMEMBERED, Reason.TWINS})
+"""The proof was right, and there is no link all the same."""
+_NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class Listener:
@@ -70,6 +76,7 @@ class Listener:
         self._report = report
         self._paces: defaultdict[Reason, Pace] = defaultdict(lambda: Pace(REPORTS_PER_SECOND, REPORTS_BURST))
         self._suppressed: Counter[Reason] = Counter()
+        self._full_told = -math.inf
         self._parting = 0
         self._partings = Pace(PARTINGS_PER_SECOND, PARTING_MAX)
 
@@ -92,13 +99,43 @@ class Listener:
                     task_status.started(where)
                     task_status = trio.TASK_STATUS_IGNORED
                     pause = LISTEN_AGAIN_S[0]
-                    await trio.serve_listeners(self._serve, listeners, handler_nursery=links)
-                except OSError as error:
-                    self._not_listening(error, pause)
+                    async with trio.open_nursery() as accepting:
+                        for listener in listeners:
+                            accepting.start_soon(self._accept, listener, links)
+                except* OSError as errors:
+                    self._not_listening(_first(errors), pause)
                 task_status.started([])
                 task_status = trio.TASK_STATUS_IGNORED
                 await trio.sleep(pause)
                 pause = min(pause * 2, last)
+
+    async def _accept(self, listener: trio.SocketListener, links: trio.Nursery) -> None:
+        """Take connections.
+
+        Raises:
+            OSError: the listening socket is of no use any more; it is closed.
+        """
+        # Not Trio's own loop: it logs a traceback ten times a second while the system has no room.
+        async with listener:
+            while True:
+                try:
+                    stream = await listener.accept()
+                except OSError as error:
+                    if error.errno not in _NO_ROOM:
+                        raise
+                    self._no_room(error)
+                    await trio.sleep(FULL_AGAIN_S)
+                else:
+                    links.start_soon(self._serve, stream)
+
+    def _no_room(self, error: OSError) -> None:
+        now = trio.current_time()
+        if now - self._full_told < FULL_TOLD_S:
+            return
+        self._full_told = now
+        says = f"this machine has no room for another connection ({error.strerror or error}): others wait"
+        address = _address((self._bind, self._port))
+        self._report(failed("acceptor", Refused(Reason.BUSY, says), address=address))
 
     def _not_listening(self, error: OSError, pause: float) -> None:
         self._report(
@@ -107,13 +144,19 @@ class Listener:
                 side="acceptor",
                 address=_address((self._bind, self._port)),
                 reason=Reason.PORT_TAKEN if error.errno == errno.EADDRINUSE else Reason.UNREACHABLE,
-                sentence=_why_not(error, self._bind, self._port),
-                remedy="set listen in bridge.json to a free port, and tell the other hubs",
+                sentence=why_not_listening(error, self._bind, self._port),
+                remedy=listen_remedy(error),
                 retry_in_s=pause,
             )
         )
 
     async def _serve(self, stream: trio.SocketStream) -> None:
+        try:
+            await self._let_in(stream)
+        finally:
+            await trio.aclose_forcefully(stream)  # whatever was cancelled
+
+    async def _let_in(self, stream: trio.SocketStream) -> None:
         try:
             host, port = stream.socket.getpeername()[:2]
         except OSError:
@@ -160,12 +203,18 @@ class Listener:
             computed = True
 
         try:
-            introduced = await self._introducer.accept(stream, on_offer=on_offer)
+            introduced = await self._introducer.accept(
+                stream,
+                on_offer=on_offer,
+                familiar=self._door.is_familiar(source),
+                only_known=self._door.is_blocked(source),
+            )
         except Refused as refused:
-            if computed and refused.reason is not Reason.NOT_REMEMBERED:
+            if not computed:
+                # Whatever the reason: each costs a TLS handshake, and some tell a little about this hub.
+                self._door.fruitless(source, silent=refused.reason is Reason.TOO_SLOW)
+            elif refused.reason not in _AFTER_PROOF:
                 self._door.failed(source)
-            elif refused.reason in _ENDS_IN_NOTHING:
-                self._door.fruitless(source)
             self._fail(refused, address)
             return None
         except Exception as error:
@@ -290,13 +339,30 @@ _AT_THE_DOOR: Final = {
 }
 
 
-def _why_not(error: OSError, bind: str, port: int) -> str:
+def _first(errors: BaseExceptionGroup[OSError]) -> OSError:
+    """One of them: they are of one listening port."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, OSError)
+    return error
+
+
+def why_not_listening(error: OSError, bind: str, port: int) -> str:
+    """The sentence for a port that cannot be had."""
     words = {
         errno.EADDRINUSE: f"another program listens at port {port}",
         errno.EADDRNOTAVAIL: f"this machine does not have the address {bind}",
         errno.EACCES: f"port {port} is not for ordinary users",
     }
     return words.get(error.errno or 0, f"cannot listen at {bind}, port {port}: {error.strerror or error}")
+
+
+def listen_remedy(error: OSError) -> str:
+    """What to do about it."""
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "it is tried again and again; if the address is not to come, correct bind in bridge.json"
+    return "set listen in bridge.json to a free port, and tell the other hubs"
 
 
 def _address(pair: tuple[str, int]) -> str:

@@ -37,6 +37,7 @@ class Reason(StrEnum):
     IDENTITY_CHANGED = "identity_changed"
     OTHER_CASE = "other_case"
     DISTRUSTED = "distrusted"
+    TWINS = "twins"
     WRONG_SECRET = "wrong_secret"
     BAD_SIGNATURE = "bad_signature"
     CLOSED_AFTER_PROOF = "closed_after_proof"
@@ -94,6 +95,7 @@ _SETTLED: Final = frozenset(
         Reason.DISTRUSTED,
         Reason.WEAK_TOKEN,
         Reason.CONGESTED,
+        Reason.TWINS,
     }
 )
 
@@ -180,6 +182,10 @@ _TOLD: Final[dict[Reason, tuple[str, str]]] = {
         "spell hub_id as before, or choose one that differs in more than case",
     ),
     Reason.DISTRUSTED: ("it distrusts this hub", "there: `ecorelay trust`, if that was a mistake"),
+    Reason.TWINS: (
+        "another machine is this hub too, with the same identity: one of the two is a copy",
+        "on the copy move identity.pem away, give it a hub_id of its own in bridge.json, and restart its hub",
+    ),
     Reason.WRONG_SECRET: ("the secrets differ", _SECRET_REMEDY),
     Reason.BAD_SIGNATURE: (
         "it says that our identity's signature is wrong: somebody may stand between the two hubs",

@@ -208,7 +208,8 @@ class RelayDialer:
                     f"another hub there calls itself {hub.hub_id}, as this one does",
                     "give each machine a hub_id of its own in bridge.json",
                 )
-            judge(self._trust.known(), hub.hub_id, shown, self._settings.pinned(hub.hub_id))
+            named = [peer.hub_id for peer in self._settings.peers]
+            judge(self._trust.known(), hub.hub_id, shown, self._settings.pinned(hub.hub_id), named)
         except Refused as refused:
             if (address, hub.hub_id) not in self._said and len(self._said) < PAIRS_MAX:
                 self._said.add((address, hub.hub_id))
@@ -239,6 +240,7 @@ class RelayDialer:
             )
         finally:
             self._incoming -= 1
+            await trio.aclose_forcefully(stream)  # whatever was cancelled
 
 
 def road_name(relay: str) -> str:

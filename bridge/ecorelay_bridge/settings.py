@@ -75,8 +75,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         return bool(self.listen or self.peers or self.relays)
 
     def pinned(self, hub_id: str) -> str:
-        """The fingerprint this file demands of a hub; "" if none."""
-        return next((peer.identity for peer in self.peers if peer.hub_id == hub_id), "")
+        """The fingerprint this file demands of a hub, however that spells its name; "" if none."""
+        return next((peer.identity for peer in self.peers if key(peer.hub_id) == key(hub_id)), "")
 
     def allows(self, hub_id: str, what: str) -> bool:
         """Whether hub `hub_id` may do `what`, one of :data:`ALLOWED`. What nobody restricted is allowed."""

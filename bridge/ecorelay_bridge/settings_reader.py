@@ -7,6 +7,7 @@ import socket
 import unicodedata
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from ecorelay.names import NAME_RULE, is_name, key
 from ecorelay.settings_file import encodable, kind_of, shown
@@ -51,6 +52,8 @@ class Reader:
         self.path = path
         self.is_ours = is_ours
         self.mistakes: list[str] = []
+        self.odd: list[str] = []
+        """What is wrong on this machine just now, and may be right later: warnings."""
 
     def read(self, notes: list[str]) -> Settings:
         """The settings; of no use if there are `mistakes` afterwards. `notes` become its first warnings."""
@@ -76,7 +79,7 @@ class Reader:
             peers=peers,
             relays=relays,
             allow=self._allow(),
-            warnings=(*notes, *self._warnings(secret, peers)),
+            warnings=(*notes, *self.odd, *self._warnings(secret, peers)),
         )
 
     def _wrong(self, sentence: str) -> None:
@@ -144,7 +147,11 @@ class Reader:
             )
             return ALL_ADDRESSES
         if not address.is_unspecified and not self.is_ours(value):
-            self._wrong(f"bind is {value}: this machine does not have that address")
+            # No mistake of the file: at the start of a machine its network may not be there yet.
+            self.odd.append(
+                f"bind is {value}: this machine does not have that address just now; other hubs reach this "
+                "one as soon as it has"
+            )
         return value
 
     def _secret(self, field: str) -> Secret | None:
@@ -215,7 +222,11 @@ class Reader:
                 )
             seen.setdefault(key(peer.hub_id), number)
             if listen and peer.port == listen and peer.host and self._is_me(peer.host, bind):
-                self._wrong(f"host {shown(peer.host)} with port {peer.port}{place} is this hub's own address")
+                # Nor this: the machine may have got that address only now.
+                self.odd.append(
+                    f"host {shown(peer.host)} with port {peer.port}{place} is this hub's own address: "
+                    f"{peer.hub_id} is not reached there"
+                )
             peers.append(peer)
         return tuple(peers)
 
@@ -261,6 +272,12 @@ class Reader:
         if not value.strip() or len(value) > 253 or any(c.isspace() or not c.isprintable() for c in value):
             self._wrong(f"host{place} is {shown(value)}: it must be a machine's name or IP address")
             return ""
+        if not _is_host_name(value):
+            self._wrong(
+                f"host{place} is {shown(value)}: no machine can have that name (between its dots stand 1 to "
+                "63 letters, digits or hyphens)"
+            )
+            return ""
         return value
 
     def _is_me(self, host: str, bind: str) -> bool:
@@ -268,10 +285,10 @@ class Reader:
         own_name = socket.gethostname().lower()
         if address is None:
             return host.lower().rstrip(".") in ("localhost", own_name, own_name.partition(".")[0])
-        if address.is_loopback:
-            listens = _address(bind)
-            return listens is None or listens.is_unspecified or listens.is_loopback
-        return host == bind or self.is_ours(host)
+        listens = _address(bind)
+        if listens is not None and not listens.is_unspecified:
+            return address == listens  # this hub is at that address only
+        return address.is_loopback or self.is_ours(host)
 
     # --- relays, what others may, warnings -------------------------------------------------------
 
@@ -293,7 +310,7 @@ class Reader:
             relay = self._relay(item, place)
             if relay is not None:
                 if any(relay.url == other.url for other in relays):
-                    self._wrong(f"one relay's url stands twice: {shown(relay.url)}")
+                    self._wrong(f"one relay's url stands twice: {_shown_url(relay.url)}")
                 relays.append(relay)
         return tuple(relays)
 
@@ -301,8 +318,14 @@ class Reader:
         url, token = item.get("url"), item.get("token")
         good = True
         if not isinstance(url, str) or not is_relay_url(url):
-            what = "missing" if url is None else shown(url) if isinstance(url, str) else kind_of(url)
+            what = "missing" if url is None else _shown_url(url) if isinstance(url, str) else kind_of(url)
             self._wrong(f"url{place} is {what}: it must begin with wss:// (or ws://) and name a host")
+            good = False
+        elif "@" in urlsplit(url).netloc:
+            self._wrong(
+                f"url{place} is {_shown_url(url)} with a name or password in it: take that out, the relay "
+                "server's secret goes into token"
+            )
             good = False
         if not isinstance(token, str) or not token:
             what = "missing" if token is None else "empty" if token == "" else kind_of(token)
@@ -377,3 +400,24 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
         return ip_address(text)
     except ValueError:
         return None
+
+
+def _is_host_name(text: str) -> bool:
+    """Whether a resolver can be asked for it at all. Underscores are no letters, but machines have them."""
+    try:
+        # As the resolver will: what is not ASCII by the rules for names in all languages.
+        coded = text if text.isascii() else text.encode("idna").decode("ascii")
+    except UnicodeError:
+        return False
+    return all(0 < len(label) <= 63 for label in coded.removesuffix(".").split("."))
+
+
+def _shown_url(url: str) -> str:
+    """Scheme, host and port of a URL: the rest may hold a password."""
+    try:
+        parts = urlsplit(url)
+        port = parts.netloc.rpartition(":")[2]
+        where = f"{parts.hostname or ''}{f':{port}' if port.isdigit() else ''}"
+    except ValueError:
+        return "no URL"
+    return shown(f"{parts.scheme}://{where}") if parts.scheme else "no URL"

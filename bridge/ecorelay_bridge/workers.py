@@ -16,7 +16,7 @@ AT_ONCE: Final = 2
 PER_SECOND: Final = 10.0
 """Proofs computed for hubs that dial us. What we dial ourselves is paced by its pauses."""
 STRANGERS_PER_SECOND: Final = 6.0
-"""Of those, the ones for hubs that do not even say they are one we know."""
+"""Of those, the ones for whoever is not likely to be a hub we know."""
 BURST: Final = 10
 STRANGERS_BURST: Final = 6
 WAIT_MAX_S: Final = 2.0
@@ -40,7 +40,7 @@ class Workers:
         """Wait until a proof for somebody who dials us may be computed.
 
         Args:
-            known: whether it says that it is a hub we know.
+            known: whether it says that it is a hub we know, from where one has proved itself before.
 
         Raises:
             Refused: ``busy``, too many others wait.

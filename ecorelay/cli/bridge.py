@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Final
 
 from ecorelay import names, wire
@@ -22,7 +23,7 @@ def read(paths: Paths) -> Settings | None:
     Raises:
         RelayError: ``bad_args``, with a sentence for each mistake.
     """
-    if not paths.bridge.exists():
+    if not os.path.lexists(paths.bridge):
         return None
     from ecorelay_bridge import read_settings
 

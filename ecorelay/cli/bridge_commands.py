@@ -110,6 +110,12 @@ def bridge_init(
         if join or invitation.is_one(given):
             invited = invitation.taken(given)
             table["secret"] = invited.secret
+            if names.key(invited.hub_id) == names.key(table["hub_id"]):
+                raise RelayError(
+                    "bad_args",
+                    f"this machine is called {table['hub_id']}, as the one that invites: give it another "
+                    "name with --hub-id NAME",
+                )
             host = {"hub_id": invited.hub_id, "host": invited.host, "port": invited.port}
             peers.insert(0, {**host, "identity": invited.identity})
         else:
@@ -324,6 +330,11 @@ def bridge_invite(
     )
     screen.out(f"{line}\n")
     screen.say(f"invites to {settings.hub_id} at {host}, port {settings.listen} (another address: --host)")
+    if invitation.is_loopback(host):
+        screen.say(
+            f"note: {host} is reached from this machine only. For others set bind in {paths.bridge} to an "
+            "address of its network (or 0.0.0.0, all of them), or name one with --host"
+        )
     if screen.is_terminal(sys.stdout):
         screen.say("the line holds the secret: clear this screen when it is copied")
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from typing import BinaryIO, Final, Literal
 
 import trio
-from msgspec import Struct
+from msgspec import Struct, structs
 
+from ecorelay.cli import screen
 from ecorelay.cli.demo_mcp import Assistant as McpClient, AssistantError
 from ecorelay.errors import RelayError
 from ecorelay.home import HOME_VARIABLE
@@ -24,6 +27,7 @@ from ecorelay_adapters.clients.assistant import (
     Hook,
     Machine,
 )
+from ecorelay_adapters.clients.together import side_by_side
 from ecorelay_adapters.tools import TOOLS
 
 SERVER_S: Final = 20.0
@@ -53,18 +57,22 @@ class Looked(Struct, frozen=True, kw_only=True):
         """Whether the assistant, or anything of ours for it, is."""
         return self.client is not None or self.configured is not None or bool(self.findings)
 
+    def judged(self, findings: Sequence[Finding]) -> Looked:
+        """The same, once all this was found: what fails is not set up."""
+        failed = any(each.level == "fail" for each in findings)
+        return structs.replace(self, set_up="no") if failed and self.set_up == "yes" else self
+
 
 async def look_at_all(assistants: Sequence[Assistant], machine: Machine) -> list[Looked]:
-    """Ask each assistant's module, side by side: most of the time they wait for the programs they run."""
-    found: dict[int, Looked] = {}
+    """Ask each assistant's module, side by side."""
+    ask = partial(look, machine=machine)
+    return await trio.to_thread.run_sync(side_by_side, ask, assistants, say_looking)
 
-    async def look_at(number: int, assistant: Assistant) -> None:
-        found[number] = await trio.to_thread.run_sync(look, assistant, machine)
 
-    async with trio.open_nursery() as nursery:
-        for number, assistant in enumerate(assistants):
-            nursery.start_soon(look_at, number, assistant)
-    return [found[number] for number in range(len(assistants))]
+def say_looking() -> None:
+    """Tell a person at a terminal what takes so long."""
+    if screen.is_terminal(sys.stderr):
+        screen.say("looking for assistants…")
 
 
 def look(assistant: Assistant, machine: Machine) -> Looked:
@@ -76,14 +84,16 @@ def look(assistant: Assistant, machine: Machine) -> Looked:
         set_up: SetUp = "no"
         findings: Sequence[Finding] = ()
         if configured is not None:
-            set_up = "outdated" if assistant.plan_install(machine).steps else "yes"
+            plan = assistant.plan_install(machine)
+            set_up = "outdated" if plan.steps else "no" if plan.problem else "yes"
         if client is not None or configured is not None:
             findings = assistant.check(machine)
     except RelayError as error:
         remedy = f"mend that, then `ecorelay install {assistant.name}`"
         trouble = Finding(check=assistant.title, level="fail", says=error.message, remedy=remedy)
         return Looked(assistant=assistant, client=client, configured=configured, findings=(trouble,))
-    return Looked(assistant=assistant, client=client, configured=configured, set_up=set_up, findings=findings)
+    looked = Looked(assistant=assistant, client=client, configured=configured, set_up=set_up)
+    return structs.replace(looked.judged(findings), findings=findings)
 
 
 async def check_assistant(looked: Looked, machine: Machine) -> AsyncIterator[Finding]:

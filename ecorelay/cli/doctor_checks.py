@@ -48,10 +48,14 @@ async def examine(machine: Machine, tell: Tell) -> Examined:
         tell(each)
     for each in doctor_system.check_all(machine):
         tell(each)
-    examined.assistants = await doctor_assistant.look_at_all(ASSISTANTS, machine)
-    for looked in examined.assistants:
+    assistants = []
+    for looked in await doctor_assistant.look_at_all(ASSISTANTS, machine):
+        found = []
         async for each in doctor_assistant.check_assistant(looked, machine):
             tell(each)
+            found.append(each)
+        assistants.append(looked.judged(found))
+    examined.assistants = assistants
     if not any(looked.is_here for looked in examined.assistants):
         tell(
             Finding(

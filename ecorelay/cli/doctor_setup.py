@@ -133,7 +133,7 @@ def check_program(machine: Machine) -> Iterator[Finding]:
     if first is None or os.path.realpath(first) == os.path.realpath(machine.program[0]):
         return
     try:
-        said = program.run([first, "--version"], machine.environ).out.strip()
+        said = program.ask_version(first, machine.environ).out.strip()
     except RelayError as error:
         said = error.message
     if said != f"ecorelay {__version__}":

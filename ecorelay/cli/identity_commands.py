@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -88,7 +89,9 @@ def import_(
 
     make_private_dir(paths.home)
     place = paths.home / "identity.pem"
-    before = bridge.identity(paths, make=False).fingerprint if place.exists() else ""
+    before = ""
+    with suppress(RelayError):  # none, or one that is damaged: it is to be replaced
+        before = bridge.identity(paths, make=False).fingerprint
     me = import_identity(source, place, machine_mark())
     session.run(lambda: _imported(me.fingerprint, before, str(place), as_json))
 

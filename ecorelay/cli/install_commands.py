@@ -11,10 +11,12 @@ import typer
 
 from ecorelay import __version__
 from ecorelay.cli import exits, removal, screen, session, words
+from ecorelay.cli.doctor_assistant import say_looking
 from ecorelay.errors import RelayError
 from ecorelay_adapters.clients import ASSISTANTS
 from ecorelay_adapters.clients.assistant import Assistant, ClientFailed, Machine, Plan
 from ecorelay_adapters.clients.program import own_program
+from ecorelay_adapters.clients.together import side_by_side
 
 commands = typer.Typer(**words.TYPER)
 
@@ -75,7 +77,7 @@ def install(
     machine = machine_of(claude=claude, allow_tools=allow_tools)
     if takes_out:
         raise typer.Exit(carry_out(_removals(names, machine), dry_run=dry_run))
-    chosen = _named(names) or [each for each in ASSISTANTS if each.find(machine) is not None]
+    chosen = _named(names) or _found_here(machine)
     if not chosen:
         raise RelayError(
             "peer_not_found",
@@ -146,6 +148,11 @@ def _named(names: Sequence[str] | None) -> list[Assistant]:
     return [known[name] for name in dict.fromkeys(names or ())]
 
 
+def _found_here(machine: Machine) -> list[Assistant]:
+    found = side_by_side(lambda each: each.find(machine), ASSISTANTS, say_looking)
+    return [each for each, client in zip(ASSISTANTS, found, strict=True) if client is not None]
+
+
 def _installation(assistant: Assistant, machine: Machine) -> Plan:
     return assistant.plan_install(machine)
 
@@ -166,14 +173,14 @@ def _plans(
     assistants: Sequence[Assistant], make: Callable[[Assistant, Machine], Plan], machine: Machine
 ) -> list[tuple[str, Plan]]:
     """A plan for each: one that cannot even be made is a plan that says so."""
-    plans = []
-    for each in assistants:
+
+    def planned(assistant: Assistant) -> tuple[str, Plan]:
         try:
-            plan = make(each, machine)
+            return assistant.title, make(assistant, machine)
         except RelayError as error:
-            plan = Plan(problem=error.message, code=error.code)
-        plans.append((each.title, plan))
-    return plans
+            return assistant.title, Plan(problem=error.message, code=error.code)
+
+    return side_by_side(planned, assistants, say_looking)
 
 
 def carry_out(plans: Sequence[tuple[str, Plan]], *, dry_run: bool, ask: str = "") -> int:

@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import socket
+from ipaddress import ip_address
 from typing import Annotated, Final
 
 import msgspec
@@ -85,6 +86,14 @@ def _damaged() -> RelayError:
 
 def _checksum(data: bytes) -> bytes:
     return hashlib.sha256(b"ecorelay invitation\0" + data).digest()[:_CHECK]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches itself there."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
 
 
 def own_address(bind: str) -> str:

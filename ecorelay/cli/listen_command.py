@@ -31,6 +31,8 @@ AGAIN_S: Final = 0.25
 """Between two looks for a hub, and for a session beside us."""
 BESIDE_S: Final = 15.0
 """How long the session's adapter may take to be there at first."""
+NAMED_S: Final = 5.0
+"""How long a peer that was named may take to be there, at a hub that was not there before."""
 LOOK_S: Final = 1.0
 """How often it is looked whether anybody still wants to hear."""
 GATHER_S: Final = 0.3
@@ -64,12 +66,12 @@ def listen(
         ),
     ] = False,
 ) -> None:
-    """Print a line for each message that comes, not its text.
+    """Print a line for each message that comes, without its text.
 
     For an assistant that keeps it running in the background and looks for lines that begin with
     ECORELAY_MSG; then it calls relay_inbox. What waits already is one line with how much. Nothing counts
-    as read, or as pushed. Goes on when the hub is restarted, and ends with the assistant.
-
+    as read, or as pushed. Goes on when the hub is restarted, and ends with the assistant. Where no hub runs
+    it waits for one; with --once it starts one.
     """
     if name is not None:
         words.name(name, "--name")
@@ -157,7 +159,11 @@ class Listener:
             self._over.set()
 
     async def _listen(self) -> None:
+        if self._once:  # a script waits for its end
+            async with session.looking_on():
+                pass
         began = trio.current_time()
+        patience_s = BESIDE_S if self._wanted is None else 0.0
         known = False
         while True:
             try:
@@ -166,10 +172,11 @@ class Listener:
                 known = known or self._me is not None
                 self._me = None
                 if error.code == "not_registered":
-                    if not known and trio.current_time() - began > BESIDE_S:
+                    if not known and trio.current_time() - began > patience_s:
                         raise
                 elif error.code in _GONE:
                     began = trio.current_time()
+                    patience_s = BESIDE_S if self._wanted is None else NAMED_S
                     if self._said != error.message:
                         screen.say(f"{error.message}; waiting for one")
                         self._said = error.message

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
+import sys
+from collections.abc import Mapping
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -43,7 +47,9 @@ def plans(machine: Machine, *, purge: bool) -> list[tuple[str, Plan]]:
         ("Hub", _hub(machine.paths)),
     ]
     if purge:
-        found.append(("Data directory", _data(machine.paths)))
+        data = _data(machine.paths)
+        sockets = _socket_folders(machine.paths, machine.environ)
+        found.append(("Data directory", Plan(steps=(*data.steps, *sockets), notes=data.notes)))
     return found
 
 
@@ -137,6 +143,36 @@ def _data(paths: Paths) -> Plan:
         steps=(Step(title=title, diff=sizes, do=partial(_delete, paths)),) if ours or not others else (),
         notes=tuple(notes),
     )
+
+
+def _socket_folders(paths: Paths, environ: Mapping[str, str]) -> list[Step]:
+    """Remove what killed processes left where sockets go if the data directory's path is too long for them.
+
+    Any of the folders that `ecorelay.paths.choose_socket_path` may have chosen, if it is ours alone.
+    """
+    if sys.platform == "win32":
+        return []
+    user = os.geteuid()
+    name = f"ecorelay-{user}-{sha256(os.fsencode(paths.home)).hexdigest()[:12]}"
+    bases = [environ.get("XDG_RUNTIME_DIR"), environ.get("TMPDIR"), f"/run/user/{user}", "/tmp"]
+    places = [Path(base) / name for base in dict.fromkeys(bases) if base and os.path.isabs(base)]
+    return [
+        Step(
+            title=f"delete {place}",
+            diff=tuple(f"- {each.name}" for each in sorted(place.glob("*"))),
+            do=partial(remove_tree, place),
+        )
+        for place in places
+        if _is_ours_alone(place)
+    ]
+
+
+def _is_ours_alone(place: Path) -> bool:
+    try:
+        found = place.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
 
 
 def _ours(home: Path) -> list[Path]:

@@ -61,8 +61,10 @@ def trust(
     known = bridge.trust(paths)
     name = bridge.spelled(known, hub_id)
     before = known.known().get(name)
-    known.trust(name, fingerprint)
+    others = known.trust(name, fingerprint)
     session.run(lambda: _trusted(name, fingerprint, before is not None, as_json))
+    for other in others:
+        screen.say(f"{other}, which was distrusted, has the same identity: it is trusted again too")
     if settings is not None and settings.pinned(name) not in ("", fingerprint):
         screen.say(f"{paths.bridge} pins another identity for {name}: correct it there too, it counts first")
 

@@ -11,7 +11,6 @@ from ecorelay.core import delivery, far_trace, group_history, mailbox
 from ecorelay.core.actions import Describe, Reload, Stop, Store
 from ecorelay.core.ops import (
     BackupWritten,
-    Eviction,
     MailMeasured,
     MailPurged,
     MailReceipt,
@@ -249,7 +248,9 @@ def purged(s: State, note: Purging, done: MailPurged, now: Now) -> None:
             delivery.seen(peer, msg_ids)
     for no, member_no, unread in done.groups:
         group_history.recount(s, no, member_no, unread)
-    _tell_senders(s, done.evictions, now)
+    for each in done.evictions:
+        s.count("purged_unread", each.count)
+    mailbox.tell_senders(s, done.evictions, now)
     messages, lines = note.messages + done.messages, note.lines + done.lines
     if done.place:
         op = _step(s, note.before, note.unread, done.place, now)
@@ -260,15 +261,6 @@ def purged(s: State, note: Purging, done: MailPurged, now: Now) -> None:
         note.sid,
         wire.Purged(req_id=note.req_id, messages=messages, lines=lines, unread=_unread(s, note.sid)),
     )
-
-
-def _tell_senders(s: State, lost: tuple[Eviction, ...], now: Now) -> None:
-    for each in lost:
-        s.count("purged_unread", each.count)
-        sender = s.peers.get(each.sender_no)
-        if sender is not None and sender.loaded and each.first:
-            sender.notices += 1
-            mailbox.wake(s, sender, now)
 
 
 def purge_failed(s: State, note: Purging, code: Code, message: str) -> None:

@@ -73,8 +73,10 @@ def untrack(session: Session, flight: InFlight) -> None:
         session.inflight_mail -= 1
 
 
-def deliver(s: State, op: AppendMail, stored: Appended, now: Now) -> InFlight | None:
+def deliver(s: State, op: AppendMail, stored: Appended, now: Now, *, quiet: bool = False) -> InFlight | None:
     """Mail is stored: push it where a session is caught up, wake those who wait for it.
+
+    `quiet`: only who waits for mail this moment gets it; others find it when they look.
 
     Returns:
         The push to the last recipient that got one, for a sender that waits for `delivered`.
@@ -89,6 +91,11 @@ def deliver(s: State, op: AppendMail, stored: Appended, now: Now) -> InFlight | 
             continue
         peer.unread = unread
         session = peer.session
+        if quiet:
+            if session is not None and session.caught_up:
+                session.cursor = stored.mid
+            mailbox.hear(s, peer, now)
+            continue
         if session is not None and session.caught_up:
             if peer.reads or peer.waiters or not has_room(s, session):
                 # One who waits reads it; otherwise the backlog goes on from here, in order.
@@ -122,7 +129,6 @@ def note_evictions(s: State, evictions: tuple[Eviction, ...], now: Now) -> None:
         watch.evicted(s, evictions, now)
     for eviction in evictions:
         s.count("evicted_unread", eviction.count)
-        sender = s.peers.get(eviction.sender_no)
         recipient = s.peers.get(eviction.recipient_no)
         if recipient is not None and recipient.loaded and len(recipient.pushed) > recipient.unread:
             # Pushed mail may have been among them; the marks must not outgrow the ring.
@@ -130,9 +136,7 @@ def note_evictions(s: State, evictions: tuple[Eviction, ...], now: Now) -> None:
                 unmark(recipient, msg_id)
         if recipient is not None:
             hooks.evicted(recipient, eviction.count)
-        if sender is not None and sender.loaded and eviction.first:
-            sender.notices += 1
-            mailbox.wake(s, sender, now)
+    mailbox.tell_senders(s, evictions, now)
 
 
 def unmark(peer: Peer, msg_id: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
 from msgspec import Struct
 
 from ecorelay import link_wire, names, wire
@@ -18,13 +19,22 @@ from ecorelay.core.state import RemotePeer
 from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from ecorelay.core.events import Now
     from ecorelay.core.state import Peer, RemoteHub, State
 
 CLOSE_NAMES_SEARCHED = 1_000
 SAVE_AGAIN_S = 5.0
+FORMER_KEPT = 1_000
+"""Names that peers of one hub have given up since we run: mail to them goes to who had them."""
+PART_BYTES = 64 * 1024
+"""Bytes of peers in one frame."""
+DETAIL_CHARS = 500
+"""Characters of a directory or branch that other hubs are told; of a longer one its end."""
+DETAILS_BYTES = 4 * 1024 * 1024
+"""Bytes of peers, told of as a link begins, after which the rest is told by name only: all of it waits in
+memory for the link, which is given up where too much does."""
 T = TypeVar("T")
 
 
@@ -66,7 +76,8 @@ def find(hub: RemoteHub, name: str) -> FarPeer | None:
     Raises:
         RelayError: ``peer_not_found`` with close names, where all are known.
     """
-    found = hub.names.get(names.key(name))
+    key = names.key(name)
+    found = hub.names.get(key) or hub.former.get(key)
     if found is not None:
         return FarPeer(name=found.name, peer_id=found.peer_id)
     if not hub.complete:
@@ -137,9 +148,10 @@ def told(s: State, hub: RemoteHub, frame: link_wire.Presence, now: Now) -> None:
             known = hub.peers[each.peer_id] = RemotePeer(each.peer_id)
         if known.name != each.name:
             changed.append(FarPeer(name=each.name, peer_id=each.peer_id))
+            _carry_block(s, hub, each)
         _name(hub, known, each.name)
-        known.online, known.push, known.client = each.online, each.push, each.client
-        known.cwd, known.git_branch = each.cwd, each.git_branch
+        known.online, known.push, known.client = each.online, each.push, _told(each.client)
+        known.cwd, known.git_branch = _told(each.cwd), _told(each.git_branch)
         known.last_seen = now.wall - min(each.away_ms, now.wall)
     gone = list(frame.gone)
     if frame.complete:
@@ -171,17 +183,33 @@ def due(s: State, note: DirectoryDue, now: Now) -> None:
 
 
 def _name(hub: RemoteHub, peer: RemotePeer, name: str) -> None:
-    """Names move between peers: the latest word counts."""
-    if hub.names.get(names.key(peer.name)) is peer:
-        del hub.names[names.key(peer.name)]
+    """Names move between peers: the latest word counts. One that was given up leads to who had it."""
+    before = names.key(peer.name)
+    if before != names.key(name) and hub.names.get(before) is peer:
+        del hub.names[before]
+        hub.former[before] = peer
+        if len(hub.former) > FORMER_KEPT:
+            del hub.former[next(iter(hub.former))]
     peer.name = name
     hub.names[names.key(name)] = peer
 
 
+def _carry_block(s: State, hub: RemoteHub, peer: link_wire.PeerState) -> None:
+    """Whom a person blocked stays blocked under its new name; the store does the same."""
+    of = names.key(hub.hub_id), peer.peer_id
+    before = s.blocked_ids.get(of)
+    if before is not None:
+        s.blocked_far.pop(before.lower(), None)
+        address = f"{peer.name}@{hub.hub_id}"
+        s.blocked_far[address.lower()] = s.blocked_ids[of] = address
+
+
 def _remove(hub: RemoteHub, peer_id: str) -> None:
     peer = hub.peers.pop(peer_id, None)
-    if peer is not None and hub.names.get(names.key(peer.name)) is peer:
-        del hub.names[names.key(peer.name)]
+    if peer is not None:
+        if hub.names.get(names.key(peer.name)) is peer:
+            del hub.names[names.key(peer.name)]
+        hub.former = {key: each for key, each in hub.former.items() if each is not peer}
 
 
 # --- what we tell ----------------------------------------------------------------------------------------
@@ -189,8 +217,15 @@ def _remove(hub: RemoteHub, peer_id: str) -> None:
 
 def introduce(s: State, hub: RemoteHub, now: Now) -> None:
     """All our peers, in parts."""
-    rows = [_state(peer, now) for peer in s.peers.values() if not peer.going]
-    parts = list(_parts(rows)) or [()]
+    peers = sorted([peer for peer in s.peers.values() if not peer.going], key=lambda peer: not peer.online)
+    rows, size = [], 0
+    for peer in peers:
+        row = _state(peer, now)
+        size += _size(row)
+        if size > DETAILS_BYTES:
+            row = msgspec.structs.replace(row, client="", cwd="", git_branch="")
+        rows.append(row)
+    parts = list(_parts(rows, _size)) or [()]
     for number, part in enumerate(parts):
         frame = link_wire.Presence(peers=part, reset=number == 0, complete=number == len(parts) - 1)
         s.out.append(ToLink(hub.link, frame))
@@ -213,16 +248,35 @@ def flush(s: State, now: Now) -> None:
     hubs = [hub for hub in s.links.values() if hub.introduced]
     if hubs:
         rows = [_state(peer, now) for peer in s.changed.values() if not peer.going]
-        frames = [link_wire.Presence(peers=part) for part in _parts(rows)]
+        frames = [link_wire.Presence(peers=part) for part in _parts(rows, _size)]
         lost = s.gone + [peer.peer_id for peer in s.changed.values() if peer.going]
-        frames += [link_wire.Presence(gone=part) for part in _parts(lost)]
+        frames += [link_wire.Presence(gone=part) for part in _parts(lost, len)]
         s.out += [ToLink(hub.link, frame) for hub in hubs for frame in frames]
     s.changed, s.gone = {}, []
 
 
-def _parts(rows: list[T]) -> Iterator[tuple[T, ...]]:
-    for start in range(0, len(rows), link_wire.PRESENCE_PART):
-        yield tuple(rows[start : start + link_wire.PRESENCE_PART])
+def _parts(rows: Sequence[T], size_of: Callable[[T], int]) -> Iterator[tuple[T, ...]]:
+    """In order, in parts of which each makes one frame."""
+    part: list[T] = []
+    size = 0
+    for row in rows:
+        more = size_of(row)
+        if part and (len(part) == link_wire.PRESENCE_PART or size + more > PART_BYTES):
+            yield tuple(part)
+            part, size = [], 0
+        part.append(row)
+        size += more
+    if part:
+        yield tuple(part)
+
+
+def _size(state: link_wire.PeerState) -> int:
+    return len(link_wire.encode_body(state))
+
+
+def _told(text: str) -> str:
+    """What hubs are told, and take, of a directory or branch: it is shown, and there are many."""
+    return link_wire.plain(text[-DETAIL_CHARS:])
 
 
 def _state(peer: Peer, now: Now) -> link_wire.PeerState:
@@ -232,8 +286,8 @@ def _state(peer: Peer, now: Now) -> link_wire.PeerState:
         name=peer.name,
         online=peer.online,
         push=hello is not None and (hello.push or hello.bell),
-        client=peer.client,
-        cwd=peer.cwd,
-        git_branch=peer.git_branch,
+        client=_told(peer.client),
+        cwd=_told(peer.cwd),
+        git_branch=_told(peer.git_branch),
         away_ms=0 if peer.online else max(0, now.wall - peer.last_seen),
     )

@@ -67,11 +67,13 @@ class HubsConfigured(Struct, frozen=True, gc=False):
     """The hubs that a person named, and what hubs may not do here.
 
     `restricted`: hub_id in lower case, or ``*`` for those not named → what of mail, groups, rooms and
-    broadcast it may not.
+    broadcast it may not. `waking`: those whose broadcasts may wake sessions, in the same words; of others they
+    wait in the inbox.
     """
 
     hub_ids: tuple[str, ...]
     restricted: Mapping[str, frozenset[str]] = {}
+    waking: frozenset[str] = frozenset()
 
 
 class LinkUp(Struct, frozen=True, gc=False):

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from ecorelay import link_wire, names, wire
-from ecorelay.core import delivery, group_history, group_names, groups, outbox, replay
+from ecorelay.core import (
+    delivery,
+    group_events,
+    group_history,
+    group_names,
+    groups,
+    messages,
+    outbox,
+    replay,
+    said,
+)
 from ecorelay.core.actions import Store
 from ecorelay.core.group_ops import (
     Author,
@@ -41,6 +51,10 @@ if TYPE_CHECKING:
     from ecorelay.core.state import FarMember, RemoteHub, State
 
 
+CONTRADICTED_MAX = 10_000
+"""Peers that are no members, of which one hub is told over one link."""
+
+
 class LeavesSent(Struct, frozen=True):
     """Note: the home will hear that these are no members."""
 
@@ -61,11 +75,13 @@ def asked_for(
     if isinstance(body, link_wire.GroupLeaveBody):
         group, far = _ours(s, hub, body.group, body.peer_id)
         line = _line_of(s, far, f"{far.address} left", now)
-        return TakeLeave(group_no=group.no, no=far.no, line=line)
+        return TakeLeave(group_no=group.no, no=far.no, since=body.since, line=line)
     if isinstance(body, link_wire.GroupLineBody):
         return _line(s, hub, frame, body, now)
-    mail = notice(s, f"{body.by}@{hub.hub_id}", body.text, now)
-    return TakeEnd(replica=Replica(hub_no=hub.no, group_id=body.group, name="", notice=mail))
+    by = f"{body.by}@{hub.hub_id}"
+    text = f"the group {body.name}@{hub.hub_id} ended: {by} deleted it, or is no more"
+    mail = notice(s, by, text, now)
+    return TakeEnd(replica=Replica(hub_no=hub.no, group_id=body.group, name=body.name, notice=mail))
 
 
 def _ours(s: State, hub: RemoteHub, group_id: str, peer_id: str) -> tuple[Group, FarMember]:
@@ -93,10 +109,11 @@ def _post(
     s: State, hub: RemoteHub, frame: link_wire.Durable, body: link_wire.GroupPostBody, now: Now
 ) -> TakePost:
     group, far = _ours(s, hub, body.group, body.sender_id)
-    if names.key(far.address) in s.blocked_far:
+    if s.blocks(hub, far.name, far.peer_id):
         s.count("blocked_refused")
         raise RelayError("blocked", f"a person there blocked {far.address}")
     s.check_text(body.text)
+    messages.guard_hub(s, hub, body.sender_id, messages.GROUPS - group.no, frame.age_ms, now)
     line = Line(
         msg_id=frame.msg_id,
         sender_no=far.no,
@@ -110,11 +127,11 @@ def _post(
 def _line(
     s: State, hub: RemoteHub, frame: link_wire.Durable, body: link_wire.GroupLineBody, now: Now
 ) -> TakeLine:
-    line = copied(s, hub, body.line, now, frame.age_ms)
+    line = copied(s, hub, body.group, body.line, now, frame.age_ms)
     shown = f"{body.name}@{hub.hub_id}"
     text = f"you are no longer in the group {shown}"
     if body.removed is not None:
-        text = f"{line.sender} removed you from the group {shown}: {body.reason}"
+        text = f"{line.sender} removed you from the group {shown}: {group_events.plain(body.reason)}"
     return TakeLine(
         replica=Replica(
             hub_no=hub.no, group_id=body.group, name=body.name, notice=notice(s, line.sender, text, now)
@@ -122,25 +139,33 @@ def _line(
         after=body.after or "",
         line=line,
         roster=None if body.members is None else roster_of(s, body.members),
-        creatable=body.members is not None and creatable(s, hub),
     )
 
 
-def copied(s: State, hub: RemoteHub, line: link_wire.GroupLine, now: Now, age_ms: int) -> CopiedLine:
-    """A line as it is stored here. Its author is who the home says it is."""
-    if line.author_hub is not None and names.key(line.author_hub) == names.key(s.hub_id):
-        peer = s.by_peer_id.get(line.author_id or "")
+def copied(
+    s: State, hub: RemoteHub, group_id: str, line: link_wire.GroupLine, now: Now, age_ms: int
+) -> CopiedLine:
+    """A line as it is stored here. Its author is who the home says it is, but for peers of ours.
+
+    Of one of ours the store knows what it sent. All else that is said in its name is the home's own word, and
+    shown as that of ``name@home``; only a departure, of which we make the sentence, is nobody's word.
+    """
+    own = line.author_hub is not None and names.key(line.author_hub) == names.key(s.hub_id)
+    if own:
+        peer = s.by_peer_id.get(line.author_id or "") if line.event is None else None
+        if peer is not None and said.is_so(s, peer, group_id, line.msg_id, line.text or "") is False:
+            peer = None
         author = Author(name=line.author, no=0 if peer is None else peer.no)
-        sender = line.author
+        sender = line.author if line.event == "left" else f"{line.author}@{hub.hub_id}"
     else:
         hub_id = line.author_hub or hub.hub_id
         author = Author(name=line.author, peer_id=line.author_id or "", hub=names.key(hub_id))
         sender = f"{line.author}@{hub_id}"
-    text = line.text
+    text = line.text if line.event is None else group_events.sentence(line)
     if text is not None and (not text or len(text.encode()) > s.limits.text_bytes):
         s.count("link lines of a wrong size")
         text = None
-    if names.key(sender) in s.blocked_far:
+    if not own and group_names.stopped(s, line.author_hub or hub.hub_id, line.author, line.author_id or ""):
         s.count("blocked_refused")
         text = None
     return CopiedLine(
@@ -150,7 +175,7 @@ def copied(s: State, hub: RemoteHub, line: link_wire.GroupLine, now: Now, age_ms
         sender=sender,
         text=text,
         at=now.wall - min(age_ms, now.wall),
-        system=line.system,
+        system=line.event is not None,
     )
 
 
@@ -175,11 +200,6 @@ def notice(s: State, sender: str, text: str, now: Now) -> AppendMail:
         text=text,
         at=now.wall,
     )
-
-
-def creatable(s: State, hub: RemoteHub) -> bool:
-    """Whether there may be one more replica of a group of that hub."""
-    return sum(1 for group in s.groups.values() if group.hub is hub) < s.limits.groups
 
 
 # --- what came of it -----------------------------------------------------------------------------------
@@ -245,24 +265,34 @@ def refuse_strays(s: State, replica: Replica, roster: Roster, taken: Taken, now:
     group = s.groups.get(taken.group_no)
     known = {s.peers[no].peer_id for no in (*group.members, *group.leaving)} if group is not None else set()
     if taken.outcome in ("stored", "ended", "refused"):
-        ours = [each.peer_id for each in roster.members if group_names.is_ours(s, each)]
-        strays = [each for each in ours if each not in known]
-        send_leaves(s, replica.hub_no, replica.group_id, strays, now)
+        strays = strays_in(s, roster.members, known)
+        for hub in group_names.hubs_numbered(s, replica.hub_no):
+            contradict(s, hub, replica.group_id, strays, now)
 
 
-def send_leaves(s: State, hub_no: int, group_id: str, peer_ids: Iterable[str], now: Now) -> None:
-    """Tell a home that these peers of ours are no members."""
-    leaves = tuple(
-        [
-            (
-                s.new_id(now.wall),
-                link_wire.encode_body(link_wire.GroupLeaveBody(group=group_id, peer_id=each)),
-            )
-            for each in peer_ids
-        ]
-    )
+def strays_in(
+    s: State, members: Iterable[link_wire.GroupMember], known: set[str]
+) -> list[link_wire.GroupMember]:
+    """Who is said to be a peer of ours and a member, and is not among the known ones (peer_ids)."""
+    return [each for each in members if group_names.is_ours(s, each) and each.peer_id not in known]
+
+
+def contradict(
+    s: State, hub: RemoteHub, group_id: str, strays: Iterable[link_wire.GroupMember], now: Now
+) -> None:
+    """Tell a home that these peers of ours are no members: once for each link, whatever it says again."""
+    bodies = [
+        link_wire.GroupLeaveBody(group=group_id, peer_id=each.peer_id, since=each.since) for each in strays
+    ]
+    fresh = [
+        each for each in dict.fromkeys(map(link_wire.encode_body, bodies)) if each not in hub.contradicted
+    ]
+    del fresh[max(0, CONTRADICTED_MAX - len(hub.contradicted)) :]
+    if hub.link:
+        hub.contradicted.update(fresh)
+    leaves = tuple([(s.new_id(now.wall), each) for each in fresh])
     if leaves:
-        s.out.append(Store((SendLeaves(hub_no=hub_no, leaves=leaves, at=now.wall),), LeavesSent()))
+        s.out.append(Store((SendLeaves(hub_no=hub.no, leaves=leaves, at=now.wall),), LeavesSent()))
 
 
 def leaves_sent(s: State, result: Left, now: Now) -> None:

@@ -7,12 +7,12 @@ lost.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Final, get_args
 
 from msgspec import Struct
 
 from ecorelay import link_wire, names, wire
-from ecorelay.core import group_names, messages, rooms, watch
+from ecorelay.core import group_names, messages, rooms, said, watch
 from ecorelay.core.actions import ToLink
 from ecorelay.core.state import Room, RoomAsk, unread_of
 from ecorelay.errors import Code, RelayError
@@ -26,13 +26,29 @@ GUESTS_STAY_S = 60.0
 ANSWER_WITHIN_S = 10.0
 ASKS_MAX = 1_000
 """Questions that may be open, to all hubs."""
+LISTS_S = 0.1
+LISTS_MAX = 10
+"""So many lists of members other hubs are told in so many seconds, however often rooms change."""
 CODES: frozenset[str] = frozenset(get_args(Code))
+_REFUSALS: Final[dict[str, str]] = {
+    "not_member": "you are not in the room {room}: relay_join it first",
+    "limit_reached": "{hub} says that a limit is reached in {room}, of rooms, members or messages a minute: "
+    "try again later",
+    "blocked": "{hub} takes nothing from you, or from this hub, in its rooms: a person there decides that",
+    "peer_not_found": "{hub} was not told of you yet: join {room} again in a moment",
+    "too_large": "the text is longer than {hub} takes: send it in parts, or write it to a file",
+}
+"""What a host's refusal means; it tells us the code only."""
 
 
 class RoomAskEnds(Struct, frozen=True):
     """Timer note: the host has not answered by now."""
 
     ask: int
+
+
+class ListsDue(Struct, frozen=True):
+    """Timer note: other hubs may be told of more rooms."""
 
 
 class GuestsLapse(Struct, frozen=True):
@@ -79,6 +95,7 @@ def ask_to_say(s: State, session: Session, frame: wire.RoomSend, room: Room, pee
     except RelayError:
         del peer.recent_ops[frame.op_id]
         raise
+    said.remember(s, peer, names.key(room.shown), frame.op_id, frame.text)
     post = link_wire.RoomPost(
         room=room.name, peer_id=peer.peer_id, msg_id=frame.op_id, text=frame.text, ask=number
     )
@@ -126,7 +143,8 @@ def answered(s: State, hub: RemoteHub, frame: link_wire.RoomAnswer) -> None:
         code: Code | None = None
         if asked.peer.peer_id in frame.refused or (frame.code and not frame.refused):
             code = frame.code if frame.code in CODES else "unexpected"  # type: ignore[assignment]
-        _finish(s, asked, code, frame.message, frame.count)
+        why = _REFUSALS.get(frame.code, "{hub} refuses that in {room}, and does not say why")
+        _finish(s, asked, code, why.format(hub=hub.hub_id, room=asked.room.shown), frame.count)
     for no in list(room.members) if room is not None else ():
         if s.peers[no].peer_id in frame.refused:
             rooms.drop(s, s.peers[no], names.key(f"{frame.room}@{hub.hub_id}"))
@@ -177,9 +195,14 @@ def line(s: State, hub: RemoteHub, frame: link_wire.RoomLine, now: Now) -> None:
     if room is None:
         s.count("link room messages to nobody")
         return
-    sender, _ = group_names.called(s, hub, frame.author)
-    own = s.by_peer_id.get(frame.author.peer_id) if group_names.is_ours(s, frame.author) else None
-    if names.key(sender) in s.blocked_far:
+    author = frame.author
+    own = s.by_peer_id.get(author.peer_id) if group_names.is_ours(s, author) else None
+    if own is not None and not said.is_so(s, own, names.key(room.shown), frame.msg_id, frame.text):
+        own = None
+    sender, _ = group_names.called(s, hub, author)
+    if own is None and group_names.is_ours(s, author):  # the host's own word, in the name of one of ours
+        sender = f"{author.name}@{hub.hub_id}"
+    elif own is None and group_names.stopped(s, author.hub or hub.hub_id, author.name, author.peer_id):
         s.count("blocked_refused")
         return
     try:
@@ -198,83 +221,110 @@ def line(s: State, hub: RemoteHub, frame: link_wire.RoomLine, now: Now) -> None:
 # --- the host --------------------------------------------------------------------------------------------
 
 
-def here(s: State, hub: RemoteHub, frame: link_wire.RoomHere) -> None:
+def here(s: State, hub: RemoteHub, frame: link_wire.RoomHere, now: Now) -> None:
     """Another hub says which of its peers are in a room of ours."""
-    hub_key, key = names.key(hub.hub_id), names.key(frame.room)
     wanted = dict.fromkeys(frame.peers)
+    key = names.key(frame.room)
     room = s.rooms.get(key)
-    code, message = "", ""
+    code = ""
     refused = [each for each in wanted if each not in hub.peers]
     if refused:
         s.count("link guests that are no peers", len(refused))
-        code, message = "peer_not_found", f"{s.hub_id} was not told of that peer"
+        code = "peer_not_found"
     if room is None and len(wanted) > len(refused):
-        if len(s.rooms) >= s.limits.rooms:
-            refused = list(wanted)
-            code, message = "limit_reached", f"{s.hub_id} has its {s.limits.rooms} rooms"
-        else:
+        if _may_begin(s, hub):
             room = s.rooms[key] = Room(frame.room)
+        else:
+            refused, code = list(wanted), "limit_reached"
     if room is not None:
-        before = {peer_id for each, peer_id in room.far if each == hub_key}
-        for peer_id in before - wanted.keys():
-            del room.far[hub_key, peer_id]
-        for peer_id in wanted:
-            if peer_id in before or peer_id in refused:
-                continue
-            if len(room.members) + len(room.far) >= s.limits.room_members:
-                refused.append(peer_id)
-                code, message = "limit_reached", f"{room.name} has its {s.limits.room_members} members"
-            else:
-                room.far[hub_key, peer_id] = None
-        rooms.end_if_empty(s, room)
-        hub.rooms_told.add(key)
-        publish(s, room)
+        full = _enter(
+            s, hub, room, [each for each in wanted if each not in refused], now, asked=frame.ask > 0
+        )
+        if full:
+            refused, code = [*refused, *full], "limit_reached"
     if frame.ask or refused:
         answer = link_wire.RoomAnswer(
             ask=frame.ask,
             room=frame.room if room is None else room.name,
             refused=tuple(refused),
             code=code,
-            message=message,
         )
         s.out.append(ToLink(hub.link, answer))
 
 
+def _may_begin(s: State, hub: RemoteHub) -> bool:
+    """Whether a hub may begin one more room here: one has a quarter of them, the last quarter is our own."""
+    quarter = s.limits.rooms // 4
+    return len(hub.guest_rooms) < max(1, quarter) and len(s.rooms) < s.limits.rooms - quarter
+
+
+def _enter(s: State, hub: RemoteHub, room: Room, wanted: list[str], now: Now, *, asked: bool) -> list[str]:
+    """These peers of another hub are in a room of ours, and no others; those for whom there is no room.
+
+    Other hubs are told of it only if that is news; a hub that asked hears at once who is there.
+    """
+    hub_key, key = names.key(hub.hub_id), names.key(room.name)
+    before = {peer_id for each, peer_id in room.far if each == hub_key}
+    for peer_id in before.difference(wanted):
+        del room.far[hub_key, peer_id]
+    full: list[str] = []
+    for peer_id in wanted:
+        if len(room.members) + len(room.far) < s.limits.room_members or peer_id in before:
+            room.far[hub_key, peer_id] = None
+        else:
+            full.append(peer_id)
+    after = {peer_id for each, peer_id in room.far if each == hub_key}
+    if after:
+        hub.guest_rooms.add(key)
+        if not hub.rooms_all:
+            hub.rooms_told.add(key)
+    else:
+        hub.guest_rooms.discard(key)
+        hub.rooms_told.discard(key)
+    rooms.end_if_empty(s, room)
+    if after != before:
+        publish(s, room)
+        tell_changed(s, now)
+    if asked and after and (key in s.rooms_changed or after == before):
+        s.out.append(ToLink(hub.link, _list(s, room)))
+    return full
+
+
 def all_here(s: State, hub: RemoteHub) -> None:
-    """It has said it of all rooms: where it did not, none of its peers are."""
+    """It has said it of all rooms, which it does once: where it did not, none of its peers are."""
     hub.rooms_lost = 0.0
-    told, hub.rooms_told = hub.rooms_told, set()
-    _part(s, hub, told)
+    if not hub.rooms_all:
+        hub.rooms_all = True
+        told, hub.rooms_told = hub.rooms_told, set()
+        _part(s, hub, told)
 
 
 def _part(s: State, hub: RemoteHub, spared: set[str]) -> None:
-    key = names.key(hub.hub_id)
-    for room_key, room in list(s.rooms.items()):
-        gone = [guest for guest in room.far if guest[0] == key]
-        if gone and room_key not in spared:
-            for guest in gone:
-                del room.far[guest]
-            rooms.end_if_empty(s, room)
-            publish(s, room)
+    hub_key = names.key(hub.hub_id)
+    for key in sorted(hub.guest_rooms - spared):
+        room = s.rooms[key]
+        for guest in [guest for guest in room.far if guest[0] == hub_key]:
+            del room.far[guest]
+        rooms.end_if_empty(s, room)
+        publish(s, room)
+    hub.guest_rooms &= spared
 
 
 def post(s: State, hub: RemoteHub, frame: link_wire.RoomPost, now: Now) -> None:
     """A peer of another hub says something in a room of ours."""
-    count, code, message = 0, "", ""
+    count, code = 0, ""
     try:
         count = _say(s, hub, frame, now)
     except RelayError as error:
-        code, message = error.code, error.message[:200]
+        code = error.code
         s.count(f"link room messages {code}")
-    answer = link_wire.RoomAnswer(ask=frame.ask, room=frame.room, count=count, code=code, message=message)
+    answer = link_wire.RoomAnswer(ask=frame.ask, room=frame.room, count=count, code=code)
     s.out.append(ToLink(hub.link, answer))
 
 
 def refuse(s: State, hub: RemoteHub, frame: link_wire.RoomHere | link_wire.RoomPost) -> None:
     """A person does not let this hub into rooms."""
-    answer = link_wire.RoomAnswer(
-        ask=frame.ask, room=frame.room, code="blocked", message=f"{s.hub_id} takes no rooms from {hub.hub_id}"
-    )
+    answer = link_wire.RoomAnswer(ask=frame.ask, room=frame.room, code="blocked")
     s.out.append(ToLink(hub.link, answer))
 
 
@@ -286,7 +336,7 @@ def _say(s: State, hub: RemoteHub, frame: link_wire.RoomPost, now: Now) -> int:
             "not_member", f"you are not in the room {frame.room}@{s.hub_id}: relay_join it first"
         )
     sender = f"{peer.name}@{hub.hub_id}"
-    if names.key(sender) in s.blocked_far:
+    if s.blocks(hub, peer.name, frame.peer_id):
         raise RelayError("blocked", f"a person there blocked {sender}")
     s.check_text(frame.text)
     messages.guard(s, -hub.no, frame.peer_id, s.limits.sends_per_minute, messages.GUARD_S, now)
@@ -338,12 +388,38 @@ def guests(s: State, room: Room) -> list[link_wire.RoomMember]:
 
 
 def publish(s: State, room: Room) -> None:
-    """Tell other hubs with members in a room of ours who is in it."""
-    hubs = _hubs_in(s, room) if room.far else []
-    if hubs:
-        members = (*[described(s.peers[no]) for no in room.members], *guests(s, room))
-        frame = link_wire.RoomList(room=room.name, members=members)
-        s.out += [ToLink(hub.link, frame) for hub in hubs]
+    """Who is in a room of ours is news to other hubs with members in it; they are told by `tell_changed`."""
+    if room.far:
+        s.rooms_changed[names.key(room.name)] = None
+
+
+def tell_changed(s: State, now: Now) -> None:
+    """Tell of rooms that changed, in that order and only so many at a time.
+
+    A hub whose peers come and go without end costs others no more than that.
+    """
+    if not s.lists_wait:
+        s.lists_wait, s.lists_left = True, LISTS_MAX
+        s.at(now.mono + LISTS_S, ListsDue())
+    while s.rooms_changed and s.lists_left:
+        key = next(iter(s.rooms_changed))
+        del s.rooms_changed[key]
+        room = s.rooms.get(key)
+        hubs = _hubs_in(s, room) if room is not None else []
+        if room is not None and hubs:
+            s.lists_left -= 1
+            frame = _list(s, room)
+            s.out += [ToLink(hub.link, frame) for hub in hubs]
+
+
+def _list(s: State, room: Room) -> link_wire.RoomList:
+    members = (*[described(s.peers[no]) for no in room.members], *guests(s, room))
+    return link_wire.RoomList(room=room.name, members=members)
+
+
+def lists_due(s: State) -> None:
+    """More may be told, when the event is handled."""
+    s.lists_wait = False
 
 
 # --- the end of a link, and of a hub -------------------------------------------------------------------
@@ -357,11 +433,10 @@ def lost(s: State, hub: RemoteHub, link: int, now: Now) -> None:
             _finish(
                 s, asked, "hub_unreachable", f"the link to {hub.hub_id} was lost: try again when it is back"
             )
-    hub.rooms_told = set()
-    key = names.key(hub.hub_id)
-    if any(each == key for room in s.rooms.values() for each, _ in room.far):
+    hub.rooms_told, hub.rooms_all = set(), False
+    if hub.guest_rooms:
         hub.rooms_lost = now.mono
-        s.at(now.mono + GUESTS_STAY_S, GuestsLapse(key, now.mono))
+        s.at(now.mono + GUESTS_STAY_S, GuestsLapse(names.key(hub.hub_id), now.mono))
 
 
 def guests_lapse(s: State, note: GuestsLapse) -> None:

@@ -80,6 +80,7 @@ def told(s: State, hub: RemoteHub, frame: link_wire.TraceAnswer, now: Now) -> No
     tracing.waits.discard(hub.no)
     by_name = {names.key(f"{each.recipient}@{hub.hub_id}"): each for each in frame.receipts}
     everybody = names.key(f"*@{hub.hub_id}")
+    removed = by_name.get(names.key(f"{link_wire.NOBODY}@{hub.hub_id}"))
     merged: list[wire.Receipt] = []
     for receipt in tracing.answer.receipts:
         key = names.key(receipt.recipient)
@@ -88,7 +89,8 @@ def told(s: State, hub: RemoteHub, frame: link_wire.TraceAnswer, now: Now) -> No
                 one = msgspec.structs.replace(receipt, recipient=f"{each.recipient}@{hub.hub_id}")
                 merged.append(_merged(one, each, now))
         else:
-            far = by_name.get(key)
+            ours = key.partition("@")[2] == names.key(hub.hub_id)
+            far = by_name.get(key, removed if ours else None)  # who is not there by name, is not there
             merged.append(receipt if far is None else _merged(receipt, far, now))
     tracing.answer = msgspec.structs.replace(tracing.answer, receipts=tuple(merged))
     if not tracing.waits:
@@ -113,11 +115,11 @@ def _merged(receipt: wire.Receipt, far: link_wire.FarReceipt, now: Now) -> wire.
         receipt,
         state=state,
         pushed_at=pushed,
-        carrier=far.carrier,
+        carrier=link_wire.plain(far.carrier),
         seen_at=seen,
         replied_at=replied,
         ended_at=ended,
-        reason=far.reason,
+        reason=link_wire.plain(far.reason),
     )
 
 

@@ -24,7 +24,11 @@ class Author(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class CopiedLine(Struct, frozen=True, kw_only=True, gc=False):
-    """A line with the number that the home gave it. `text` None: nothing is left of it, or may be shown."""
+    """A line with the number that the home gave it. `text` None: nothing is left of it, or may be shown.
+
+    `sender` is what it is shown as unless the store knows better: with an `author` of our own, that this peer
+    sent it; with one of a third hub, what that hub calls it.
+    """
 
     seq: int
     msg_id: str
@@ -54,26 +58,38 @@ class TakePost(Op, frozen=True, kw_only=True):
 
 
 class TakeLeave(Op, frozen=True, kw_only=True):
-    """→ `LineAdded`. A member that is a peer of another hub left; as `ops.RemoveMember`."""
+    """→ `LineAdded`. A member that is a peer of another hub left; as `ops.RemoveMember`.
+
+    ``not_member`` also where it was invited again since then: it left the membership from `since` on.
+    """
 
     group_no: int
     no: int
+    since: int
     line: Line
 
 
 class ReadHeads(Op, frozen=True, kw_only=True):
-    """→ `Heads`. Where these groups are; those that are no more are left out."""
+    """→ `Heads`. Where these groups are; those that are no more are left out.
 
-    group_nos: tuple[int, ...]
+    With `hub_no` those of ours in which that hub has members. The store knows which: an invitation that is on
+    its way there has gone out before what is told of the groups.
+    """
+
+    group_nos: tuple[int, ...] = ()
+    hub_no: int = 0
 
 
 class ReadLines(Op, frozen=True, kw_only=True):
     """→ `LinesRead`. Lines after `after`, if that is `after_id`; else all there are.
 
-    At least one when there is any, then up to `max_count` and `max_bytes` of text. ``group_not_found``.
+    They are for the hub `hub_no`: what none of its members may see, for it was said before they were invited,
+    is left blank. At least one when there is any, then up to `max_count` and `max_bytes` of text.
+    ``group_not_found``.
     """
 
     group_no: int
+    hub_no: int
     after: int
     after_id: str
     max_count: int
@@ -100,7 +116,6 @@ class TakeLine(Op, frozen=True, kw_only=True):
     after: str
     line: CopiedLine
     roster: Roster | None
-    creatable: bool
 
 
 class TakePage(Op, frozen=True, kw_only=True):
@@ -115,7 +130,6 @@ class TakePage(Op, frozen=True, kw_only=True):
     roster: Roster
     last: int
     more: bool
-    creatable: bool
 
 
 class TakeEnd(Op, frozen=True, kw_only=True):
@@ -128,11 +142,13 @@ class Leave(Op, frozen=True, kw_only=True):
     """→ `Left`. A member of a replica leaves: here at once, there by mail.
 
     ``not_member``; ``limit_reached`` where too much waits for the home. With `gone` the peer itself is
-    removed: then neither is asked, and the replica goes with its last member.
+    removed: then neither is asked, and the replica goes with its last member. `since`: which membership it
+    leaves.
     """
 
     group_no: int
     no: int
+    since: int
     msg_id: str
     body: bytes
     at: int
@@ -181,8 +197,8 @@ class Taken(Struct, frozen=True, kw_only=True, gc=False):
     """What became of it.
 
     ``known``: it was there. ``behind``: it does not follow what is there; ask the home. ``unknown``: there is
-    no such replica; ask as well. ``refused``: there is none, and none could be made. ``ended``: the replica
-    is gone.
+    no such replica; ask as well. ``refused``: there is none, and none could be made (`limits.groups` of one
+    home). ``ended``: the replica is gone.
 
     `lines` are new, with the numbers of their authors. `joined`, `left`: our own peers. `ended_no`: a replica
     that is gone, whichever. `recount`: (group no, member no, unread) of all members, where lines went.

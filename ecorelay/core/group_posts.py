@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from ecorelay import link_wire, wire
-from ecorelay.core import group_names, replay
+from ecorelay.core import group_names, replay, said
 from ecorelay.core.actions import Store
 from ecorelay.core.group_ops import Leave
 from ecorelay.core.link_ops import AppendOut, FarPeer
@@ -39,6 +39,7 @@ class MembersLeft(Struct, frozen=True):
 def post(s: State, session: Session, peer: Peer, group: Group, frame: wire.GroupSend, now: Now) -> None:
     """Say something: it is a line once the group's hub has numbered it, and told us."""
     assert group.hub is not None
+    said.remember(s, peer, group.group_id, frame.op_id, frame.text)
     body = link_wire.GroupPostBody(group=group.group_id, sender_id=peer.peer_id, text=frame.text)
     op = AppendOut(
         hub_no=group.hub.no,
@@ -67,10 +68,12 @@ def leave(
 
 def out_of(s: State, group: Group, peer: Peer, now: Now, *, gone: bool = False) -> Leave:
     """The op that takes a peer of ours out of a replica. `gone`: because the peer itself is removed."""
-    body = link_wire.GroupLeaveBody(group=group.group_id, peer_id=peer.peer_id)
+    since = max([each.since for each in group.roster if each.peer_id == peer.peer_id], default=0)
+    body = link_wire.GroupLeaveBody(group=group.group_id, peer_id=peer.peer_id, since=since)
     return Leave(
         group_no=group.no,
         no=peer.no,
+        since=since,
         msg_id=s.new_id(now.wall),
         body=link_wire.encode_body(body),
         at=now.wall,

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from ecorelay.core.state import Group, Peer, RemoteHub, State
 
 ASK_AGAIN_S = 5.0
+RENAMES_S = 1.0
+"""So often at most other hubs are told of members with other names, however often those change."""
+STATES_MAX = 100
+"""Frames of one hub about its groups that wait to be compared with ours."""
 WANTED_MAX = 1_000
 """Groups of one hub that are to be asked for."""
 
@@ -50,6 +54,8 @@ class StatesCompared(Struct, frozen=True):
 
     link: int
     frame: link_wire.GroupStates
+    ours: tuple[int, ...]
+    """Where it is `complete`: numbers of the replicas that there were when it came."""
 
 
 class StatesDue(Struct, frozen=True):
@@ -57,6 +63,10 @@ class StatesDue(Struct, frozen=True):
 
     link: int
     told: link_wire.GroupStates | None
+
+
+class RenamesDue(Struct, frozen=True):
+    """Timer note: other hubs may be told of members with other names again."""
 
 
 class AskReady(Struct, frozen=True):
@@ -112,6 +122,9 @@ def lost(hub: RemoteHub) -> None:
     hub.asking = ""
     hub.wanted.clear()
     hub.listed = set()
+    hub.contradicted = set()
+    hub.comparing = False
+    hub.states.clear()
 
 
 # --- the home: where its groups are --------------------------------------------------------------------
@@ -123,8 +136,7 @@ def caught_up(s: State, link: int) -> None:
     if hub is None or not (hub.up and hub.caught_up) or hub.states_told:
         return
     hub.states_told = True
-    nos = [group.no for group in s.groups.values() if _has_members(group, hub)]
-    s.out.append(Store((ReadHeads(group_nos=tuple(nos)),), StatesReady((link,), complete=True)))
+    s.out.append(Store((ReadHeads(hub_no=hub.no),), StatesReady((link,), complete=True)))
 
 
 def tell_again(s: State) -> None:
@@ -140,25 +152,28 @@ def _has_members(group: Group, hub: RemoteHub) -> bool:
 
 
 def states_ready(s: State, note: StatesReady, result: Heads) -> None:
-    """Tell it."""
-    states = [
-        link_wire.GroupState(
-            group=s.groups[head.group_no].group_id,
-            last=head.last,
-            last_id=head.last_id or None,
-            members=head.members,
-        )
-        for head in result.heads
-        if head.group_no in s.groups
-    ]
+    """Tell each of them of groups in which it has members."""
+    for link in note.links:
+        hub = s.links.get(link)
+        if hub is not None:
+            states = [
+                link_wire.GroupState(
+                    group=group.group_id, last=head.last, last_id=head.last_id or None, members=head.members
+                )
+                for head in result.heads
+                if (group := s.groups.get(head.group_no)) is not None and _has_members(group, hub)
+            ]
+            _tell_states(s, hub, states, complete=note.complete)
+
+
+def _tell_states(s: State, hub: RemoteHub, states: list[link_wire.GroupState], *, complete: bool) -> None:
     size = link_wire.GROUPS_PART
     parts = [tuple(states[start : start + size]) for start in range(0, len(states), size)]
-    if note.complete and not parts:
+    if complete and not parts:
         parts = [()]
     for number, part in enumerate(parts):
-        complete = note.complete and number == len(parts) - 1
-        frame = link_wire.GroupStates(groups=part, complete=complete)
-        s.out += [ToLink(link, frame) for link in note.links if link in s.links]
+        last = complete and number == len(parts) - 1
+        s.out.append(ToLink(hub.link, link_wire.GroupStates(groups=part, complete=last)))
 
 
 def states_failed(s: State, note: StatesReady, now: Now) -> None:
@@ -174,7 +189,7 @@ def states_due(s: State, note: StatesDue) -> None:
     """Time to try again."""
     hub = s.links.get(note.link)
     if hub is not None and note.told is not None:
-        told_states(s, hub, note.told)
+        _compare(s, hub, note.told)
     else:
         caught_up(s, note.link)
 
@@ -188,20 +203,34 @@ def renamed_there(s: State, hub: RemoteHub, frame: link_wire.Presence) -> None:
                 far = group.far.get(no)
                 if far is not None and far.name != each.name:
                     far.name = each.name
-                    _tell_change(s, group)
+                    s.renamed[group.no] = None
 
 
 def renamed_here(s: State, peer: Peer) -> None:
     """A peer of ours has another name."""
-    for no in sorted(peer.groups):
-        _tell_change(s, s.groups[no])
+    s.renamed.update(dict.fromkeys(sorted(peer.groups)))
 
 
-def _tell_change(s: State, group: Group) -> None:
-    hubs = {each.hub.link for each in group.far.values() if each.hub.states_told}
-    if hubs:
-        links = tuple(sorted(hubs))
-        s.out.append(Store((ReadHeads(group_nos=(group.no,)),), StatesReady(links, complete=False)))
+def tell_renamed(s: State, now: Now) -> None:
+    """Tell where groups are whose members have other names; soon, if it was done just now.
+
+    A hub that calls its peers something else a thousand times a second is no reason to tell a third one so.
+    """
+    if s.renames_wait:
+        return
+    s.renames_wait = True
+    s.at(now.mono + RENAMES_S, RenamesDue())
+    renamed, s.renamed = s.renamed, {}
+    groups = [s.groups[no] for no in renamed if no in s.groups]
+    links = {far.hub.link for group in groups for far in group.far.values() if far.hub.states_told}
+    if links:
+        op = ReadHeads(group_nos=tuple([group.no for group in groups]))
+        s.out.append(Store((op,), StatesReady(tuple(sorted(links)), complete=False)))
+
+
+def renames_due(s: State) -> None:
+    """What was held back may be told, when the event is handled."""
+    s.renames_wait = False
 
 
 # --- the home: asked for lines -----------------------------------------------------------------------------
@@ -219,6 +248,7 @@ def asked(s: State, hub: RemoteHub, frame: link_wire.GroupAsk, now: Now) -> None
     hub.answering = True
     op = ReadLines(
         group_no=group.no,
+        hub_no=hub.no,
         after=frame.after,
         after_id=frame.after_id or "",
         max_count=link_wire.LINES_PART,
@@ -262,9 +292,27 @@ def lines_failed(s: State, note: LinesReady, event: StoreFailed) -> None:
 
 
 def told_states(s: State, hub: RemoteHub, frame: link_wire.GroupStates) -> None:
-    """A home says where its groups are. What it sent before that is in the store, or on its way there."""
-    nos = [group.no for group in s.groups.values() if group.hub is hub]
-    s.out.append(Store((ReadHeads(group_nos=tuple(nos)),), StatesCompared(hub.link, frame)))
+    """A home says where its groups are. What it sent before that is in the store, or on its way there.
+
+    One frame is compared after the other, so that the store is there for others in between.
+    """
+    if not frame.groups and not frame.complete:
+        return
+    if not hub.comparing:
+        _compare(s, hub, frame)
+    elif len(hub.states) < STATES_MAX:
+        hub.states.append(frame)
+    else:
+        s.count("link groups beyond the limit")
+
+
+def _compare(s: State, hub: RemoteHub, frame: link_wire.GroupStates) -> None:
+    hub.comparing = True
+    named = [s.groups_by_id.get((hub.no, state.group)) for state in frame.groups]
+    nos = dict.fromkeys([group.no for group in named if group is not None])
+    ours = [group.no for group in s.groups.values() if group.hub is hub] if frame.complete else []
+    note = StatesCompared(hub.link, frame, tuple(ours))
+    s.out.append(Store((ReadHeads(group_nos=tuple(nos)),), note))
 
 
 def states_compared(s: State, note: StatesCompared, result: Heads, now: Now) -> None:
@@ -287,13 +335,16 @@ def states_compared(s: State, note: StatesCompared, result: Heads, now: Now) -> 
             want(s, hub, state.group)
             continue
         known = {s.peers[no].peer_id for no in group.members}
-        strays = [each.peer_id for each in group.roster if group_names.is_ours(s, each)]
-        far_groups.send_leaves(s, hub.no, state.group, [each for each in strays if each not in known], now)
+        strays = far_groups.strays_in(s, group.roster, known)
+        far_groups.contradict(s, hub, state.group, strays, now)
     if note.frame.complete:
         listed, hub.listed = hub.listed, set()
-        for group in s.groups.values():
-            if group.hub is hub and group.no in heads and group.group_id not in listed:
+        for group in [s.groups[no] for no in note.ours if no in s.groups]:
+            if group.group_id not in listed:
                 _end(s, hub, group.group_id, now)
+    hub.comparing = False
+    if hub.states:
+        _compare(s, hub, hub.states.pop(0))
 
 
 def compare_failed(s: State, note: StatesCompared, now: Now) -> None:
@@ -387,7 +438,6 @@ def told_page(s: State, hub: RemoteHub, frame: link_wire.GroupPage, now: Now) ->
         or seqs != list(range(seqs[0], seqs[0] + len(seqs)) if seqs else [])
         or (seqs and seqs[-1] > frame.last)
         or (frame.more and not seqs)
-        or frame.last > 2**62
     ):
         s.count("link pages that are none")
         _asked(s, hub)
@@ -396,11 +446,10 @@ def told_page(s: State, hub: RemoteHub, frame: link_wire.GroupPage, now: Now) ->
     notice = far_groups.notice(s, shown, f"you are no longer in the group {shown}", now)
     op = TakePage(
         replica=Replica(hub_no=hub.no, group_id=frame.group, name=frame.name, notice=notice),
-        lines=tuple([far_groups.copied(s, hub, line, now, line.age_ms) for line in frame.lines]),
+        lines=tuple([far_groups.copied(s, hub, frame.group, line, now, line.age_ms) for line in frame.lines]),
         roster=far_groups.roster_of(s, frame.members),
         last=frame.last,
         more=frame.more,
-        creatable=far_groups.creatable(s, hub),
     )
     upto = (frame.lines[-1].seq, frame.lines[-1].msg_id) if frame.lines else (0, "")
     s.out.append(Store((op,), PageTaken(hub.link, op, upto)))

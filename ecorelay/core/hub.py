@@ -157,6 +157,10 @@ class Hub:
                 assert_never(event)
         if s.untold:
             group_sync.tell_again(s)
+        if s.renamed:
+            group_sync.tell_renamed(s, now)
+        if s.rooms_changed:
+            far_rooms.tell_changed(s, now)
         if s.changed or s.gone:
             directory.flush(s, now)
         for action in out:
@@ -323,11 +327,11 @@ class Hub:
             case outbox.OutLoading():
                 outbox.load_failed(s, then, now)
             case outbox.OutResumed():
-                outbox.resume_failed(s, then, event.message)
+                links.resume_failed(s, then, event.message, now)
             case links.LinkKnown():
-                links.known_failed(s, then, event.message)
+                links.known_failed(s, then, event.message, now)
             case links.FrameTaken():
-                links.take_failed(s, then, event.message)
+                links.take_failed(s, then, event)
             case group_sync.StatesReady():
                 group_sync.states_failed(s, then, now)
             case group_sync.LinesReady():
@@ -367,11 +371,12 @@ class Hub:
                 | group_posts.PostQueued()
                 | group_history.HistoryConfirmed()
                 | moderation.BlockSet()
-                | moderation.HubForgot()
                 | admin.MessageFound()
                 | admin.BackupMade()
             ):
                 s.fail(then.sid, then.req_id, event.code, event.message)
+            case moderation.HubForgot():
+                moderation.forget_hub_failed(s, then, event, now)
             case far_trace.FarTraced():
                 far_trace.not_found(s, then)
             case admin.MailSized():
@@ -431,12 +436,22 @@ class Hub:
                     group_sync.ask_due(s, note)
                 case far_rooms.RoomAskEnds():
                     far_rooms.ask_ends(s, note)
+                case far_rooms.ListsDue():
+                    far_rooms.lists_due(s)
                 case far_rooms.GuestsLapse():
                     far_rooms.guests_lapse(s, note)
+                case group_sync.RenamesDue():
+                    group_sync.renames_due(s)
                 case group_sync.StatesDue():
                     group_sync.states_due(s, note)
                 case outbox.OutDue():
                     outbox.due(s, note)
+                case outbox.Unanswered():
+                    outbox.unanswered(s, note, now)
+                case links.Begins():
+                    links.begins(s, note, now)
+                case links.Closes():
+                    links.closes(s, note)
                 case outbox.GoneDue():
                     outbox.gone_due(s, note, now)
                 case directory.DirectoryDue():

@@ -52,7 +52,8 @@ class AppendOut(Op, frozen=True, kw_only=True):
     """→ `OutAppended`. Mail for a peer of another hub: into the outbox, with its receipt.
 
     ``limit_reached`` where too much waits for that peer or hub. Duplicates as in `AppendMail`. `also`: one of
-    several copies of the same message, which an op of the same unit may have stored; never a duplicate.
+    several copies of the same message, which an op of the same unit may have stored; never a duplicate, and
+    left out where it finds no room.
     Otherwise the same to another peer of that hub is one too: whom a name leads to may have changed.
     `missing`: there is no such peer, says this text; all but a duplicate is ``peer_not_found``.
     """
@@ -97,9 +98,9 @@ class Receive(Op, frozen=True, kw_only=True):
     """→ `Received`. A numbered frame of another hub: what it says, and that it was taken, as one.
 
     `mail` has the recipients, and 0 for its sender, who is `sender`; what is about groups asks for `far`.
-    Neither: it is rejected as `code`. What the store itself refuses is rejected too. A number that is not the
-    next of its stream, or `first` of those the other hub can still send, leaves no trace: ``bad_msg``.
-    Duplicates by (hub, msg_id) are taken once.
+    Neither: it is rejected as `code`. What the store itself refuses is rejected too. A number that does not
+    follow in its stream, or is not `first` of those the other hub can still send, leaves no trace:
+    ``bad_msg``; one that was taken before leads to nothing. Duplicates by (hub, msg_id) are taken once.
     """
 
     hub_no: int
@@ -178,12 +179,11 @@ class Resumed(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class OutAppended(Struct, frozen=True, gc=False):
-    """`seq` 0: a duplicate that is settled already; then `forwarded` says whether the other hub has it."""
+    """`seq` 0: a duplicate that is settled already, or one of several copies that found no room."""
 
     seq: int
     mid: int
     duplicate: bool = False
-    forwarded: bool = False
 
 
 class OutFrame(Struct, frozen=True, gc=False):
@@ -203,12 +203,11 @@ class OutLoaded(Struct, frozen=True, gc=False):
 
 
 class Received(Struct, frozen=True, gc=False):
-    """What became of a frame. `appended` None: it was rejected as `code`, or was known and settled.
+    """What became of a frame. `appended` None: it was rejected as `code`, or taken before.
 
     `far`: of one about groups, what its op gives.
     """
 
-    sender_no: int
     appended: Appended | None
     code: str = ""
     message: str = ""

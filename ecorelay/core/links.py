@@ -29,7 +29,7 @@ from ecorelay.core.state import Opening, RemoteHub
 from ecorelay.errors import Code, RelayError, WireError
 
 if TYPE_CHECKING:
-    from ecorelay.core.events import HubsConfigured, LinkFrame, LinkLost, LinkUp, Now
+    from ecorelay.core.events import HubsConfigured, LinkFrame, LinkLost, LinkUp, Now, StoreFailed
     from ecorelay.core.state import Peer, State
 
 _ABOUT: dict[type[link_wire.LinkFrame], str] = {
@@ -43,6 +43,16 @@ _ABOUT: dict[type[link_wire.LinkFrame], str] = {
     link_wire.RoomLine: "rooms",
 }
 """What a hub has to be allowed for us to hear it; an answer is heard in any case."""
+BEGINS_WITHIN_S = 10.0
+"""How long the other side has for its hello and for what it has of our stream."""
+CLOSES_AFTER_S = 5.0
+RESULTS_EVERY = 64
+LARGE = 64 * 1024
+"""While more is in the store, results wait for that: for so many frames, and none of so many characters."""
+UNTOLD_MAX = 2 * link_wire.WINDOW_FRAMES
+"""Frames without a result beyond which the other side does not keep to its window."""
+RETRY_MS = 5_000
+"""When what our disk did not take is to come again."""
 KINDS = frozenset({"message", "ask", "reply"})
 """What one hub's peers may send to another's; the rest is a hub's own word."""
 
@@ -61,13 +71,34 @@ class HubAdded(Struct, frozen=True):
 
 
 class FrameTaken(Struct, frozen=True):
-    """Note: a frame that came over this link is stored, or rejected."""
+    """Note: a frame that came over this link is stored, or rejected.
+
+    `refusals`: of our disk, before it. `quiet`: it wakes nobody.
+    """
 
     link: int
     stream: str
     number: int
+    refusals: int
     mail: AppendMail | None
     far: FarOp | None = None
+    quiet: bool = False
+
+
+class Closes(Struct, frozen=True):
+    """Timer note: this link could not begin, for our disk's sake.
+
+    Closed at once, it would be made again at once.
+    """
+
+    link: int
+    reason: str
+
+
+class Begins(Struct, frozen=True):
+    """Timer note: this link should be up by now."""
+
+    link: int
 
 
 # --- hubs --------------------------------------------------------------------------------------------------
@@ -75,7 +106,7 @@ class FrameTaken(Struct, frozen=True):
 
 def configured(s: State, event: HubsConfigured, now: Now) -> None:
     """These hubs may be written to, whether or not they were ever there."""
-    s.restricted = event.restricted
+    s.restricted, s.waking = event.restricted, event.waking
     for hub_id in event.hub_ids:
         if names.key(hub_id) not in s.hubs:
             s.out.append(Store((KnowHub(hub_id=hub_id, at=now.wall),), HubAdded(hub_id)))
@@ -110,6 +141,7 @@ def up(s: State, event: LinkUp, now: Now) -> None:
     else:
         give_up(s, hub, why, now)
     s.opening[event.link] = Opening(key)
+    s.at(now.mono + BEGINS_WITHIN_S, Begins(event.link))
     op = KnowHub(hub_id=event.hub_id, at=now.wall)
     s.out.append(Store((op,), LinkKnown(event.link, event.hub_id)))
 
@@ -131,11 +163,30 @@ def known(s: State, note: LinkKnown, result: HubKnown, now: Now) -> None:
         frame(s, opening.early, now)
 
 
-def known_failed(s: State, note: LinkKnown, message: str) -> None:
+def begins(s: State, note: Begins, now: Now) -> None:
+    """It is up, or the other side has had its time. Our own disk is waited for."""
+    hub = s.links.get(note.link)
+    if note.link in s.opening or (hub is not None and hub.resuming and not hub.up):
+        s.at(now.mono + BEGINS_WITHIN_S, note)
+    elif hub is not None and not (hub.up and hub.known is None):
+        s.out.append(CloseLink(note.link, f"it did not say within {int(BEGINS_WITHIN_S)} s what it has"))
+
+
+def known_failed(s: State, note: LinkKnown, message: str, now: Now) -> None:
     """The disk refused: without it nothing can be taken."""
     if note.link in s.opening:
-        del s.opening[note.link]
-        s.out.append(CloseLink(note.link, message))
+        s.at(now.mono + CLOSES_AFTER_S, Closes(note.link, message))
+
+
+def closes(s: State, note: Closes) -> None:
+    """Our disk has had its time; another link may find it well."""
+    s.opening.pop(note.link, None)
+    s.out.append(CloseLink(note.link, note.reason))
+
+
+def resume_failed(s: State, note: outbox.OutResumed, message: str, now: Now) -> None:
+    """The disk refused: from where on to send is not known."""
+    s.at(now.mono + CLOSES_AFTER_S, Closes(note.link, f"cannot read the outbox: {message}"))
 
 
 def lost(s: State, event: LinkLost, now: Now) -> None:
@@ -176,10 +227,15 @@ def _give_up_opening(s: State, key: str, why: str) -> None:
 
 
 def away(s: State) -> tuple[int, ...]:
-    """Numbers of the hubs for which something waits and cannot go; none while a link begins."""
-    if s.opening:
-        return ()
-    return tuple([hub.no for hub in s.hubs.values() if hub.waiting and not hub.link])
+    """Numbers of the hubs for which something waits and cannot go; not where a link begins."""
+    begin = {opening.hub for opening in s.opening.values()}
+    return tuple(
+        [
+            hub.no
+            for key, hub in s.hubs.items()
+            if hub.waiting and (not hub.link or hub.paused) and key not in begin
+        ]
+    )
 
 
 # --- frames ------------------------------------------------------------------------------------------------
@@ -202,6 +258,8 @@ def frame(s: State, event: LinkFrame, now: Now) -> None:
             _durable(s, hub, event.frame, now)
         case link_wire.Results():
             outbox.results(s, hub, event.frame, now)
+        case link_wire.Busy():
+            outbox.busy(s, hub, event.frame, now)
         case link_wire.Delivered():
             outbox.delivered(s, hub, event.frame)
         case link_wire.Asked():
@@ -216,7 +274,7 @@ def frame(s: State, event: LinkFrame, now: Now) -> None:
         case link_wire.GroupPage():
             group_sync.told_page(s, hub, event.frame, now)
         case link_wire.RoomHere():
-            far_rooms.here(s, hub, event.frame)
+            far_rooms.here(s, hub, event.frame, now)
         case link_wire.RoomsHere():
             far_rooms.all_here(s, hub)
         case link_wire.RoomPost():
@@ -257,9 +315,12 @@ def _hello(s: State, hub: RemoteHub, frame: link_wire.LinkHello, now: Now) -> No
         s.out.append(CloseLink(hub.link, "a second hello"))
         return
     hub.known = None
-    hub.stream, hub.first, hub.version = frame.stream, frame.first, frame.app_version
+    hub.stream, hub.first, hub.version = frame.stream, frame.first, link_wire.plain(frame.app_version)
     hub.received = max(have.received if have.stream == frame.stream else 0, frame.first - 1)
-    hub.receiving = hub.received
+    hub.receiving = hub.told = hub.received
+    hub.owed, hub.refusing = [], False
+    if have.stream == frame.stream and hub.received > have.received:
+        s.count("link frames that the other hub gave up", hub.received - have.received)
     rejected = tuple(
         [
             link_wire.Rejection(seq=each.number, code=each.code, message=each.message)
@@ -279,10 +340,17 @@ def _durable(s: State, hub: RemoteHub, frame: link_wire.Durable, now: Now) -> No
         s.out.append(CloseLink(hub.link, "mail before hello"))
         return
     if frame.seq != hub.receiving + 1:
+        if hub.refusing and frame.seq > hub.receiving:
+            return  # it was on its way when our disk refused what comes before it
         s.out.append(CloseLink(hub.link, f"frame {frame.seq} does not follow {hub.receiving}"))
         return
+    if frame.seq - hub.told > UNTOLD_MAX:
+        s.out.append(CloseLink(hub.link, "more than the window takes"))
+        return
+    hub.refusing = False
     hub.receiving = frame.seq
     mail, far, sender, refusal = None, None, FarPeer(name=""), RelayError("bad_msg", "")
+    quiet = False
     try:
         body = link_wire.decode_body(frame.body)
         if isinstance(body, link_wire.GroupBodies):
@@ -290,6 +358,7 @@ def _durable(s: State, hub: RemoteHub, frame: link_wire.Durable, now: Now) -> No
             far = far_groups.asked_for(s, hub, frame, body, now)
         else:
             sender, mail = _mail(s, hub, frame, body, now)
+            quiet = isinstance(body, link_wire.AskAllBody) and not _wakes(s, hub)
     except WireError as error:
         refusal = RelayError("bad_msg", str(error))
     except RelayError as error:
@@ -307,7 +376,8 @@ def _durable(s: State, hub: RemoteHub, frame: link_wire.Durable, now: Now) -> No
         message="" if mail is not None or far is not None else refusal.message[:200],
         at=now.wall,
     )
-    s.out.append(Store((op,), FrameTaken(hub.link, hub.stream, frame.seq, mail, far)))
+    at = (hub.link, hub.stream, frame.seq, hub.refusals)
+    s.out.append(Store((op,), FrameTaken(*at, mail, far, quiet)))
 
 
 def _mail(
@@ -321,13 +391,14 @@ def _mail(
     what = "broadcast" if isinstance(body, link_wire.AskAllBody) else "mail"
     check_allowed(s, hub, what)
     address = f"{body.sender}@{hub.hub_id}"
-    if names.key(address) in s.blocked_far:
+    if s.blocks(hub, body.sender, body.sender_id):
         s.count("blocked_refused")
         raise RelayError("blocked", f"a person there blocked {address}")
     s.check_text(body.text)
     sender = FarPeer(name=body.sender, peer_id=body.sender_id)
     at = now.wall - min(frame.age_ms, now.wall)
     if isinstance(body, link_wire.AskAllBody):
+        messages.guard_hub(s, hub, body.sender_id, messages.BROADCAST, frame.age_ms, now)
         online = [peer.no for peer in s.peers.values() if peer.online and not peer.going]
         mail = AppendMail(
             msg_id=frame.msg_id,
@@ -349,6 +420,7 @@ def _mail(
     if peer is None:
         code: Code = "peer_gone" if body.to_id else "peer_not_found"
         raise RelayError(code, f"no peer of {s.hub_id} is called {body.to!r}")
+    messages.guard_hub(s, hub, body.sender_id, peer.no, frame.age_ms, now)
     mail = AppendMail(
         msg_id=frame.msg_id,
         kind=body.kind,
@@ -389,12 +461,18 @@ def _is_allowed(s: State, hub: RemoteHub, what: str) -> bool:
     return True
 
 
+def _wakes(s: State, hub: RemoteHub) -> bool:
+    """Whether a broadcast of this hub may wake sessions: only where a person said so in words."""
+    key = names.key(hub.hub_id)
+    return (key if key in s.restricted else "*") in s.waking
+
+
 def taken(s: State, note: FrameTaken, result: Received, now: Now) -> None:
     """Stored: push it, and say so."""
     hub = s.links.get(note.link)
     flight = None
     if note.mail is not None and result.appended is not None and not result.appended.duplicate:
-        flight = delivery.deliver(s, note.mail, result.appended, now)
+        flight = delivery.deliver(s, note.mail, result.appended, now, quiet=note.quiet)
     if note.far is not None and result.far is not None:
         group_sync.took(s, note.far, result.far, now)
     if hub is None or hub.stream != note.stream:
@@ -403,18 +481,34 @@ def taken(s: State, note: FrameTaken, result: Received, now: Now) -> None:
     if note.mail is not None and note.mail.broadcast_id == note.mail.msg_id:
         count = len(note.mail.recipients) if result.appended is not None else 0
         s.out.append(ToLink(hub.link, link_wire.Asked(msg_id=note.mail.msg_id, count=count)))
-    rejected: tuple[link_wire.Rejection, ...] = ()
-    if result.code:
-        s.count(f"link rejected {result.code}")
-        rejected = (link_wire.Rejection(seq=note.number, code=result.code, message=result.message),)
-    s.out.append(ToLink(hub.link, link_wire.Results(received=note.number, rejected=rejected)))
     if flight is not None:
         flight.link = hub.link
+    if result.code:
+        s.count(f"link rejected {result.code}")
+        hub.owed.append(link_wire.Rejection(seq=note.number, code=result.code, message=result.message))
+    large = note.mail is not None and len(note.mail.text) >= LARGE
+    if hub.received == hub.receiving or hub.received - hub.told >= RESULTS_EVERY or large:
+        s.out.append(ToLink(hub.link, link_wire.Results(received=hub.received, rejected=_owed(hub))))
 
 
-def take_failed(s: State, note: FrameTaken, message: str) -> None:
-    """The disk refused: what comes after cannot be taken either. The next link begins from what is stored."""
+def _owed(hub: RemoteHub) -> tuple[link_wire.Rejection, ...]:
+    """The rejections of a result that is told now."""
+    owed = tuple(hub.owed)
+    hub.owed = []
+    hub.told = hub.received
+    return owed
+
+
+def take_failed(s: State, note: FrameTaken, event: StoreFailed) -> None:
+    """The disk refused: what comes after cannot be taken either, and has to come again."""
     hub = s.links.get(note.link)
-    if hub is not None and hub.receiving > hub.received:
-        hub.receiving = hub.received
-        s.out.append(CloseLink(hub.link, f"cannot store: {message}"))
+    if hub is None or hub.refusals != note.refusals:
+        return  # it came after what was refused
+    if event.code != "mailbox_error":  # it would be so again: the next link begins from what is stored
+        s.out.append(CloseLink(hub.link, f"cannot store: {event.message}"))
+    hub.refusals += 1
+    hub.refusing = True
+    hub.receiving = hub.received
+    s.count("link frames our disk did not take")
+    frame = link_wire.Busy(received=hub.received, rejected=_owed(hub), retry_ms=RETRY_MS)
+    s.out.append(ToLink(hub.link, frame))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
 
     from ecorelay.core.events import Now
+    from ecorelay.core.ops import Eviction
 
 
 NOTICE_SPACE = 500
@@ -78,6 +80,15 @@ class WaitEnds(Struct, frozen=True):
     sid: int
     req_id: int
     until: float
+
+
+def tell_senders(s: State, lost: Iterable[Eviction], now: Now) -> None:
+    """Of these the store has put a notice before their senders: those who wait for news hear it."""
+    for each in lost:
+        sender = s.peers.get(each.sender_no)
+        if sender is not None and sender.loaded and each.first:
+            sender.notices += 1
+            wake(s, sender, now)
 
 
 # --- reading -----------------------------------------------------------------------------------------
@@ -272,6 +283,7 @@ def _entry(mail: StoredMail, now: Now) -> wire.Mail:
     )
 
 
+_REASON = re.compile(r"\A[a-z_]{1,64}\Z")
 _REASONS = {
     "evicted": "left the full mailbox of {about} unread: tell it again when {about} reads its mail",
     "forgotten": "lay unread in the mailbox of {about} when a person removed {about} from this hub: that "
@@ -283,14 +295,16 @@ _REASONS = {
 
 
 def _notice(s: State, notice: Notice) -> wire.Mail:
-    text = _REASONS.get(notice.reason, "to {about} ended unseen (" + notice.reason + ")")
+    # A reason may have come from another hub, and lie on this disk from before it was looked at.
+    why = notice.reason if _REASON.match(notice.reason) else "refused"
+    text = _REASONS.get(why, f"to {{about}} ended unseen ({why})")
     many = "1 message" if notice.count == 1 else f"{notice.count} messages"
     return wire.Mail(
         msg_id=notice.notice_id,
         kind="system",
         sender=s.hub_id,
         ts=notice.at,
-        text=f"{many} from you " + text.format(about=notice.about),
+        text=f"{many} from you " + text.replace("{about}", notice.about),
     )
 
 
@@ -425,13 +439,19 @@ def _redelivered(mail: wire.Mail) -> wire.Mail:
 
 def wake(s: State, peer: Peer, now: Now) -> None:
     """Something is there for this peer: let one who waits read it, or ring where hooks do."""
+    if not hear(s, peer, now):
+        hooks.news(s, peer, now)
+
+
+def hear(s: State, peer: Peer, now: Now) -> bool:
+    """Something is there for this peer: let one who waits read it; whether one does."""
     if peer.waiters:
         waiter = peer.waiters.pop(0)
         _read(s, waiter.session, peer, waiter.request, now, waiter.until)
-        return
+        return True
     if peer.reads:
         peer.news = s.next_lease
-    hooks.news(s, peer, now)
+    return False
 
 
 def wait_ends(s: State, note: WaitEnds) -> None:

@@ -27,11 +27,20 @@ BROADCAST_GUARD_S = 3600.0
 GUARDS_KEPT = 20_000
 ASKED_WITHIN_S = 1.0
 """How long the answer to a broadcast waits for other hubs to say how many they asked."""
+ASKED_MAX = 1_000
+"""More peers no hub asks, whatever it says (`limits.broadcast_peers`)."""
+HUB_FACTOR = 10
+SENDER_FACTOR = 2
+"""So many times what one peer of ours may say, a whole hub may to the same recipient, and one peer of it."""
+BACKLOG_MS = 10_000
+"""What was sent longer ago than that, waited for the link."""
 BROADCAST = -1
 REPLIES = -2
 ROOMS = -3
 GROUPS = -10
 """Stand for the recipient in a guard: broadcasts, replies, rooms, and (GROUPS - group no) a group."""
+_ALL = " *"
+"""After the peer_id of another hub's peer: its broadcasts."""
 _GUARDED: dict[int | str, str] = {BROADCAST: "broadcasts", REPLIES: "replies", ROOMS: "room messages"}
 
 
@@ -146,8 +155,7 @@ def reply_stored(s: State, note: ReplyStored, result: Replied, now: Now) -> None
     if s.watchers:
         watch.seen(s, op.sender_no, (op.target_id,), now, to=result.recipient_no)
     if result.hub_no:
-        outbox.replied(s, op, result, now)
-        _answer(s, note.sid, note.req_id, op.msg_id, "queued")
+        outbox.replied(s, note.sid, note.req_id, op, result, now)
         return
     if result.appended.duplicate:
         status: wire.Status = "delivered" if result.appended.delivered else "queued"
@@ -221,7 +229,8 @@ def broadcast_stored(s: State, note: BroadcastStored, results: Sequence[Any], no
     placed = results[-1 - len(note.out) : -1]
     waits = outbox.asked_all(s, note.out, placed, now)
     if waits:
-        s.asking[note.frame.broadcast_id] = Asking(note.sid, note.frame, waits)
+        behind = len(note.out) - len(waits)
+        s.asking[note.frame.broadcast_id] = Asking(note.sid, note.frame, waits, behind)
         s.at(now.mono + ASKED_WITHIN_S, AskingEnds(note.frame.broadcast_id))
     else:
         replay.answer(s, note.sid, note.frame)
@@ -233,7 +242,7 @@ def asked(s: State, hub: RemoteHub, frame: link_wire.Asked) -> None:
     if asking is None or hub.no not in asking.waits:
         return
     asking.waits.discard(hub.no)
-    asking.count += frame.count
+    asking.count += min(frame.count, ASKED_MAX)
     if not asking.waits:
         asking_ends(s, AskingEnds(frame.msg_id))
 
@@ -245,7 +254,7 @@ def asking_ends(s: State, note: AskingEnds) -> None:
         frame = msgspec.structs.replace(
             asking.frame,
             peer_count=asking.frame.peer_count + asking.count,
-            pending_hubs=len(asking.waits),
+            pending_hubs=len(asking.waits) + asking.behind,
         )
         replay.answer(s, asking.sid, frame)
 
@@ -275,8 +284,34 @@ def guard(s: State, sender: int, recipient: int | str, limit: int, window: float
         )
     s.guards[sender, recipient] = (start, count + 1)
     if len(s.guards) > GUARDS_KEPT:
-        s.guards = {
-            pair: kept
-            for pair, kept in s.guards.items()
-            if now.mono - kept[0] < (BROADCAST_GUARD_S if pair[1] == BROADCAST else GUARD_S)
+        kept = {
+            pair: each
+            for pair, each in s.guards.items()
+            if now.mono - each[0] < (BROADCAST_GUARD_S if _is_broadcast(pair[1]) else GUARD_S)
         }
+        # Another hub may name senders without end: then the oldest go, so that this is done seldom.
+        s.guards = dict(list(kept.items())[-GUARDS_KEPT // 2 :])
+
+
+def guard_hub(s: State, hub: RemoteHub, sender_id: str, recipient: int, age_ms: int, now: Now) -> None:
+    """Count one more that came from another hub, for a recipient (or `BROADCAST`).
+
+    What waited there for a while is what gathered during an absence: that arrives whole, and only the hub's
+    own rate counts. What is said now counts for its sender as well, with twice what its own hub lets it say,
+    since the minutes of two hubs do not begin together.
+
+    Raises:
+        RelayError: ``limit_reached``, as from `guard`.
+    """
+    if recipient == BROADCAST:
+        limit, window = s.limits.broadcasts_per_hour, BROADCAST_GUARD_S
+    else:
+        limit, window = s.limits.sends_per_minute, GUARD_S
+    guard(s, -hub.no, recipient, limit * HUB_FACTOR, window, now)
+    if age_ms < BACKLOG_MS:
+        of = f"{sender_id}{_ALL}" if recipient == BROADCAST else f"{sender_id} {recipient}"
+        guard(s, -hub.no, of, limit * SENDER_FACTOR, window, now)
+
+
+def _is_broadcast(recipient: int | str) -> bool:
+    return recipient == BROADCAST or (isinstance(recipient, str) and recipient.endswith(_ALL))

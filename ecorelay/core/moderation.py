@@ -15,7 +15,6 @@ from ecorelay.core.ops import (
     AppendMail,
     DropGroup,
     ForgetPeer,
-    Forgotten,
     OpResult,
     RemoveMember,
     SetBlock,
@@ -25,6 +24,7 @@ from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
     from ecorelay.core.events import Now, StoreFailed
+    from ecorelay.core.state import RemoteHub
 
 FORGET_TRIES = 3
 """What was on its way to the store may have changed its groups: it is asked again, with what is so then."""
@@ -60,6 +60,7 @@ class HubForgot(Struct, frozen=True):
     req_id: int
     key: str
     before: tuple[RemoveMember | TakeEnd, ...]
+    tries: int
 
 
 def _done(s: State, sid: int, req_id: int) -> None:
@@ -113,17 +114,10 @@ def forgotten(s: State, note: PeerForgotten, results: tuple[OpResult, ...], now:
         s.sessions[sid].peer = None
     peers.erase(s, {peer.no})
     last: Any = results[-1]
-    _tell_senders(s, last, now)
-    _done(s, note.sid, note.req_id)
-
-
-def _tell_senders(s: State, result: Forgotten, now: Now) -> None:
-    for lost in result.lost:
+    for lost in last.lost:
         s.count("forgotten_unread", lost.count)
-        sender = s.peers.get(lost.sender_no)
-        if sender is not None and sender.loaded and lost.first:
-            sender.notices += 1
-            mailbox.wake(s, sender, now)
+    mailbox.tell_senders(s, last.lost, now)
+    _done(s, note.sid, note.req_id)
 
 
 def forget_failed(s: State, note: PeerForgotten, event: StoreFailed, now: Now) -> None:
@@ -143,7 +137,7 @@ def block(s: State, session: Session, frame: wire.Block, now: Now) -> None:
     """Stop a peer from sending, or let it send again. Either twice is fine."""
     name, _, hub = frame.name.partition("@")
     if hub and names.key(hub) != names.key(s.hub_id):
-        op = SetBlock(address=frame.name, blocked=frame.blocked, at=now.wall)
+        op = _far_block(s, frame, now)
     else:
         op = SetBlock(no=s.resolve(name, now).no, blocked=frame.blocked, at=now.wall)
     if frame.blocked and len(s.blocked) + len(s.blocked_far) >= BLOCKS_MAX:
@@ -151,6 +145,15 @@ def block(s: State, session: Session, frame: wire.Block, now: Now) -> None:
             "limit_reached", f"{BLOCKS_MAX} peers are blocked: end some, `ecorelay block` lists them"
         )
     s.out.append(Store((op,), BlockSet(session.sid, frame.req_id, op)))
+
+
+def _far_block(s: State, frame: wire.Block, now: Now) -> SetBlock:
+    """A peer of another hub, by address and, where its hub told of it, by peer_id: names change."""
+    name, _, hub_id = frame.name.partition("@")
+    hub = s.hubs.get(names.key(hub_id))
+    peer = hub.names.get(names.key(name)) if hub is not None else None
+    far = None if peer is None else (names.key(hub_id), peer.peer_id)
+    return SetBlock(address=frame.name, far=far, blocked=frame.blocked, at=now.wall)
 
 
 def block_set(s: State, note: BlockSet) -> None:
@@ -162,8 +165,12 @@ def block_set(s: State, note: BlockSet) -> None:
         s.blocked.discard(op.no)
     elif op.blocked:
         s.blocked_far.setdefault(op.address.lower(), op.address)
+        if op.far is not None:
+            s.blocked_ids[op.far] = s.blocked_far[op.address.lower()]
     else:
         s.blocked_far.pop(op.address.lower(), None)
+        key = op.address.lower()
+        s.blocked_ids = {far: each for far, each in s.blocked_ids.items() if each.lower() != key}
     _done(s, note.sid, note.req_id)
 
 
@@ -192,10 +199,23 @@ def forget_hub(s: State, session: Session, frame: wire.ForgetHub, now: Now) -> N
     if hub is None:
         s.check_hub(frame.hub_id, frame.hub_id)
         raise AssertionError("that hub is known")  # pragma: no cover
+    _ask_hub(s, session.sid, frame.req_id, hub, 1, now)
+
+
+def _ask_hub(s: State, sid: int, req_id: int, hub: RemoteHub, tries: int, now: Now) -> None:
     links.give_up(s, hub, "this hub was forgotten", now)
     before = far_groups.before_forgetting(s, hub, now)
     ops = (*before, ForgetHub(hub_no=hub.no, at=now.wall))
-    s.out.append(Store(ops, HubForgot(session.sid, frame.req_id, key, before)))
+    s.out.append(Store(ops, HubForgot(sid, req_id, names.key(hub.hub_id), before, tries)))
+
+
+def forget_hub_failed(s: State, note: HubForgot, event: StoreFailed, now: Now) -> None:
+    """It stays; or its members changed meanwhile, and it is tried again."""
+    hub = s.hubs.get(note.key)
+    if hub is not None and event.code not in ("mailbox_error", "unexpected") and note.tries < FORGET_TRIES:
+        _ask_hub(s, note.sid, note.req_id, hub, note.tries + 1, now)
+        return
+    s.fail(note.sid, note.req_id, event.code, event.message)
 
 
 def hub_forgotten(s: State, note: HubForgot, results: tuple[OpResult, ...], now: Now) -> None:

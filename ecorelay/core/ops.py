@@ -100,11 +100,13 @@ class ForgetPeer(Op, frozen=True, kw_only=True):
 class SetBlock(Op, frozen=True, kw_only=True):
     """→ None. A peer of ours (`no`), or of another hub (`address`, `no` 0), may not send; or may again.
 
-    That of our own stays with the peer whatever its name becomes, and goes with it. `peer_gone`.
+    That of our own stays with the peer whatever its name becomes, and goes with it. `peer_gone`. So does that
+    of another hub's, where its hub told of it: `far` is that hub's id in lower case and the peer_id.
     """
 
     no: int = 0
     address: str = ""
+    far: tuple[str, str] | None = None
     blocked: bool
     at: int
 
@@ -451,7 +453,7 @@ class Appended(Struct, frozen=True, gc=False):
 class Replied(Struct, frozen=True, gc=False):
     """`recipient_no` got it under `mid`. `own_unread`: the replier's unread, its target now seen.
 
-    `hub_no`: it lies in the outbox of that hub, as `out_seq`, with so many bytes.
+    `hub_no`: it lies in the outbox of that hub, as `out_seq` with `out_body`, for its peer `out_to`.
     """
 
     appended: Appended
@@ -461,7 +463,8 @@ class Replied(Struct, frozen=True, gc=False):
     target_mid: int
     hub_no: int = 0
     out_seq: int = 0
-    out_bytes: int = 0
+    out_body: bytes = b""
+    out_to: str = ""
 
 
 class StoredMail(Struct, frozen=True, kw_only=True, gc=False):

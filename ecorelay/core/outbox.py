@@ -25,7 +25,7 @@ from ecorelay.core.link_ops import (
     SettleOut,
 )
 from ecorelay.core.state import InFlight, unread_of
-from ecorelay.errors import RelayError
+from ecorelay.errors import CODES, RelayError
 from ecorelay.link_wire import WINDOW_BYTES, WINDOW_FRAMES
 
 if TYPE_CHECKING:
@@ -36,6 +36,15 @@ if TYPE_CHECKING:
     from ecorelay.core.state import Peer, RemoteHub, Session, State
 
 LOAD_AGAIN_S = 5.0
+ANSWERED_WITHIN_S = 60.0
+"""How long what was sent may be without any result: then the link is given up, or a hub that says nothing
+would keep for ever what waits for it."""
+BUSY_S = (1.0, 60.0)
+"""How long a hub whose disk takes nothing is left alone at least and at most, until it is tried again."""
+DELIVERED_KEPT = 1_000
+"""Ids of what a session took at once, for each hub: a send that is repeated is answered like the first."""
+REFUSED = "refused"
+"""Reason of what was rejected for one that this version does not know."""
 EVERYBODY = "*"
 """Stands for the peers of another hub in the receipt of a broadcast; no peer is called so."""
 
@@ -51,13 +60,14 @@ class OutStored(Struct, frozen=True):
 
 
 class OutLoading(Struct, frozen=True):
-    """Note: send what was loaded over this link."""
+    """Note: send what was loaded over this link, if nothing after `after` was sent meanwhile."""
 
     link: int
+    after: int
 
 
 class OutDue(Struct, frozen=True):
-    """Timer note: loading failed a while ago."""
+    """Timer note: loading failed a while ago, or the disk of the other hub did."""
 
     link: int
 
@@ -80,6 +90,12 @@ class GoneDue(Struct, frozen=True):
     """Timer note: the disk refused to settle what a hub has."""
 
     hub: str
+
+
+class Unanswered(Struct, frozen=True):
+    """Timer note: what was sent over this link may have been without a result for too long."""
+
+    link: int
 
 
 # --- sending -----------------------------------------------------------------------------------------------
@@ -133,22 +149,35 @@ def stored(s: State, note: OutStored, result: OutAppended, now: Now) -> None:
         if s.watchers:
             watch.sent_away(s, op, f"{op.to.name}@{hub.hub_id}", now)
         gone = goes_at_once(s, hub, result.seq, op.msg_id, op.at, op.body, now)
-        if gone and directory.pushes(hub, op.to.peer_id):
-            flight = InFlight(op.msg_id, 0, 0, now.mono)
-            flight.asked = hub.asked
-            hub.asked[op.msg_id] = flight
-            delivery.await_delivered(s, flight, note.sid, note.req_id, now)
+        if gone and _awaits(s, hub, op.to.peer_id, op.msg_id, note.sid, note.req_id, now):
             return
-    session = s.sessions.get(note.sid)
+    _answer(s, hub, note.sid, note.req_id, op.msg_id, unverified=note.unverified)
+
+
+def _awaits(s: State, hub: RemoteHub, peer_id: str, msg_id: str, sid: int, req_id: int, now: Now) -> bool:
+    """Whether the sender's answer waits for the other hub to say `delivered`."""
+    if not directory.pushes(hub, peer_id):
+        return False
+    flight = InFlight(msg_id, 0, 0, now.mono)
+    flight.asked = hub.asked
+    hub.asked[msg_id] = flight
+    delivery.await_delivered(s, flight, sid, req_id, now)
+    return True
+
+
+def _answer(
+    s: State, hub: RemoteHub | None, sid: int, req_id: int, msg_id: str, *, unverified: bool = False
+) -> None:
+    session = s.sessions.get(sid)
     if session is not None and session.peer is not None:
         answer = wire.Sent(
-            req_id=note.req_id,
-            msg_id=op.msg_id,
-            status="queued",
-            unverified=note.unverified,
+            req_id=req_id,
+            msg_id=msg_id,
+            status="delivered" if hub is not None and msg_id in hub.delivered else "queued",
+            unverified=unverified,
             unread=unread_of(session.peer),
         )
-        s.reply(note.sid, answer)
+        s.reply(sid, answer)
 
 
 def ask_all(hub: RemoteHub, peer: Peer, frame: wire.Broadcast, now: Now) -> AppendOut:
@@ -175,6 +204,9 @@ def asked_all(s: State, ops: Sequence[AppendOut], results: Sequence[OutAppended]
     went = set()
     for op, result in zip(ops, results, strict=True):
         hub = hubs[op.hub_no]  # one that is forgotten is so after what was stored for it before
+        if not result.seq:  # no room: it is not asked
+            s.count("outbox full")
+            continue
         _count_in(hub, len(op.body))
         if goes_at_once(s, hub, result.seq, op.msg_id, op.at, op.body, now):
             went.add(hub.no)
@@ -189,7 +221,7 @@ def _count_in(hub: RemoteHub, size: int) -> None:
 def goes_at_once(s: State, hub: RemoteHub, seq: int, msg_id: str, at: int, body: bytes, now: Now) -> bool:
     """Send what was just stored, unless it has to wait: for the link, for others, for room."""
     hub.last = max(hub.last, seq)
-    if not hub.up or not hub.caught_up or hub.loading or not _has_room(hub):
+    if not hub.up or not hub.caught_up or hub.loading or hub.paused or not _has_room(hub):
         hub.caught_up = False
         load(s, hub)
         return False
@@ -197,16 +229,17 @@ def goes_at_once(s: State, hub: RemoteHub, seq: int, msg_id: str, at: int, body:
     return True
 
 
-def replied(s: State, op: AppendReply, result: Replied, now: Now) -> None:
+def replied(s: State, sid: int, req_id: int, op: AppendReply, result: Replied, now: Now) -> None:
     """A reply lies in the outbox: the store knew where it goes."""
     hub = next((hub for hub in s.hubs.values() if hub.no == result.hub_no), None)
     if hub is not None and not result.appended.duplicate:
-        _count_in(hub, result.out_bytes)
+        _count_in(hub, len(result.out_body))
         if s.watchers:
             watch.sent_away(s, op, f"@{hub.hub_id}", now)  # to whom is known to the store alone
-        hub.last = max(hub.last, result.out_seq)
-        hub.caught_up = False
-        load(s, hub)
+        gone = goes_at_once(s, hub, result.out_seq, op.msg_id, op.at, result.out_body, now)
+        if gone and _awaits(s, hub, result.out_to, op.msg_id, sid, req_id, now):
+            return
+    _answer(s, hub, sid, req_id, op.msg_id)
 
 
 def placed(s: State, rows: Sequence[OutRow], now: Now) -> None:
@@ -223,6 +256,11 @@ def _has_room(hub: RemoteHub) -> bool:
 
 def _transmit(s: State, hub: RemoteHub, seq: int, msg_id: str, at: int, body: bytes, now: Now) -> None:
     hub.sent = seq
+    if not hub.inflight:
+        hub.progress_at = now.mono
+    if not hub.watched:
+        hub.watched = True
+        s.at(now.mono + ANSWERED_WITHIN_S, Unanswered(hub.link))
     hub.inflight.append((seq, len(body)))
     hub.inflight_bytes += len(body)
     frame = link_wire.Durable(seq=seq - hub.base, msg_id=msg_id, age_ms=max(0, now.wall - at), body=Raw(body))
@@ -238,6 +276,7 @@ def load(s: State, hub: RemoteHub) -> None:
         hub.up
         and not hub.caught_up
         and not hub.loading
+        and not hub.paused
         and len(hub.inflight) * 2 <= WINDOW_FRAMES
         and hub.inflight_bytes * 2 <= WINDOW_BYTES
     ):
@@ -248,14 +287,14 @@ def load(s: State, hub: RemoteHub) -> None:
             max_count=WINDOW_FRAMES - len(hub.inflight),
             max_bytes=WINDOW_BYTES - hub.inflight_bytes,
         )
-        s.out.append(Store((op,), OutLoading(hub.link)))
+        s.out.append(Store((op,), OutLoading(hub.link, hub.sent)))
 
 
 def loaded(s: State, note: OutLoading, result: OutLoaded, now: Now) -> None:
     """Send it, in order."""
     hub = s.links.get(note.link)
-    if hub is None or not hub.up:
-        return
+    if hub is None or not hub.up or not hub.loading or note.after != hub.sent:
+        return  # or it has to be sent anew from an earlier one
     hub.loading = False
     for frame in result.frames:
         _transmit(s, hub, frame.seq, frame.msg_id, frame.at, frame.body, now)
@@ -276,11 +315,32 @@ def due(s: State, note: OutDue) -> None:
     """Time to try again."""
     hub = s.links.get(note.link)
     if hub is not None:
-        hub.loading = False
+        hub.loading = hub.paused = False
         load(s, hub)
 
 
+def unanswered(s: State, note: Unanswered, now: Now) -> None:
+    """Time to look whether the other hub still says what it has."""
+    hub = s.links.get(note.link)
+    if hub is None:
+        return
+    due = hub.progress_at + ANSWERED_WITHIN_S
+    hub.watched = bool(hub.inflight)
+    if hub.inflight and due <= now.mono:
+        s.out.append(CloseLink(hub.link, f"no result for {int(ANSWERED_WITHIN_S)} s"))
+    elif hub.inflight:
+        s.at(due, note)
+
+
 # --- what became of it -------------------------------------------------------------------------------------
+
+
+def _known(code: str) -> str:
+    """Why something was rejected.
+
+    A code that is none of ours is not kept: it would be shown, and there is a notice for each.
+    """
+    return code if code in CODES else REFUSED
 
 
 def resume(s: State, hub: RemoteHub, frame: link_wire.Resume, now: Now) -> None:
@@ -289,7 +349,7 @@ def resume(s: State, hub: RemoteHub, frame: link_wire.Resume, now: Now) -> None:
         s.out.append(CloseLink(hub.link, "a second resume"))
         return
     hub.resuming = True
-    rejected = {each.seq: each.code for each in frame.rejected}
+    rejected = {each.seq: _known(each.code) for each in frame.rejected}
     if hub.began and frame.stream == hub.ours:
         rejected |= {seq - hub.base: code for seq, code in hub.refused}
     op = ResumeOut(
@@ -328,9 +388,10 @@ def results(s: State, hub: RemoteHub, frame: link_wire.Results, now: Now) -> Non
         return
     if upto <= hub.settled:
         return
+    hub.progress_at = now.mono
     for each in frame.rejected:
         if hub.settled < hub.base + each.seq <= upto:
-            hub.refused.append((hub.base + each.seq, each.code))
+            hub.refused.append((hub.base + each.seq, _known(each.code)))
     hub.settled = upto
     while hub.inflight and hub.inflight[0][0] <= upto:
         hub.inflight_bytes -= hub.inflight.popleft()[1]
@@ -338,27 +399,47 @@ def results(s: State, hub: RemoteHub, frame: link_wire.Results, now: Now) -> Non
     load(s, hub)
 
 
+def busy(s: State, hub: RemoteHub, frame: link_wire.Busy, now: Now) -> None:
+    """The disk of the other hub took nothing after what it has: that is sent again, in a while."""
+    if not hub.up or not hub.settled <= hub.base + frame.received <= hub.sent:
+        s.out.append(CloseLink(hub.link, "busy with what was never sent"))
+        return
+    hub.paused = True
+    results(s, hub, link_wire.Results(received=frame.received, rejected=frame.rejected), now)
+    s.count("link busy")
+    hub.inflight.clear()
+    hub.inflight_bytes = 0
+    hub.sent = hub.settled
+    hub.caught_up = hub.loading = False
+    shortest, longest = BUSY_S
+    s.at(now.mono + min(max(frame.retry_ms / 1000, shortest), longest), OutDue(hub.link))
+
+
 def _settle(s: State, hub: RemoteHub, now: Now) -> None:
+    """Have the store settle what the other hub has: once at a time, the next covers what came meanwhile."""
+    if hub.settling:
+        return
+    hub.settling = True
     op = SettleOut(hub_no=hub.no, upto=hub.settled, rejected=tuple(hub.refused), at=now.wall)
     s.out.append(Store((op,), OutGone(names.key(hub.hub_id), hub.settled)))
-
-
-def resume_failed(s: State, note: OutResumed, message: str) -> None:
-    """The disk refused: from where on to send is not known."""
-    s.out.append(CloseLink(note.link, f"cannot read the outbox: {message}"))
 
 
 def settled(s: State, note: OutGone, result: OutSettled, now: Now) -> None:
     """The rows are gone."""
     hub = s.hubs.get(note.hub)
     if hub is not None:
+        hub.settling = False
         hub.refused = [each for each in hub.refused if each[0] > note.upto]
         gone(s, hub, result, now)
+        if hub.up and hub.settled > note.upto:
+            _settle(s, hub, now)
 
 
 def settle_failed(s: State, note: OutGone, now: Now) -> None:
     """The disk refused: they are still there; what comes next settles them too, or the next try."""
     s.count("outbox_settle_failed")
+    if (hub := s.hubs.get(note.hub)) is not None:
+        hub.settling = False
     s.at(now.mono + LOAD_AGAIN_S, GoneDue(note.hub))
 
 
@@ -373,11 +454,7 @@ def gone(s: State, hub: RemoteHub, result: OutSettled, now: Now) -> None:
     """So much less waits; senders find a notice about what did not arrive."""
     hub.waiting -= result.count
     hub.bytes -= result.bytes
-    for each in result.told:
-        sender = s.peers.get(each.sender_no)
-        if sender is not None and sender.loaded and each.first:
-            sender.notices += 1
-            mailbox.wake(s, sender, now)
+    mailbox.tell_senders(s, result.told, now)
 
 
 def expired(s: State, result: OutExpired, now: Now) -> None:
@@ -395,6 +472,9 @@ def delivered(s: State, hub: RemoteHub, frame: link_wire.Delivered) -> None:
     for msg_id in frame.msg_ids:
         flight = hub.asked.get(msg_id)
         if flight is not None:
+            hub.delivered[msg_id] = None
+            if len(hub.delivered) > DELIVERED_KEPT:
+                del hub.delivered[next(iter(hub.delivered))]
             delivery.settle(s, flight, "delivered")
 
 
@@ -404,4 +484,4 @@ def lost(s: State, hub: RemoteHub) -> None:
         delivery.settle(s, flight, "queued")
     hub.inflight.clear()
     hub.inflight_bytes = 0
-    hub.up = hub.resuming = hub.loading = hub.caught_up = False
+    hub.up = hub.resuming = hub.loading = hub.caught_up = hub.paused = hub.watched = False

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ecorelay.core.link_ops import HubKnown
     from ecorelay.core.ops import Snapshot
     from ecorelay.limits import Limits
-    from ecorelay.link_wire import GroupMember, RoomMember
+    from ecorelay.link_wire import GroupMember, GroupStates, Rejection, RoomMember
 
 CLOSE_NAMES_SEARCHED = 2_000
 """Names compared for "did you mean": an unknown name must stay cheap to answer."""
@@ -158,8 +158,13 @@ class RemoteHub:
         "began",
         "bytes",
         "caught_up",
+        "comparing",
         "complete",
+        "contradicted",
+        "delivered",
         "first",
+        "former",
+        "guest_rooms",
         "hub_id",
         "inflight",
         "inflight_bytes",
@@ -173,24 +178,34 @@ class RemoteHub:
         "names",
         "no",
         "ours",
+        "owed",
+        "paused",
         "peers",
+        "progress_at",
         "received",
         "receiving",
+        "refusals",
         "refused",
+        "refusing",
         "resuming",
+        "rooms_all",
         "rooms_lost",
         "rooms_told",
         "sent",
         "settled",
+        "settling",
         "stale",
+        "states",
         "states_told",
         "stream",
+        "told",
         "traces",
         "up",
         "up_at",
         "version",
         "waiting",
         "wanted",
+        "watched",
     )
 
     def __init__(self, no: int, hub_id: str) -> None:
@@ -206,6 +221,8 @@ class RemoteHub:
         # owned by directory.py
         self.peers: dict[str, RemotePeer] = {}
         self.names: dict[str, RemotePeer] = {}
+        self.former: dict[str, RemotePeer] = {}
+        """By key of a name that it has given up: whom it led to."""
         self.complete = False
         """`peers` are all it has, or had when its link was lost."""
         self.stale: set[str] = set()
@@ -232,6 +249,16 @@ class RemoteHub:
         self.inflight: deque[tuple[int, int]] = deque()
         """Sent without a result: seq and bytes."""
         self.inflight_bytes = 0
+        self.progress_at = 0.0
+        """Mono time of the last result, or since when there is something without one."""
+        self.watched = False
+        """A timer looks after that."""
+        self.paused = False
+        """Its disk took nothing: a while nothing is sent."""
+        self.settling = False
+        """The store is asked to settle what it has."""
+        self.delivered: dict[str, None] = {}
+        """The latest mail that a session there took at once."""
         self.asked: dict[str, InFlight] = {}
         """Senders that wait for `delivered`, by msg_id."""
         self.refused: list[tuple[int, str]] = []
@@ -245,6 +272,14 @@ class RemoteHub:
         """Committed, contiguously."""
         self.receiving = 0
         """Given to the store."""
+        self.told = 0
+        """Of this it was told the result."""
+        self.owed: list[Rejection] = []
+        """Rejections that it was not told of yet."""
+        self.refusals = 0
+        """How often our disk refused; what was given to the store before the latest leads to nothing."""
+        self.refusing = False
+        """It refused, and what has to come again has not come yet."""
         # owned by far_trace.py
         self.traces = 0
         """Questions of it about its messages that our disk is at."""
@@ -259,9 +294,19 @@ class RemoteHub:
         """It asked us, and our disk is at it."""
         self.listed: set[str] = set()
         """Ids of our replicas of its groups that it told of, since it began to tell of all."""
+        self.comparing = False
+        """The store is asked where our replicas are, for comparing them with what it said."""
+        self.states: list[GroupStates] = []
+        """What it said meanwhile."""
+        self.contradicted: set[bytes] = set()
+        """What it was told over this link of peers of ours that are no members: the bodies of the frames."""
         # owned by far_rooms.py
+        self.guest_rooms: set[str] = set()
+        """Keys of our rooms with peers of it."""
         self.rooms_told: set[str] = set()
-        """Keys of our rooms with peers of it, as told over this link, until all are told."""
+        """Those of them that it told over this link, until all are told."""
+        self.rooms_all = False
+        """They are."""
         self.rooms_lost = 0.0
         """Mono time since which it has not told which of its peers are in our rooms; 0: it has."""
 
@@ -280,14 +325,16 @@ class Opening:
 class Asking:
     """A broadcast whose answer waits for other hubs to say how many they asked."""
 
-    __slots__ = ("count", "frame", "sid", "waits")
+    __slots__ = ("behind", "count", "frame", "sid", "waits")
 
-    def __init__(self, sid: int, frame: wire.Broadcasted, waits: set[int]) -> None:
+    def __init__(self, sid: int, frame: wire.Broadcasted, waits: set[int], behind: int) -> None:
         self.sid = sid
         self.frame = frame
         self.waits = waits
         """Numbers of the hubs."""
         self.count = 0
+        self.behind = behind
+        """So many hubs have not got it yet and are not waited for."""
 
 
 class InFlight:
@@ -620,16 +667,25 @@ class State:
         """Number of the hub where it lives (0: here) and group_id."""
         self.untold: dict[int, RemoteHub] = {}
         """Hubs, by number, whose outbox had no room for news of our groups. Owned by groups.py."""
+        self.renamed: dict[int, None] = {}
+        """Numbers of our groups whose members have other names, and of which nobody was told yet. Owned by
+        group_sync.py."""
+        self.renames_wait = False
+        """Just now somebody was: not again until a timer says so."""
         self.far_nos: dict[tuple[int, str], int] = {}
         """Hub number and peer_id of members of our groups that are peers of other hubs → number."""
         self.blocked: set[int] = set()
         """Numbers of our own peers that a person stopped from sending."""
         self.blocked_far: dict[str, str] = {}
         """The same of other hubs: address in lower case → address."""
+        self.blocked_ids: dict[tuple[str, str], str] = {}
+        """Those of them whose peer_id was known: (hub_id in lower case, peer_id) → that address."""
         self.hubs: dict[str, RemoteHub] = {}
         """Other hubs, by hub_id in lower case."""
         # of this process
         self.restricted: Mapping[str, frozenset[str]] = {}
+        """See `HubsConfigured`."""
+        self.waking: frozenset[str] = frozenset()
         """See `HubsConfigured`."""
         self.links: dict[int, RemoteHub] = {}
         self.opening: dict[int, Opening] = {}
@@ -663,6 +719,14 @@ class State:
         self.room_asks: dict[int, RoomAsk] = {}
         """What other hubs were asked about their rooms. Owned by far_rooms.py."""
         self.next_ask = 1
+        self.rooms_changed: dict[str, None] = {}
+        """Keys of our rooms of which other hubs are still to be told who is in them. Owned by far_rooms.py."""
+        self.lists_left = 0
+        """So many lists may be told until a timer says that there may be more."""
+        self.lists_wait = False
+        """That timer is set."""
+        self.said: dict[str, bytes] = {}
+        """What peers of ours said on other hubs, by msg_id. Owned by said.py."""
         self.room_backlog_bytes = 0
         self.leases: dict[int, Lease] = {}
         self.next_lease = 1
@@ -700,7 +764,7 @@ class State:
                 hub.names[names.key(each.name)] = hub.peers[each.peer_id]
         elsewhere = {row.no: row for row in snapshot.peers if row.hub in self.hubs}
         for made in snapshot.groups:
-            if made.hub and made.hub not in self.hubs:
+            if made.hub and made.hub not in self.hubs:  # a hub must start whatever is on its disk
                 continue
             group = Group(
                 no=made.no,
@@ -719,11 +783,14 @@ class State:
                     row = elsewhere[no]
                     self.add_far(group, FarMember(no, self.hubs[row.hub], row.peer_id, row.name))
             self.add_group(group)
+        far_rows = {row.no: row for row in snapshot.peers if row.hub}
         for address, no in snapshot.blocks:
-            if not no:
-                self.blocked_far[address.lower()] = address
-            elif no in self.peers:
+            if no in self.peers:
                 self.blocked.add(no)
+            elif not no or no in far_rows:
+                self.blocked_far[address.lower()] = address
+                if no:
+                    self.blocked_ids[far_rows[no].hub, far_rows[no].peer_id] = address
 
     def add_group(self, group: Group) -> None:
         """Enter a group that the store knows."""
@@ -793,6 +860,13 @@ class State:
                 f"with `ecorelay block {peer.name} --off`",
             )
         return peer
+
+    def blocks(self, hub: RemoteHub, name: str, peer_id: str) -> bool:
+        """Whether a person stopped this peer of another hub, whatever it is called by now."""
+        return (
+            f"{name}@{hub.hub_id}".lower() in self.blocked_far
+            or (names.key(hub.hub_id), peer_id) in self.blocked_ids
+        )
 
     def find(self, name: str, now: Now) -> Peer | None:
         """The peer of a name on this hub, through the forwarding of old names."""

@@ -6,6 +6,8 @@ between the sessions of this machine go on in any case.
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -16,9 +18,11 @@ from ecorelay.daemon.guard import log_crash
 from ecorelay.daemon.links import Links
 from ecorelay.daemon.log import log, warn
 from ecorelay.errors import RelayError
+from ecorelay.paths import write_private
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     from ecorelay.daemon.perform import Shell
     from ecorelay.paths import Paths
@@ -34,21 +38,50 @@ PROOFS: Final = frozenset(
 """Reasons for which a hub, and not just anything on the network, was refused: its person wonders why."""
 TURNED_AWAY_S: Final = 3_600.0
 """How long that is told."""
+TWINS_S: Final = 600.0
+"""How long it is told that two machines are one hub."""
 CRASHED_S: Final = 60.0
 """Pause after a bug of ours in there."""
+NAME_FILE: Final = "hub.name"
+"""Keeps the hub_id that bridge.json gave last, for starts at which it cannot be read."""
 
 
 def own_hub_id(paths: Paths, otherwise: str) -> str:
-    """The name of this hub: that of bridge.json, where there is one that can be read."""
+    """The name of this hub: that of bridge.json.
+
+    A bridge.json that is there and cannot be used renames nobody: groups and mail that waits would stay with
+    the old name. The hub is called as it was last then.
+
+    Args:
+        paths: of the data directory.
+        otherwise: its name where there is no bridge.json.
+    """
+    kept = paths.home / NAME_FILE
     try:
         settings = _read(paths)
     except (RelayError, ImportError):
+        return _kept_name(kept) or otherwise
+    if settings is None:
+        with suppress(OSError):
+            kept.unlink(missing_ok=True)
         return otherwise
-    return otherwise if settings is None else settings.hub_id
+    if _kept_name(kept) != settings.hub_id:
+        # Without it the hub runs all the same.
+        with suppress(OSError):
+            write_private(kept, f"{settings.hub_id}\n".encode(), durable=True)
+    return settings.hub_id
+
+
+def _kept_name(kept: Path) -> str:
+    try:
+        name = kept.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return name if names.is_name(name) else ""
 
 
 def _read(paths: Paths) -> Settings | None:
-    if not paths.bridge.exists():  # nothing of the bridge is imported then
+    if not os.path.lexists(paths.bridge):  # nothing of the bridge is imported then
         return None
     from ecorelay_bridge import read_settings
 
@@ -91,6 +124,10 @@ class Federation:
         """What the log says last of a hub or address: it is not said again and again."""
         self._turned_away: tuple[float, str, str] | None = None
         """The last hub that came and was refused: mono time, address, and why."""
+        self._twins: tuple[float, str] | None = None
+        """Two machines are one hub: mono time, and which."""
+        self._door: Any = None
+        """Who is familiar stays so when it is begun anew."""
         shell.notes = self._notes
         shell.listening = lambda: self._listening
         shell.relays = self._relays
@@ -103,6 +140,8 @@ class Federation:
             if (ago := trio.current_time() - when) < TURNED_AWAY_S:
                 since = f"{ago / 60:.0f} min ago" if ago >= 60 else "just now"
                 notes.append(f"a hub at {address} was refused {since}: {says}")
+        if self._twins is not None and trio.current_time() - self._twins[0] < TWINS_S:
+            notes.append(self._twins[1])
         return tuple(notes)
 
     def _seek(self, hub_id: str) -> None:
@@ -153,7 +192,7 @@ class Federation:
             waiting, self._reloading = self._reloading, []
             wrong: RelayError | None = None
             try:
-                settings = await trio.to_thread.run_sync(_read, self._paths)
+                settings = await trio.to_thread.run_sync(_read, self._paths, abandon_on_cancel=True)
                 if settings is not None:
                     self._refuse_renamed(settings)
             except RelayError as error:
@@ -178,7 +217,8 @@ class Federation:
         while True:
             self.active, self.problem = False, ""
             self._listening, self._deaf, self._turned_away = (), "", None
-            self._said = {}
+            self._said, self._twins = {}, None
+            self._links.troubles.clear()
             with trio.CancelScope() as self._scope:
                 try:
                     await self._federate()
@@ -200,20 +240,21 @@ class Federation:
                 await trio.sleep_forever()
 
     async def _federate(self) -> None:
-        settings = await trio.to_thread.run_sync(_read, self._paths)
+        settings = await trio.to_thread.run_sync(_read, self._paths, abandon_on_cancel=True)
         if settings is None:
             return
         self._refuse_renamed(settings)
         if not settings.federates:
             return
-        from ecorelay_bridge import FileTrust, Roads, federate, machine_mark, open_identity
+        from ecorelay_bridge import Door, FileTrust, Roads, federate, machine_mark, open_identity
 
         home = self._paths.home
         identity = await trio.to_thread.run_sync(lambda: open_identity(home / "identity.pem", machine_mark()))
         trust = await trio.to_thread.run_sync(FileTrust, home / "known-hubs.json")
         self._roads = Roads()
+        self._door = self._door or Door(trio.current_time)
         self.active = self._works = True
-        self._shell.feed((HubsConfigured(_ids(settings), _restricted(settings)),))
+        self._shell.feed((HubsConfigured(_ids(settings), _restricted(settings), _waking(settings)),))
         self._begun.set()
         await federate(
             settings,
@@ -222,6 +263,7 @@ class Federation:
             on_link=self._serve,
             report=self._told,
             roads=self._roads,
+            door=self._door,
         )
 
     def _refuse_renamed(self, settings: Settings) -> None:
@@ -245,6 +287,8 @@ class Federation:
                 self._turned_away = None  # it was mended
         elif report.event in ("failed", "not_listening") and report.sentence:
             says = f"{report.sentence}; {report.remedy}" if report.remedy else report.sentence
+            if report.reason == "twins":
+                self._twins = trio.current_time(), f"{report.hub_id}: {says}" if report.told else says
             if key:
                 troubles[key] = says
             elif report.reason in PROOFS:
@@ -288,6 +332,11 @@ def _is_from(address: str, report: RoadReport) -> bool:
 
 def _ids(settings: Settings) -> tuple[str, ...]:
     return tuple([peer.hub_id for peer in settings.peers])
+
+
+def _waking(settings: Settings) -> frozenset[str]:
+    """See `HubsConfigured`; the same as `Settings.broadcast_wakes`."""
+    return frozenset([hub for hub, may in settings.allow.items() if "broadcast" in may])
 
 
 def _restricted(settings: Settings) -> dict[str, frozenset[str]]:

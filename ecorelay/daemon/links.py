@@ -8,6 +8,7 @@ the place of one over a relay, never the reverse while it answers.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -43,8 +44,13 @@ HUNG_S: Final = 10.0
 """Silence, after something was said, after which the stream is given up."""
 IDLE_PING_S: Final = 5.0
 IDLE_DEAD_S: Final = 45.0
-"""The same where nothing was said. A hub that cannot be dialed depends on the other one to notice, so it is
-often; what the other side says counts, so of two hubs with nothing to say one asks."""
+"""The same where nothing was said. Often, for a hub that cannot dial depends on the other one to notice."""
+LIVE_PER_S: Final = 1_000.0
+LIVE_BURST: Final = 3_000.0
+"""Frames besides mail that are taken of one hub: 50 of them tell of 10,000 peers. Beyond that nothing is read
+for a while, and what can be spared is left out at the other end. Mail has its window."""
+ANSWER_COSTS: Final = 0.1
+"""So much of that is an answer to what was sent there: it leads to little."""
 STANDBY_S: Final = 5.0
 """How long a stream waits beside a link that answers; then it is not needed, or is better and takes over."""
 STANDBY_MAX: Final = 3
@@ -95,6 +101,9 @@ class Road:
         self.round_trip = 0.0
         """Seconds, of the last ping."""
         self.pings = 0
+        self._live = LIVE_BURST
+        self._live_at = trio.current_time()
+        """What it may say besides mail, and when that was reckoned."""
         self._alarm = trio.CancelScope()
         self.out: OutQueue
 
@@ -106,6 +115,17 @@ class Road:
             if self._alarm.deadline > self.unanswered + PROBE_S:
                 self._alarm.deadline = self.unanswered + PROBE_S
         self.out.put(data)
+
+    def spend(self, cost: float) -> None:
+        """It said something besides mail."""
+        self._live -= cost
+
+    async def earn(self) -> None:
+        """Wait until it may say something more."""
+        now = trio.current_time()
+        self._live = min(LIVE_BURST, self._live + (now - self._live_at) * LIVE_PER_S)
+        self._live_at = now
+        await trio.sleep(max(0.0, -self._live / LIVE_PER_S))
 
     async def rest_until(self, when: float) -> None:
         """Wait until then, or until something that was said has been without an answer for `PROBE_S`."""
@@ -258,7 +278,8 @@ class Links:
             road.unanswered = 0.0
             whole = lines.feed(data)
             while self._take(road, whole):
-                await trio.lowlevel.checkpoint()
+                await road.earn()
+            await road.earn()
             self._shell.flush()
             await self._room()
         return Reason.EOF
@@ -266,8 +287,10 @@ class Links:
     def _take(self, road: Road, lines: Iterator[bytes]) -> bool:
         """Hand a slice of lines to the core; whether there are more."""
         events: list[Event] = []
-        for line in lines:
+        for taken, line in enumerate(lines, 1):
             frame = link_wire.decode(line)
+            if not isinstance(frame, link_wire.Durable):
+                road.spend(ANSWER_COSTS if isinstance(frame, link_wire.ANSWERS) else 1.0)
             match frame:
                 case None:
                     self._shell.tally.count("link frames of a later version")
@@ -284,7 +307,7 @@ class Links:
                     events.append(LinkFrame(road.link, frame))
                 case _:
                     raise Ended(Reason.GARBAGE)
-            if len(events) >= SLICE_FRAMES:
+            if taken >= SLICE_FRAMES:
                 break
         else:
             self._shell.feed(events)
@@ -359,17 +382,14 @@ class Links:
     async def _watch(self, road: Road) -> None:
         """Notice that nobody is there any more."""
         suspect = False
-        # Both heard the other at the same time: one of them asks a little earlier, and the other need not.
-        idle = IDLE_PING_S if self._chooses(road.hub_id) else IDLE_PING_S + ANSWER_S
         while True:
-            await road.rest_until(trio.current_time() + LOOK_S if suspect else _next_look(road, idle))
+            await road.rest_until(trio.current_time() + LOOK_S if suspect else self._next_look(road))
             now = trio.current_time()
-            silent = now - road.heard
             waited = now - road.unanswered if road.unanswered else 0.0
-            if waited >= HUNG_S or silent >= IDLE_DEAD_S:
+            if waited >= HUNG_S or now - road.heard >= IDLE_DEAD_S:
                 road.end(Reason.STALLED)
                 return
-            if waited >= PROBE_S or silent >= idle:
+            if waited >= PROBE_S or now >= self._idle_until(road):
                 road.ping()
             if road is not self._link_of(road.hub_id):
                 continue
@@ -379,11 +399,22 @@ class Links:
                 self._rest(road.hub_id, road.about.relayed)  # it only hung
             suspect = waited >= SUSPECT_S
 
+    def _next_look(self, road: Road) -> float:
+        """When something is to be done about the silence of a stream, if it lasts."""
+        now = trio.current_time()
+        marks = [self._idle_until(road), road.heard + IDLE_DEAD_S]
+        if road.unanswered:
+            marks += [road.unanswered + seconds for seconds in (PROBE_S, SUSPECT_S, HUNG_S)]
+        return min([mark for mark in marks if mark > now], default=now + LOOK_S)
 
-def _next_look(road: Road, idle: float) -> float:
-    """When something is to be done about the silence of a stream, if it lasts."""
-    now = trio.current_time()
-    marks = [road.heard + idle, road.heard + IDLE_DEAD_S]
-    if road.unanswered:
-        marks += [road.unanswered + seconds for seconds in (PROBE_S, SUSPECT_S, HUNG_S)]
-    return min([mark for mark in marks if mark > now], default=now + LOOK_S)
+    def _idle_until(self, road: Road) -> float:
+        """When a stream on which nothing is said is asked next.
+
+        At full multiples of `IDLE_PING_S` of the clock on the wall, so that a hub with many links wakes for
+        all of them at once, its own questions and those of others. The one that chooses asks; the other
+        side, which hears that, need not.
+        """
+        ahead = self._shell.clock.now().wall / 1000 - trio.current_time()
+        earliest = road.heard + ahead + IDLE_PING_S * 0.4
+        mark = math.ceil(earliest / IDLE_PING_S) * IDLE_PING_S - ahead
+        return mark if self._chooses(road.hub_id) else mark + ANSWER_S

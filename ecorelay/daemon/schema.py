@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-VERSION: Final = 3
+VERSION: Final = 4
 """`PRAGMA user_version` of a file this program writes."""
 APPLICATION_ID: Final = 0x45434F52
 """``ECOR``: tells `file` and us whose database it is."""
@@ -90,6 +90,11 @@ CREATE TABLE streams (
     ended INTEGER,
     PRIMARY KEY (hub_no, direction, stream)
 ) STRICT, WITHOUT ROWID;
+"""
+
+_FAR_SENDERS: Final = """
+-- Whether there is mail of another hub's peer.
+CREATE INDEX messages_far ON messages (sender_no) WHERE origin > 0;
 """
 
 TABLES: Final = f"""
@@ -247,8 +252,8 @@ CREATE TABLE groups (
 ) STRICT;
 
 -- place: order of joining. own_last: the newest line of its own that it had not read up to. leaving: it is
--- out as far as this hub is concerned; the group's hub has not said so yet. A peer of another hub has as
--- cursor the line before its invitation.
+-- out as far as this hub is concerned, and the group's hub has not said so yet: one more than the line before
+-- the invitation that it left. A peer of another hub has as cursor the line before its invitation.
 CREATE TABLE group_members (
     group_no INTEGER NOT NULL,
     no INTEGER NOT NULL,
@@ -280,7 +285,7 @@ CREATE TABLE ops (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX ops_at ON ops (at);
 
-{_FAR}{_BLOCKS}"""
+{_FAR}{_BLOCKS}{_FAR_SENDERS}"""
 
 UPGRADES: Final[dict[int, str]] = {
     1: f"ALTER TABLE notices ADD COLUMN about TEXT;{_BLOCKS}",
@@ -289,5 +294,6 @@ UPGRADES: Final[dict[int, str]] = {
     "ALTER TABLE groups ADD COLUMN far INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE groups ADD COLUMN roster TEXT NOT NULL DEFAULT '[]';"
     "ALTER TABLE group_members ADD COLUMN leaving INTEGER NOT NULL DEFAULT 0;",
+    3: _FAR_SENDERS,
 }
 """From each older version to the next: the statements that make it so."""

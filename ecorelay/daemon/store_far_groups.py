@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from ecorelay import link_wire, names
+from ecorelay.core import group_events
 from ecorelay.core.group_ops import (
     CopiedLine,
     FarOp,
@@ -31,7 +32,7 @@ from ecorelay.daemon.schema import SYSTEM
 from ecorelay.daemon.store_group_out import id_of
 from ecorelay.daemon.store_groups import History
 from ecorelay.daemon.store_sql import as_json, execute_rows, one
-from ecorelay.daemon.store_text import readable
+from ecorelay.daemon.store_text import checksum, readable
 from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ecorelay.core.group_ops import (
-        Author,
         Leave,
         ReadHeads,
         ReadLines,
@@ -55,13 +55,6 @@ if TYPE_CHECKING:
 _members: Final = msgspec.json.Decoder(tuple[link_wire.GroupMember, ...])
 _NOBODY: Final = "removed"
 """Stands for the author of a line of which nothing is left."""
-
-
-def _hub_key(db: sqlite3.Connection, hub_no: int) -> str:
-    key: str | None = one(db, "SELECT key FROM hubs WHERE no = ?", (hub_no,))
-    if key is None:
-        raise RelayError("hub_not_found", "that hub was forgotten meanwhile")
-    return key
 
 
 # --- at the home -----------------------------------------------------------------------------------------
@@ -90,6 +83,11 @@ def take_post(ledger: Ledger, op: TakePost) -> LineAdded:
 
 def take_leave(ledger: Ledger, op: TakeLeave) -> LineAdded:
     """See `TakeLeave`."""
+    since = one(
+        ledger.db, "SELECT cursor FROM group_members WHERE group_no = ? AND no = ?", (op.group_no, op.no)
+    )
+    if since is not None and since > op.since:
+        raise RelayError("not_member", "it was invited again since then")
     return store_groups.remove_member(ledger, RemoveMember(group_no=op.group_no, no=op.no, line=op.line))
 
 
@@ -97,7 +95,7 @@ def read_heads(ledger: Ledger, op: ReadHeads) -> Heads:
     """See `ReadHeads`."""
     db = ledger.db
     heads: list[Head] = []
-    for no in op.group_nos:
+    for no in store_group_out.groups_of(db, op.hub_no) if op.hub_no else op.group_nos:
         row = db.execute("SELECT hub, last, roster FROM groups WHERE no = ?", (no,)).fetchone()
         if row is not None:
             hub, last, told = row
@@ -115,6 +113,7 @@ def read_lines(ledger: Ledger, op: ReadLines) -> LinesRead:
     astray = have and op.after_id and have != op.after_id
     if astray or not history.first - 1 <= start <= history.last:
         start = history.first - 1
+    since = store_group_out.since(db, op.group_no, op.hub_no)
     lines: list[link_wire.GroupLine] = []
     size, more = 0, False
     cursor = db.execute(
@@ -129,9 +128,10 @@ def read_lines(ledger: Ledger, op: ReadLines) -> LinesRead:
         if len(lines) >= op.max_count or (lines and size > op.max_bytes):
             more = True
             break
-        if msg_id is None:
-            lines.append(link_wire.GroupLine(seq=seq, msg_id=_id_of_nothing(seq), author=_NOBODY))
+        if msg_id is None or since is None or seq <= since:
+            lines.append(link_wire.GroupLine(seq=seq, msg_id=msg_id or _id_of_nothing(seq), author=_NOBODY))
             continue
+        text = readable(data, check, (msg_id, kind, sender, None, None))
         lines.append(
             link_wire.GroupLine(
                 seq=seq,
@@ -139,9 +139,8 @@ def read_lines(ledger: Ledger, op: ReadLines) -> LinesRead:
                 author=sender.partition("@")[0],
                 author_id=peer_id,
                 author_hub=hub_id,
-                text=readable(data, check, (msg_id, kind, sender, None, None)),
-                system=kind == SYSTEM,
                 age_ms=max(0, op.now - at),
+                **group_events.told_as(sender, text, event=kind == SYSTEM),
             )
         )
     cursor.close()
@@ -186,6 +185,11 @@ def _find(db: sqlite3.Connection, hub: str, group_id: str) -> tuple[int, History
     return None if row is None else (row[0], History(*row[1:]))
 
 
+def _has_room(ledger: Ledger, hub: str) -> bool:
+    """Whether there may be one more replica of a group of that hub."""
+    return bool(one(ledger.db, "SELECT count(*) FROM groups WHERE hub = ?", (hub,)) < ledger.limits.groups)
+
+
 def _make(ledger: Ledger, replica: Replica, hub: str, first: int) -> tuple[int, int]:
     """A new replica that begins with line `first`.
 
@@ -205,23 +209,53 @@ def _make(ledger: Ledger, replica: Replica, hub: str, first: int) -> tuple[int, 
     return no, before
 
 
-def _author_no(ledger: Ledger, author: Author, replica: Replica, home: str, at: int) -> int:
-    """The number of a line's author; 0: a peer of a hub that we do not know of, or that never told of it."""
-    db = ledger.db
-    if author.no or not author.peer_id:
-        return author.no
+def _authored(ledger: Ledger, line: CopiedLine, replica: Replica, home: str) -> tuple[CopiedLine, int]:
+    """A line as its author may be shown, and the number of that author.
+
+    0: a peer of a hub that we do not know of, or that never told of it; one of ours that did not send this.
+    """
+    db, author = ledger.db, line.author
+    if author.no:
+        sent_as = _sent_here(db, line, replica.group_id)
+        if sent_as is not None:
+            return msgspec.structs.replace(line, sender=sent_as), author.no
+        return msgspec.structs.replace(line, author=msgspec.structs.replace(author, no=0)), 0
+    if not author.peer_id:
+        return line, 0
     if author.hub == home:
         far = FarPeer(name=author.name, peer_id=author.peer_id)
-        return store_links.far_no(ledger, replica.hub_no, far, at)
+        return line, store_links.far_no(ledger, replica.hub_no, far, line.at)
     # The home speaks for its own peers only: who others are called is their hubs' word.
     row = db.execute(
-        "SELECT h.no, d.name FROM hubs AS h JOIN directory AS d ON d.hub_no = h.no"
+        "SELECT h.no, d.name, h.hub_id FROM hubs AS h JOIN directory AS d ON d.hub_no = h.no"
         " WHERE h.key = ? AND d.peer_id = ?",
         (author.hub, author.peer_id),
     ).fetchone()
     if row is None:
-        return 0
-    return store_links.far_no(ledger, row[0], FarPeer(name=row[1], peer_id=author.peer_id), at)
+        return line, 0
+    hub_no, name, hub_id = row
+    no = store_links.far_no(ledger, hub_no, FarPeer(name=name, peer_id=author.peer_id), line.at)
+    return msgspec.structs.replace(line, sender=f"{name}@{hub_id}"), no
+
+
+def _sent_here(db: sqlite3.Connection, line: CopiedLine, group_id: str) -> str | None:
+    """Under what name the peer of ours that is said to be the author sent this there; None: it did not.
+
+    The checksum is against mistakes; what was said since the start is compared by `ecorelay.core.said`.
+    """
+    row = db.execute(
+        "SELECT m.sender, m.kind, m.reply_to, m.broadcast_id, m.checksum FROM messages AS m"
+        " JOIN peers AS p ON p.no = m.box WHERE m.msg_id = ? AND m.origin = 0 AND m.sender_no = ?"
+        " AND p.peer_id = ?",
+        (line.msg_id, line.author.no, f"#{group_id}"),
+    ).fetchone()
+    if row is None:
+        return None
+    sender, kind, reply_to, broadcast_id, check = row
+    text = None if line.text is None else line.text.encode()
+    if text is not None and check != checksum(line.msg_id, kind, sender, reply_to, broadcast_id, text):
+        return None
+    return str(sender)
 
 
 def _append(
@@ -318,8 +352,10 @@ def _enter(ledger: Ledger, group_no: int, replica: Replica, roster: Roster, last
     rows: dict[int, int] = dict(
         db.execute("SELECT no, leaving FROM group_members WHERE group_no = ?", (group_no,)).fetchall()
     )
-    joined = [no for no in ours if no not in rows and no in ledger.boxes]
-    left = [no for no in rows if no not in ours]
+    # `leaving` is one more than the `since` of the membership that was left: a later one is a new one.
+    again = [no for no, leaving in rows.items() if leaving and ours.get(no, -1) >= leaving]
+    joined = [no for no in ours if (no not in rows or no in again) and no in ledger.boxes]
+    left = [no for no in rows if no not in ours or no in again]
     db.execute(
         "DELETE FROM group_members WHERE group_no = ? AND no IN (SELECT value FROM json_each(?))",
         (group_no, as_json(left)),
@@ -366,14 +402,14 @@ def _notify(ledger: Ledger, notice: AppendMail, nos: list[int]) -> tuple[AppendM
 def take_line(ledger: Ledger, op: TakeLine) -> Taken:
     """See `TakeLine`."""
     db, line, roster = ledger.db, op.line, op.roster
-    hub = _hub_key(db, op.replica.hub_no)
+    hub = store_links.check_hub(db, op.replica.hub_no)
     found = _find(db, hub, op.replica.group_id)
     facts: dict[str, Any] = {"outcome": "stored"}
     if found is None:
         if roster is None or not roster.ours or any(since < line.seq - 1 for _, since in roster.ours):
             return Taken(outcome="unknown")
         ledger.load([no for no, _ in roster.ours])
-        if not op.creatable or not any(no in ledger.boxes for no, _ in roster.ours):
+        if not _has_room(ledger, hub) or not any(no in ledger.boxes for no, _ in roster.ours):
             return Taken(outcome="refused")
         group_no, ended_no = _make(ledger, op.replica, hub, line.seq)
         history = History(line.seq, line.seq - 1, 0)
@@ -384,7 +420,7 @@ def take_line(ledger: Ledger, op: TakeLine) -> Taken:
         if not follows:
             known = line.seq <= history.last and _same(id_of(db, group_no, line.seq), line.msg_id)
             return Taken(outcome="known" if known else "behind", group_no=group_no)
-    author_no = _author_no(ledger, line.author, op.replica, hub, line.at)
+    line, author_no = _authored(ledger, line, op.replica, hub)
     history, line = _append(ledger, group_no, history, line, author_no)
     facts["lines"] = ((author_no, line),)
     if roster is not None:
@@ -399,15 +435,15 @@ def _same(one_id: str, other_id: str) -> bool:
 def take_page(ledger: Ledger, op: TakePage) -> Taken:
     """See `TakePage`."""
     db, lines = ledger.db, op.lines
-    hub = _hub_key(db, op.replica.hub_no)
+    hub = store_links.check_hub(db, op.replica.hub_no)
     found = _find(db, hub, op.replica.group_id)
     facts: dict[str, Any] = {"outcome": "stored"}
     if found is None:
         ledger.load([no for no, _ in op.roster.ours])
         sees = [since for no, since in op.roster.ours if no in ledger.boxes]
-        if not sees or not op.creatable:
+        if not sees or not _has_room(ledger, hub):
             return Taken(outcome="refused")
-        first = max(min(sees) + 1, lines[0].seq if lines else op.last + 1)
+        first = max(min(*sees, op.last) + 1, lines[0].seq if lines else op.last + 1)
         group_no, facts["ended_no"] = _make(ledger, op.replica, hub, first)
         history = History(first, first - 1, 0)
         facts["created"] = True
@@ -426,8 +462,8 @@ def take_page(ledger: Ledger, op: TakePage) -> Taken:
             history, broken = _cut(ledger, group_no, history, line.seq), True
         if line.seq > history.last + 1:
             history, broken = _skip_to(ledger, group_no, history, line.seq - 1), True
-        author_no = _author_no(ledger, line.author, op.replica, hub, line.at)
-        history, stored = _append(ledger, group_no, history, line, author_no)
+        shown, author_no = _authored(ledger, line, op.replica, hub)
+        history, stored = _append(ledger, group_no, history, shown, author_no)
         new.append((author_no, stored))
     facts["lines"] = tuple(new)
     if not op.more:
@@ -445,7 +481,7 @@ def take_page(ledger: Ledger, op: TakePage) -> Taken:
 def take_end(ledger: Ledger, op: TakeEnd) -> Taken:
     """See `TakeEnd`."""
     db = ledger.db
-    found = _find(db, _hub_key(db, op.replica.hub_no), op.replica.group_id)
+    found = _find(db, store_links.check_hub(db, op.replica.hub_no), op.replica.group_id)
     if found is None:
         return Taken(outcome="known")
     group_no = found[0]
@@ -490,7 +526,7 @@ def leave(ledger: Ledger, op: Leave) -> Left:
             "too much waits for the group's hub to be told of it: leave when its link is back "
             "(`ecorelay hub status`)",
         )
-    db.execute("UPDATE group_members SET leaving = 1 WHERE group_no = ? AND no = ?", key)
+    db.execute("UPDATE group_members SET leaving = ? WHERE group_no = ? AND no = ?", (op.since + 1, *key))
     if not one(db, "SELECT 1 FROM group_members WHERE group_no = ? AND NOT leaving", key[:1]):
         # Nobody is left to read it. Should somebody come, it is as if there had been no line.
         history = store_groups.find(db, op.group_no)
@@ -502,7 +538,7 @@ def leave(ledger: Ledger, op: Leave) -> Left:
 def forget_hub(ledger: Ledger, op: ForgetHub) -> OutSettled:
     """See `ForgetHub`. What the core had not heard of yet goes as well: replicas, members of our groups."""
     db = ledger.db
-    key = _hub_key(db, op.hub_no)
+    key = store_links.check_hub(db, op.hub_no)
     for (no,) in db.execute("SELECT no FROM groups WHERE hub = ?", (key,)).fetchall():
         store_groups.drop(db, no)
     db.execute("DELETE FROM group_members WHERE no IN (SELECT no FROM peers WHERE hub = ?)", (key,))
@@ -515,7 +551,7 @@ def forget_hub(ledger: Ledger, op: ForgetHub) -> OutSettled:
 
 def send_leaves(ledger: Ledger, op: SendLeaves) -> Left:
     """See `SendLeaves`."""
-    _hub_key(ledger.db, op.hub_no)
+    store_links.check_hub(ledger.db, op.hub_no)
     rows = [store_group_out.put(ledger, op.hub_no, msg_id, 0, body, op.at) for msg_id, body in op.leaves]
     return Left(tuple([row for row in rows if row is not None]))
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ecorelay import link_wire
+from ecorelay.core import group_events
 from ecorelay.core.ops import OutRow
+from ecorelay.daemon import store_links
 from ecorelay.daemon.store_sql import listed, one
 
 if TYPE_CHECKING:
@@ -30,6 +32,29 @@ def hubs_of(db: sqlite3.Connection, group_no: int) -> list[int]:
         "SELECT json_group_array(no) FROM (SELECT DISTINCT h.no AS no FROM group_members AS m"
         " JOIN peers AS p ON p.no = m.no JOIN hubs AS h ON h.key = p.hub WHERE m.group_no = ? ORDER BY h.no)",
         (group_no,),
+    )
+    return found
+
+
+def groups_of(db: sqlite3.Connection, hub_no: int) -> list[int]:
+    """Numbers of our groups with members that are peers of another hub."""
+    found: list[int] = listed(
+        db,
+        "SELECT json_group_array(no) FROM (SELECT DISTINCT g.no AS no FROM hubs AS h"
+        " JOIN peers AS p ON p.hub = h.key JOIN group_members AS m ON m.no = p.no"
+        " JOIN groups AS g ON g.no = m.group_no WHERE h.no = ? AND g.hub = '' ORDER BY g.no)",
+        (hub_no,),
+    )
+    return found
+
+
+def since(db: sqlite3.Connection, group_no: int, hub_no: int) -> int | None:
+    """The line after which members of another hub see those of a group of ours; None: it has none there."""
+    found: int | None = one(
+        db,
+        "SELECT min(m.cursor) FROM group_members AS m CROSS JOIN peers AS p ON p.no = m.no"
+        " JOIN hubs AS h ON h.key = p.hub WHERE m.group_no = ? AND h.no = ?",
+        (group_no, hub_no),
     )
     return found
 
@@ -78,6 +103,7 @@ def put(ledger: Ledger, hub_no: int, msg_id: str, box: int, body: bytes, at: int
         waiting: int = one(db, "SELECT count(*) FROM outbox WHERE hub_no = ? AND box = ?", (hub_no, box))
         if waiting >= limits.mailbox_messages:
             return None
+    store_links.end_streams(ledger, hub_no)
     db.execute(
         "UPDATE hubs SET last_seq = last_seq + 1, outbox_bytes = outbox_bytes + ? WHERE no = ?",
         (len(body), hub_no),
@@ -150,8 +176,7 @@ def tell(
             author=line.sender.partition("@")[0],
             author_id=author[0] if author else None,
             author_hub=author[1] if author else None,
-            text=line.text,
-            system=line.system,
+            **group_events.told_as(line.sender, line.text, event=line.system),
         ),
         members=roster(db, group_no) if changed else None,
         **removed,

@@ -181,8 +181,10 @@ def drop_group(ledger: Ledger, op: DropGroup) -> LineAdded | None:
     outs: tuple[OutRow, ...] = ()
     if history.far and op.farewell is not None:
         line = op.farewell
-        group_id: str = one(db, "SELECT group_id FROM groups WHERE no = ?", (op.group_no,))
-        body = link_wire.GroupEndBody(group=group_id, by=line.sender, text=line.text)
+        group_id, name = db.execute(
+            "SELECT group_id, name FROM groups WHERE no = ?", (op.group_no,)
+        ).fetchone()
+        body = link_wire.GroupEndBody(group=group_id, name=name, by=line.sender)
         hubs = store_group_out.hubs_of(db, op.group_no)
         outs = store_group_out.put_all(ledger, hubs, line.msg_id, 0, body, line.at)
     drop(db, op.group_no)

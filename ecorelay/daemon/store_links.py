@@ -51,6 +51,8 @@ STREAMS_KEPT: Final = 20
 """Of each direction and hub: a restored backup finds the stream that its other hub remembers."""
 REJECTED_KEPT: Final = 1_000
 """Rejections of one stream: as many as may be on their way without a result."""
+USED_EVERY_MS: Final = 86_400_000
+"""How exactly it is known when the number of another hub's peer was used last."""
 FORGOTTEN: Final = "hub_forgotten"
 EXPIRED_REASON: Final = "expired"
 
@@ -94,7 +96,7 @@ def _refusals(text: str) -> tuple[Refusal, ...]:
 def save_directory(ledger: Ledger, op: SaveDirectory) -> None:
     """See `SaveDirectory`."""
     db, no = ledger.db, op.hub_no
-    _check_hub(db, no)
+    check_hub(db, no)
     if op.reset:
         db.execute("DELETE FROM directory WHERE hub_no = ?", (no,))
         db.execute("UPDATE hubs SET complete = 0 WHERE no = ?", (no,))
@@ -112,8 +114,14 @@ def save_directory(ledger: Ledger, op: SaveDirectory) -> None:
         )
         db.execute(
             "UPDATE peers SET name = d.name FROM directory AS d JOIN hubs AS h ON h.no = d.hub_no"
-            " WHERE d.hub_no = ? AND peers.hub = h.key AND peers.peer_id = d.peer_id"
-            " AND peers.name <> d.name",
+            " WHERE d.hub_no = ? AND d.peer_id IN (SELECT value FROM json_each(?))"
+            " AND peers.hub = h.key AND peers.peer_id = d.peer_id AND peers.name <> d.name",
+            (no, as_json([peer.peer_id for peer in op.peers])),
+        )
+        db.execute(  # whom a person blocked stays blocked under the new name
+            "UPDATE OR REPLACE blocks SET key = lower(p.name || '@' || h.hub_id),"
+            " address = p.name || '@' || h.hub_id FROM peers AS p JOIN hubs AS h ON h.key = p.hub"
+            " WHERE blocks.no = p.no AND h.no = ? AND blocks.key <> lower(p.name || '@' || h.hub_id)",
             (no,),
         )
     db.execute(
@@ -122,7 +130,7 @@ def save_directory(ledger: Ledger, op: SaveDirectory) -> None:
     )
 
 
-def _check_hub(db: sqlite3.Connection, no: int) -> str:
+def check_hub(db: sqlite3.Connection, no: int) -> str:
     """The key of a hub, unless it was forgotten: ``hub_not_found``."""
     key: str | None = one(db, "SELECT key FROM hubs WHERE no = ?", (no,))
     if key is None:
@@ -141,9 +149,14 @@ def far_no(ledger: Ledger, hub_no: int, far: FarPeer, at: int) -> int:
         RelayError: ``hub_not_found``, the hub was forgotten.
     """
     db = ledger.db
-    hub = _check_hub(db, hub_no)
+    hub = check_hub(db, hub_no)
     peer_id = _far_id(far)
-    row = db.execute("SELECT no, name FROM peers WHERE hub = ? AND peer_id = ?", (hub, peer_id)).fetchone()
+    row = db.execute(
+        "SELECT p.no, p.name, p.last_seen, d.name FROM peers AS p"
+        " LEFT JOIN directory AS d ON d.hub_no = ? AND d.peer_id = p.peer_id"
+        " WHERE p.hub = ? AND p.peer_id = ?",
+        (hub_no, hub, peer_id),
+    ).fetchone()
     if row is None:
         made = db.execute(
             "INSERT INTO peers (peer_id, hub, name, created, last_seen) VALUES (?, ?, ?, ?4, ?4)",
@@ -151,9 +164,13 @@ def far_no(ledger: Ledger, hub_no: int, far: FarPeer, at: int) -> int:
         ).lastrowid
         assert made is not None, "SQLite gives a row number to every new row"
         return made
-    if row[1] != far.name:
-        db.execute("UPDATE peers SET name = ? WHERE no = ?", (far.name, row[0]))
-    no: int = row[0]
+    no: int
+    no, name, used, told = row
+    # Mail that waited may name it as it was called then; what its hub tells of it is from now.
+    if name != (told or far.name):
+        db.execute("UPDATE peers SET name = ? WHERE no = ?", (told or far.name, no))
+    if at - used > USED_EVERY_MS:
+        db.execute("UPDATE peers SET last_seen = ? WHERE no = ?", (at, no))
     return no
 
 
@@ -187,7 +204,7 @@ def snapshot(db: sqlite3.Connection) -> tuple[HubRow, ...]:
 def append_out(ledger: Ledger, op: AppendOut) -> OutAppended:
     """See `AppendOut`."""
     db = ledger.db
-    _check_hub(db, op.hub_no)
+    check_hub(db, op.hub_no)
     text = op.text.encode()
     kind = KIND_NUMBERS[op.kind]
     known = store_mail.find_known(ledger, op.msg_id)
@@ -195,7 +212,12 @@ def append_out(ledger: Ledger, op: AppendOut) -> OutAppended:
         return _known(ledger, op, known, text)
     if op.missing:
         raise RelayError("peer_not_found", op.missing)
-    _refuse_full(ledger, op)
+    try:
+        _refuse_full(ledger, op)
+    except RelayError:
+        if op.also:  # one of several hubs: the others are asked all the same
+            return OutAppended(0, 0)
+        raise
     box = far_no(ledger, op.hub_no, op.to, op.at)
     check = checksum(op.msg_id, kind, op.sender, op.reply_to, op.broadcast_id, text)
     if known:
@@ -230,7 +252,7 @@ def append_out(ledger: Ledger, op: AppendOut) -> OutAppended:
 def _put_out(ledger: Ledger, op: AppendOut, mid: int, box: int) -> OutAppended:
     db = ledger.db
     ledger.note_time(op.at)
-    _end_streams(ledger, op.hub_no)
+    end_streams(ledger, op.hub_no)
     db.execute(
         "UPDATE hubs SET last_seq = last_seq + 1, outbox_bytes = outbox_bytes + ? WHERE no = ?",
         (len(op.body), op.hub_no),
@@ -250,8 +272,8 @@ def _known(ledger: Ledger, op: AppendOut, mid: int, text: bytes) -> OutAppended:
         RelayError: ``bad_msg``, it is another message.
     """
     db = ledger.db
-    kind, sender_no, sender, size, check, box, hub_no = db.execute(
-        "SELECT m.kind, m.sender_no, m.sender, m.size, m.checksum, m.box, h.no FROM messages AS m"
+    kind, sender_no, sender, size, check, hub_no = db.execute(
+        "SELECT m.kind, m.sender_no, m.sender, m.size, m.checksum, h.no FROM messages AS m"
         " LEFT JOIN peers AS p ON p.no = m.box LEFT JOIN hubs AS h ON h.key = p.hub WHERE m.mid = ?",
         (mid,),
     ).fetchone()
@@ -264,8 +286,7 @@ def _known(ledger: Ledger, op: AppendOut, mid: int, text: bytes) -> OutAppended:
     if not same:
         raise RelayError("bad_msg", "msg_id was used for another message: make a new one for each")
     seq = one(db, "SELECT seq FROM outbox WHERE mid = ?", (mid,)) or 0
-    forwarded = one(db, "SELECT forwarded_at FROM receipts WHERE mid = ? AND box = ?", (mid, box)) or 0
-    return OutAppended(seq, mid, duplicate=True, forwarded=bool(forwarded))
+    return OutAppended(seq, mid, duplicate=True)
 
 
 def _refuse_full(ledger: Ledger, op: AppendOut) -> None:
@@ -385,8 +406,8 @@ def resume_out(ledger: Ledger, op: ResumeOut) -> Resumed:
     db, no = ledger.db, op.hub_no
     ledger.note_time(op.at)
     settled = OutSettled(0, 0)
-    _check_hub(db, no)
-    _end_streams(ledger, no)
+    check_hub(db, no)
+    end_streams(ledger, no)
     last: int = one(db, "SELECT last_seq FROM hubs WHERE no = ?", (no,))
     covered = _ours(db, no, op.known)
     if covered is not None:
@@ -412,7 +433,7 @@ def _ours(db: sqlite3.Connection, hub_no: int, stream: str) -> tuple[int, int | 
     return found
 
 
-def _end_streams(ledger: Ledger, hub_no: int) -> None:
+def end_streams(ledger: Ledger, hub_no: int) -> None:
     """Before anything new of this run: what comes now was sent in no earlier stream.
 
     In a copy of the database that was put back, an earlier stream may have gone on after the copy was made:
@@ -450,18 +471,20 @@ def receive(
 ) -> Received:
     """See `Receive`. `take_far` does what is no mail: what came of it, or code and reason of a refusal."""
     db = ledger.db
-    _check_hub(db, op.hub_no)
+    hub = check_hub(db, op.hub_no)
     row = db.execute(
         "SELECT number, rejected FROM streams WHERE hub_no = ? AND direction = ? AND stream = ?",
         (op.hub_no, THEIRS, op.stream),
     ).fetchone()
     have = max(row[0] if row is not None else 0, op.first - 1)
+    if op.number <= have and op.number >= op.first:
+        return _taken_before(ledger, op, _refusals(row[1]))
     if op.number != have + 1:
         raise RelayError("bad_msg", f"frame {op.number} does not follow {have}")
     sender_no = far_no(ledger, op.hub_no, op.sender, op.at) if op.mail is not None else 0
     done: Any = None
     if op.far is None:
-        appended, code, message = _take(ledger, op, sender_no)
+        appended, code, message = _take(ledger, op, sender_no, hub)
     else:
         appended = None
         done, code, message = take_far(ledger, op.far)
@@ -479,13 +502,33 @@ def receive(
             "UPDATE streams SET rejected = ? WHERE hub_no = ? AND direction = ? AND stream = ?",
             (msgspec.json.encode(refused).decode(), op.hub_no, THEIRS, op.stream),
         )
-    return Received(sender_no, appended, code, message, done)
+    return Received(appended, code, message, done)
 
 
-def _take(ledger: Ledger, op: Receive, sender_no: int) -> tuple[Appended | None, str, str]:
+def _taken_before(ledger: Ledger, op: Receive, refused: tuple[Refusal, ...]) -> Received:
+    """What became of a frame of a stream that is not the latest: the other hub goes on with it.
+
+    A copy of that hub was here meanwhile. The stream is the latest again, so that the next link knows it.
+    """
+    ledger.db.execute(
+        "UPDATE streams SET place = (SELECT max(place) + 1 FROM streams WHERE hub_no = ?1 AND direction = ?2)"
+        " WHERE hub_no = ?1 AND direction = ?2 AND stream = ?3",
+        (op.hub_no, THEIRS, op.stream),
+    )
+    found = next((each for each in refused if each.number == op.number), Refusal(op.number, ""))
+    return Received(None, found.code, found.message)
+
+
+def _take(ledger: Ledger, op: Receive, sender_no: int, hub: str) -> tuple[Appended | None, str, str]:
     mail = op.mail
-    # What was taken is not refused when it comes again, whatever would be said of it now.
-    known = one(ledger.db, "SELECT mid FROM messages WHERE msg_id = ? AND origin = ?", (op.msg_id, op.hub_no))
+    # What was taken is not refused when it comes again, whatever would be said of it now; nor taken twice
+    # because the hub was forgotten meanwhile and has another number.
+    known = one(
+        ledger.db,
+        "SELECT m.mid FROM messages AS m LEFT JOIN peers AS p ON p.no = m.sender_no"
+        " WHERE m.msg_id = ?1 AND (m.origin = ?2 OR m.origin > 0 AND p.hub = ?3)",
+        (op.msg_id, op.hub_no, hub),
+    )
     if known:
         return Appended(known, (), duplicate=True), "", ""
     if mail is None:

@@ -6,8 +6,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from ecorelay import names
+from ecorelay.core.link_ops import FarPeer
 from ecorelay.core.ops import Eviction, ForgetPeer, Forgotten, SetBlock
-from ecorelay.daemon import store_peers, store_ring
+from ecorelay.daemon import store_links, store_peers, store_ring
 from ecorelay.daemon.schema import DEAD, UNREAD
 from ecorelay.daemon.store_sql import listed, one
 from ecorelay.errors import RelayError
@@ -53,6 +54,16 @@ def _empty(ledger: Ledger, no: int, at: int) -> Counter[int]:
     return Counter([sender for state, _, sender, _ in entries if state == UNREAD])
 
 
+def _far_no(ledger: Ledger, op: SetBlock) -> int | None:
+    """The number of another hub's peer; None: the hub was forgotten meanwhile."""
+    assert op.far is not None, "asked for one that its hub told of"
+    hub_no = one(ledger.db, "SELECT no FROM hubs WHERE key = ?", (op.far[0],))
+    if hub_no is None:
+        return None
+    far = FarPeer(name=op.address.partition("@")[0], peer_id=op.far[1])
+    return store_links.far_no(ledger, hub_no, far, op.at)
+
+
 def set_block(ledger: Ledger, op: SetBlock) -> None:
     """See `SetBlock`."""
     db = ledger.db
@@ -61,9 +72,12 @@ def set_block(ledger: Ledger, op: SetBlock) -> None:
         address = one(db, "SELECT name FROM peers WHERE no = ?", (no,))
         if address is None:
             raise RelayError("peer_gone", "that peer was removed: `ecorelay peers` lists those there are")
+    if op.far is not None and op.blocked:
+        no = _far_no(ledger, op)
     key = names.key(address)
     if op.blocked:
         db.execute("INSERT INTO blocks VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", (key, address, no, op.at))
+        db.execute("UPDATE OR IGNORE blocks SET no = ? WHERE key = ? AND no ISNULL", (no, key))
     else:
         db.execute("DELETE FROM blocks WHERE key = ?", (key,))
     ledger.note_time(op.at)

@@ -100,8 +100,7 @@ REPEATABLE: Final = READS | {
     ops.Housekeep,
     ops.SetBlock,
     link_ops.KnowHub,
-    link_ops.ResumeOut,
-    link_ops.SettleOut,
     link_ops.SaveDirectory,
 }
-"""Done twice, they are done once."""
+"""Done twice, they are done once, with the same result: whether a commit that reported an error took place
+need not be known."""

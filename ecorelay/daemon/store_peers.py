@@ -124,7 +124,8 @@ def remove_rows(ledger: Ledger, nos: Sequence[int]) -> None:
     db = ledger.db
     keys = (as_json(nos),)
     db.execute(
-        "UPDATE notices SET about = (SELECT name FROM peers WHERE no = about_no)"
+        "UPDATE notices SET about ="
+        " (SELECT name || iif(hub = '', '', '@' || hub) FROM peers WHERE no = about_no)"
         " WHERE about_no IN (SELECT value FROM json_each(?))",
         keys,
     )
@@ -141,6 +142,28 @@ def remove_rows(ledger: Ledger, nos: Sequence[int]) -> None:
         db.execute(f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))", keys)
     for no in nos:
         ledger.drop_box(no)
+
+
+def sweep_far(ledger: Ledger, before: int, most: int) -> int:
+    """Peers of other hubs go that were not used since `before` (ms) and that nothing needs.
+
+    That is: mail of theirs that is here or known, mail that waits for them, a group, a block. What names one
+    all the same (a notice) keeps its name; a number is never given again. `most` at once; how many went.
+    """
+    db = ledger.db
+    nos = listed(
+        db,
+        "SELECT json_group_array(no) FROM (SELECT p.no FROM peers AS p WHERE p.hub <> '' AND p.last_seen < ?"
+        " AND NOT EXISTS (SELECT 1 FROM messages AS m WHERE m.sender_no = p.no AND m.origin > 0)"
+        " AND NOT EXISTS (SELECT 1 FROM outbox AS o JOIN hubs AS h ON h.no = o.hub_no"
+        " WHERE h.key = p.hub AND o.box = p.no)"
+        " AND NOT EXISTS (SELECT 1 FROM group_members AS g WHERE g.no = p.no)"
+        " AND NOT EXISTS (SELECT 1 FROM blocks AS b WHERE b.no = p.no) LIMIT ?)",
+        (before, most),
+    )
+    if nos:
+        remove_rows(ledger, nos)
+    return len(nos)
 
 
 def snapshot(db: sqlite3.Connection) -> Snapshot:

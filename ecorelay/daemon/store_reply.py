@@ -131,7 +131,7 @@ def _reply_out(
     _mark_replied(ledger, op, target, state)
     own = ledger.box(op.sender_no)[2]
     appended = Appended(out.mid, (), duplicate=out.duplicate)
-    return Replied(appended, asker, broadcast_id, own, target, hub_no, out.seq, len(encoded))
+    return Replied(appended, asker, broadcast_id, own, target, hub_no, out.seq, encoded, to.peer_id)
 
 
 def _mark_replied(ledger: Ledger, op: AppendReply, mid: int, state: int | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ecorelay.core.ops import FindOp, FoundOp, Housekeep, HousekeepingDone, SaveOp
-from ecorelay.daemon import store_links
+from ecorelay.daemon import store_links, store_peers
 from ecorelay.daemon.store_sql import one
 from ecorelay.errors import RelayError
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 ROWS_PER_CALL: Final = 2_000
 """Rows of one kind looked at by one `Housekeep`: some milliseconds."""
 FOREIGN_IDS_MS: Final = 45 * 86_400_000
-"""Ids of other hubs' messages stay known longer than any outbox keeps them."""
+"""Ids of other hubs' messages stay known longer than any outbox keeps them, unless room runs short: then
+what was taken and comes again after an hour, with its result lost all that time, may be taken twice."""
+FAR_KEPT_MS: Final = 60 * 86_400_000
+"""Numbers of other hubs' peers that were used since are not looked at."""
 PRESSED: Final = 0.8
 """Filled to this part of data_bytes, receipts go early: their room is needed for mail."""
 PRESSED_KEEPS_MS: Final = 3_600_000
@@ -60,7 +63,9 @@ def housekeep(ledger: Ledger, op: Housekeep) -> HousekeepingDone:
             (now, ROWS_PER_CALL),
         ).rowcount,
     ]
-    swept, unfinished = _sweep(ledger, now, now - keep)
+    foreign = now - keep if pressed else now - max(keep, FOREIGN_IDS_MS)
+    swept, unfinished = _sweep(ledger, now, now - keep, foreign)
+    counts.append(store_peers.sweep_far(ledger, now - FAR_KEPT_MS, ROWS_PER_CALL))
     before = now - int(limits.outbox_days * DAY_MS)
     found = [store_links.expire_out(ledger, no, before, now, ROWS_PER_CALL) for no in op.away]
     expired = tuple([each for each in found if each is not None])
@@ -87,20 +92,21 @@ def _is_pressed(db: sqlite3.Connection) -> bool:
     return pages - free > most * PRESSED
 
 
-def _sweep(ledger: Ledger, now: int, before: int) -> tuple[int, bool]:
+def _sweep(ledger: Ledger, now: int, before: int, foreign: int) -> tuple[int, bool]:
     """Go on through the messages, oldest first, removing what nothing refers to any more.
 
     Args:
         ledger: knows how far it came.
         now: wall time.
         before: receipts that ended earlier go.
+        foreign: ids of other hubs' messages older than this go.
 
     Returns:
         Rows removed, and whether there may be more to look at.
     """
     if now >= ledger.sweep_at:  # what was passed over because a ring held it may have left it since
         ledger.swept, ledger.sweep_at = 0, now + SWEEP_AGAIN_MS
-    swept = sweep(ledger, ledger.swept, now, before, before)
+    swept = sweep(ledger, ledger.swept, now, before, before, foreign)
     ledger.swept = swept.upto
     return swept.rows, swept.more
 
@@ -113,7 +119,9 @@ class Swept(NamedTuple):
     more: bool
 
 
-def sweep(ledger: Ledger, start: int, now: int, before: int, ids_before: int) -> Swept:
+def sweep(
+    ledger: Ledger, start: int, now: int, before: int, ids_before: int, foreign: int | None = None
+) -> Swept:
     """Look through some messages, oldest first, and remove what nothing refers to any more.
 
     Args:
@@ -122,6 +130,7 @@ def sweep(ledger: Ledger, start: int, now: int, before: int, ids_before: int) ->
         now: wall time.
         before: receipts that ended earlier go.
         ids_before: messages older than this go, once no text, receipt or group's log needs them.
+        foreign: the same of other hubs' messages; None: what is older than `FOREIGN_IDS_MS`.
     """
     db = ledger.db
     # A message dated in the future was written under a clock set wrong: it does not end the sweep.
@@ -142,7 +151,7 @@ def sweep(ledger: Ledger, start: int, now: int, before: int, ids_before: int) ->
         " AND NOT EXISTS (SELECT 1 FROM outbox AS o WHERE o.mid = messages.mid)"
         " AND NOT EXISTS (SELECT 1 FROM group_log AS l"
         " WHERE l.group_no = messages.group_no AND l.seq = messages.seq)",
-        (start, upto, now - FOREIGN_IDS_MS, ids_before),
+        (start, upto, now - FOREIGN_IDS_MS if foreign is None else foreign, ids_before),
     ).rowcount
     db.execute(
         "DELETE FROM pushes WHERE mid > ? AND mid <= ?"

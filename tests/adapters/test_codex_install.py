@@ -283,6 +283,42 @@ def test_variables_that_lead_to_the_data_stand_in_the_entry(home: Home):
     assert home.checks()["Codex CLI entry"][0] == "ok"
     del home.environ["ECORELAY_HOME"]
     assert home.checks()["Codex CLI entry"][0] == "fail"
+    home.install()  # what the doctor says to do
+    assert home.entry()["env"] == {"X": "1"}
+    assert home.checks()["Codex CLI entry"][0] == "ok"
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_an_install_without_a_data_directory_leads_to_the_usual_one(home: Home, case: str):
+    data = home.write(FILES[case])
+    home.environ["ECORELAY_HOME"] = str(home.root / "data")
+    home.install()
+    del home.environ["ECORELAY_HOME"]
+    assert len(home.install().steps) == 1
+    assert home.entry() == ENTRY
+    assert home.install().steps == ()
+    home.uninstall()
+    assert home.config.read_bytes() == data
+    assert home.files() == ["config.toml"]
+
+
+@pytest.mark.parametrize(
+    ("env", "left"),
+    [
+        ('env = { ECORELAY_HOME = "/d" }\n', {}),
+        ('env = { ECORELAY_HOME = "/d", X = "1" }\n', {"X": "1"}),
+        ('env = { X = "1", ECORELAY_HOME = "/d" } # mine\n', {"X": "1"}),
+        ('env.ECORELAY_HOME = "/d"\nenv.X = "1"\n', {"X": "1"}),
+        ('[mcp_servers.ecorelay.env]\nX = "1" # mine\nECORELAY_HOME = "/d"\n', {"X": "1"}),
+        ('[mcp_servers.ecorelay.env]\nECORELAY_HOME = "/d"\n\n[tui]\n', {}),
+    ],
+)
+def test_the_variable_goes_however_it_is_written(home: Home, env: str, left: dict[str, str]):
+    home.write(f"a = 1 # one\n[mcp_servers.ecorelay]\ncommand = 'old'\nargs = ['mcp']\n{env}")
+    assert home.install().problem == ""
+    assert home.entry().get("env", {}) == left
+    assert home.config.read_text().startswith("a = 1 # one\n")
+    assert ("# mine" in env) == ("# mine" in home.config.read_text())
 
 
 def test_a_server_of_our_name_that_is_not_ours_stays(home: Home):

@@ -366,3 +366,19 @@ async def test_a_canary_says_how_far_it_got(autojump_clock: MockClock):
             "the plugin in the assistant does not answer",
         )
         assert trio.current_time() - began <= companion.CANARY_S
+
+
+async def test_what_is_taken_after_we_gave_up_is_not_given_again(autojump_clock: MockClock):
+    async with bench() as b:
+        b.companion.sleeps = True
+        await b.push(0)
+        await trio.sleep(ANSWER_S + 0.1)
+        assert b.heard.refused == [IDS[0]]
+        [given] = b.companion.given
+        assert given["until"] == ANSWER_S * 1000  # the companion refuses it from then on
+        b.companion.says("handed_over", id=given["id"])
+        b.companion.sleeps = False
+        await b.push(0, 1)
+        await trio.sleep(1)
+        assert b.companion.batches[1:] == [[IDS[1]]]
+        assert b.heard.accepted == IDS[:2]

@@ -74,13 +74,18 @@ export async function joinSession(config) {
     sessionId: process.env.SESSION_ID,
     on(handler) { handlers.push(handler) },
     send: (options) => ask("send", options),
-    getEvents: async () => state.events,
+    getEvents: async () => {
+      const found = [...state.events]
+      if (state.begins) { state.events.push(...state.begins); state.queue = { ...state.queue, items: [] } }
+      return found
+    },
     rpc: {
       metadata: {
         isProcessing: async () => { broken(); return { processing: state.processing } },
         getClientMetadata: async () => { broken(); return state.metadata },
         updateClientMetadata: async ({ set }) => {
           broken()
+          if (state.slow) await ask("keep")
           if (Object.values(set).some((each) => Buffer.byteLength(each) > 16384)) throw new Error("too large")
           Object.assign(state.metadata, set); keep(); return state.metadata
         },
@@ -139,8 +144,8 @@ class Adapter(Lines):
     def tell(self, what: str, session: str = SESSION, **params: Any) -> None:
         self.say(jsonrpc="2.0", method=f"ecorelay/{what}", params={"session": session, **params})
 
-    def hand_over(self, id: str, text: str, *, urgent: bool = False) -> None:
-        self.tell("hand_over", id=id, text=text, urgent=urgent)
+    def hand_over(self, id: str, text: str, *, urgent: bool = False, **more: Any) -> None:
+        self.tell("hand_over", id=id, text=text, urgent=urgent, **more)
 
 
 class Stage:
@@ -186,10 +191,14 @@ class Stage:
         self.links.mkdir(parents=True, mode=0o700, exist_ok=True)
         self.link.write_text(json.dumps({"path": str(self._short / "adapter"), "pid": 1, **more}))
 
-    def render(self, home: Path | None = None) -> None:
+    def render(self, home: Path | None = None, **constants: int) -> None:
         environ = {"HOME": str(self.root), "ECORELAY_HOME": str(home or self.home)}
         machine = Person(environ=environ, paths=find_paths(environ), program=("x",), version="1.0")
-        (self.folder / EXTENSION).write_bytes(rendered(machine))
+        text = rendered(machine).decode()
+        for name, value in constants.items():
+            before = next(line for line in text.splitlines() if line.startswith(f"const {name} = "))
+            text = text.replace(before, f"const {name} = {value};")
+        (self.folder / EXTENSION).write_bytes(text.encode())
 
     def start(self, **state: Any) -> subprocess.Popen[bytes]:
         """Start the extension as Copilot does, and wait until it has joined the session."""
@@ -376,6 +385,144 @@ def test_it_ends_at_once_when_told(stage: Stage):
     adapter = stage.meet()
     stage.end()
     assert adapter.gone.wait(PATIENCE_S)
+
+
+def pauses(stage: Stage, count: int) -> list[float]:
+    """How long after the end of each short link the next one comes, in seconds."""
+    found = []
+    for _ in range(count):
+        stage.accept().close()
+        ended = time.monotonic()
+        adapter = stage.accept()
+        found.append(time.monotonic() - ended)
+        adapter.close()
+    return found
+
+
+def test_who_is_thrown_out_each_time_comes_back_ever_later(stage: Stage):
+    """Another process of the same session would be thrown out by each of these."""
+    stage.show_link()
+    stage.start()
+    assert pauses(stage, 2)[1] >= 0.4  # half of 0.8 s
+
+
+def test_after_a_link_that_lasted_it_comes_back_soon(stage: Stage):
+    stage.render(STEADY_MS=300)
+    stage.show_link()
+    stage.start()
+    pauses(stage, 2)
+    adapter = stage.accept()
+    adapter.expect("session")
+    time.sleep(0.5)
+    adapter.close()
+    ended = time.monotonic()
+    stage.accept()
+    assert time.monotonic() - ended < 1.5  # 0.3 s, and not more than 1.6
+
+
+# --- a link that is cut --------------------------------------------------------------------------------
+
+
+def test_what_is_being_sent_when_the_link_is_cut_is_told_before_anything_else(stage: Stage):
+    adapter = stage.meet()
+    adapter.hand_over("ecorelay:a", "hello")
+    first = stage.sent(None)
+    adapter.close()
+    again = stage.accept()
+    time.sleep(QUIET_S)
+    stage.sdk.say(n=first["n"], result="m1")
+    again.expect("session", handed_over=["ecorelay:a"], seen=[])
+    again.expect("status")
+    stage.quiet(again)
+
+
+def test_what_failed_while_the_link_was_cut_may_come_again(stage: Stage):
+    adapter = stage.meet()
+    adapter.hand_over("ecorelay:a", "hello")
+    first = stage.sent(None)
+    adapter.close()
+    again = stage.accept()
+    stage.sdk.say(n=first["n"], error="not now")
+    again.expect("session", handed_over=[])
+    again.expect("status")
+    again.hand_over("ecorelay:a,b", "hello and more")
+    assert stage.sent()["options"]["prompt"] == "hello and more"
+    again.expect("handed_over", id="ecorelay:a,b")
+
+
+def test_what_takes_too_long_to_be_waited_for_is_still_not_sent_twice(stage: Stage):
+    stage.render(INTRODUCE_MS=200)
+    adapter = stage.meet()
+    adapter.hand_over("ecorelay:a", "hello")
+    first = stage.sent(None)
+    adapter.close()
+    again = stage.accept()
+    again.expect("session", handed_over=[])  # it may still fail
+    again.expect("status")
+    again.hand_over("ecorelay:a,b", "hello and more")
+    stage.sdk.say(n=first["n"], result="m1")
+    again.expect("handed_over", id="ecorelay:a")
+    again.expect("handed_over", id="ecorelay:a")
+    again.expect("refused", id="ecorelay:a,b", why="some of it was handed over before")
+    stage.quiet(again)
+    again.hand_over("ecorelay:b", "more")
+    assert stage.sent("m2")["options"]["prompt"] == "more"
+
+
+def test_a_link_that_is_cut_again_while_it_waits_does_no_harm(stage: Stage):
+    adapter = stage.meet()
+    adapter.hand_over("ecorelay:a", "hello")
+    first = stage.sent(None)
+    adapter.close()
+    stage.accept().close()
+    last = stage.accept()
+    stage.sdk.say(n=first["n"], result="m1")
+    last.expect("session", handed_over=["ecorelay:a"])
+    last.expect("status")
+    stage.quiet(last)
+
+
+# --- what comes too late -------------------------------------------------------------------------------
+
+
+def now_ms(after_s: float = 0) -> int:
+    return int((time.time() + after_s) * 1000)
+
+
+def test_what_comes_too_late_is_refused(stage: Stage):
+    adapter = stage.meet()
+    adapter.hand_over("ecorelay:a", "hello", until=now_ms(-1))
+    adapter.expect("refused", id="ecorelay:a", why="it came too late")
+    stage.quiet(adapter)
+    adapter.hand_over("ecorelay:a", "hello", until=now_ms(60))
+    stage.sent()
+    adapter.expect("handed_over", id="ecorelay:a")
+    adapter.hand_over("ecorelay:a", "hello", until=now_ms(-1))  # it is there
+    adapter.expect("handed_over", id="ecorelay:a")
+    stage.quiet(adapter)
+
+
+def test_what_had_to_wait_for_too_long_is_refused(stage: Stage):
+    adapter = stage.meet()
+    adapter.hand_over("ecorelay:a", "hello")
+    first = stage.sent(None)
+    adapter.hand_over("ecorelay:b", "again", until=now_ms(0.2))
+    time.sleep(QUIET_S)
+    stage.sdk.say(n=first["n"], result="m1")
+    adapter.expect("handed_over", id="ecorelay:a")
+    adapter.expect("refused", id="ecorelay:b", why="it came too late")
+    stage.quiet(adapter)
+
+
+def test_what_waited_for_too_long_to_be_noted_is_refused(stage: Stage):
+    adapter = stage.meet(slow=True)
+    adapter.hand_over("ecorelay:a", "hello", until=now_ms(1.5))
+    asked = stage.sdk.next()
+    assert asked["call"] == "keep"
+    time.sleep(1.6)
+    stage.sdk.say(n=asked["n"])
+    adapter.expect("refused", id="ecorelay:a", why="it came too late")
+    stage.quiet(adapter)
 
 
 # --- handing over --------------------------------------------------------------------------------------
@@ -754,10 +901,25 @@ def test_an_extension_that_is_loaded_again_knows_what_the_one_before_did(stage: 
     assert stage.sent("m9")["options"]["prompt"] == "text lost"
 
 
+def test_what_leaves_the_queue_while_it_is_looked_for_is_not_lost(stage: Stage):
+    adapter = stage.meet()
+    adapter.hand_over("ecorelay:a", "hello")
+    stage.sent()
+    adapter.expect("handed_over")
+    stage.end()
+    stage.state = stage.kept()
+    stage.show_link()
+    stage.start(
+        queue={"items": [{"displayText": "hello", "messageId": "m1"}], "steeringMessages": []},
+        begins=[{"type": "user.message", "data": {"content": "hello", "messageId": "m1"}}],
+    )
+    stage.accept().expect("session", handed_over=["ecorelay:a"])
+
+
 def test_what_is_kept_with_the_session_has_a_bound_and_holds_no_text(stage: Stage):
     adapter = stage.meet()
     for number in range(250):
-        adapter.hand_over(f"ecorelay:{number:026}" + ",x" * (number % 7), f"secret {number}")
+        adapter.hand_over(f"ecorelay:{number:026}" + f",{number}x" * (number % 7), f"secret {number}")
         stage.sent(f"m{number}")
         adapter.expect("handed_over")
     [(name, kept)] = stage.kept()["metadata"].items()

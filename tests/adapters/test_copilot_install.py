@@ -266,6 +266,39 @@ def test_an_extension_disabled_in_copilot_is_told(home: Home, extensions: Any, s
     assert (level == "warn", says in found) == (bool(says), True)
 
 
+@pytest.mark.parametrize("there", [".", ".copilot", ".copilot/extensions", ".copilot/extensions/ecorelay"])
+def test_folders_that_were_made_go_and_those_that_were_there_stay(home: Home, there: str):
+    home.folder.rmdir()
+    (home.root / there).mkdir(parents=True, exist_ok=True)
+    before = sorted(home.root.rglob("*"))
+    home.install()
+    home.install(program=("/new/ecorelay",))
+    home.uninstall()
+    assert sorted(home.root.rglob("*")) == before
+
+
+def test_a_folder_that_was_made_and_that_copilot_uses_since_stays_without_a_trace_of_us(home: Home):
+    home.folder.rmdir()
+    home.install()
+    log = home.folder / "logs" / "x.log"
+    log.parent.mkdir()
+    log.write_text("copilot's")
+    home.uninstall()
+    assert home.tree() == {"logs": b"", "logs/x.log": b"copilot's"}
+
+
+def test_an_install_without_a_data_directory_takes_server_and_extension_to_the_usual_one(home: Home):
+    home.environ["ECORELAY_HOME"] = str(home.root / "data")
+    home.install()
+    del home.environ["ECORELAY_HOME"]
+    home.install()
+    assert home.entry() == ENTRY
+    assert home.constants()["DATA_DIRECTORY"] == str(home.machine().paths.home)
+    assert {level for level, _ in home.checks().values()} == {"ok"}
+    home.uninstall()
+    assert home.tree() == {}
+
+
 def test_other_files_beside_the_extension_stay(home: Home):
     home.install()
     other = home.extension.parent / "notes.txt"

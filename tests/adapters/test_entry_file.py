@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ecorelay.errors import RelayError
-from ecorelay_adapters.clients import entry_file, files, json_entry, toml_entry
+from ecorelay_adapters.clients import entry_file, files, folders, json_entry, toml_entry
 from ecorelay_adapters.clients.entry_file import Table, backup_path
 
 VALUES = {"command": "/opt/ecorelay", "args": ["mcp"]}
@@ -166,7 +166,39 @@ def test_without_a_file_there_is_none_afterwards_whatever_became_of_the_entry(tm
     assert path.stat().st_mode & 0o777 == 0o600
     path.write_text(path.read_text().replace('"mcp"', '"mcp" /* changed */'))
     take_out(path)
-    assert os.listdir(path.parent) == []
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("mark", ["", "[", "7", '["../../x", 3]', "[" * 100_000, None])
+def test_a_note_of_made_folders_that_somebody_changed_does_no_harm(tmp_path: Path, mark: str | None):
+    path = tmp_path / "new" / "deeper" / "settings.json"
+    put(path)
+    note = tmp_path / "new" / folders.MARK
+    if mark is None:
+        note.unlink()
+        note.mkdir()
+    else:
+        note.write_text(mark)
+    put(path, table({"command": "/moved"}))
+    take_out(path)
+    assert not path.exists()
+    assert (tmp_path / "new").is_dir()  # an empty folder may stay, and nothing else goes
+
+
+def test_a_folder_that_somebody_else_uses_since_stays(tmp_path: Path):
+    path = tmp_path / "new" / "deeper" / "settings.json"
+    put(path)
+    (tmp_path / "new" / "theirs").mkdir()
+    take_out(path)
+    assert [*tmp_path.rglob("*")] == [tmp_path / "new", tmp_path / "new" / "theirs"]
+
+
+def test_a_file_that_is_long_is_not_shown_whole_and_a_script_not_at_all(tmp_path: Path):
+    long = table({"args": [str(n) for n in range(100)]})
+    [step] = entry_file.installing(tmp_path / "a.json", long, "")
+    assert (len(step.diff), step.diff[-1]) == (files.DIFF_MAX + 2, "  …")
+    [step] = entry_file.installing(tmp_path / "a.js", table(), "")
+    assert step.diff == ("+ a.js",)
 
 
 def test_a_backup_of_another_time_is_not_brought_back(tmp_path: Path):
@@ -207,6 +239,12 @@ def test_links_stay_links_even_where_they_lead_nowhere_yet(tmp_path: Path):
     take_out(path)
     assert path.is_symlink()
     assert real.read_text() == JSON
+    real.unlink()
+    real.parent.rmdir()
+    put(path)
+    take_out(path)
+    assert path.is_symlink()
+    assert os.listdir(tmp_path) == ["settings.json"]
 
 
 def test_the_change_is_made_to_the_file_as_it_is_then(tmp_path: Path):

@@ -128,3 +128,27 @@ def test_a_repository_that_is_broken_has_no_branch_and_stops_nobody(tmp_path: Pa
         assert len(git_branch(tmp_path)) == 256
     else:
         assert git_branch(tmp_path) == ""
+
+
+OUTER = {"COPILOT_AGENT_SESSION_ID": "c-1", "CLAUDE_CODE_SESSION_ID": "k-1"}
+
+
+@pytest.mark.parametrize(
+    ("client_name", "assistant", "client", "session"),
+    [
+        ("qwen-code-mcp-client", "", "qwen", ""),
+        ("gemini-cli-mcp-client", "", "gemini", ""),
+        ("codex-mcp-client", "codex", "codex", ""),
+        ("whatever Copilot calls itself", "copilot", "copilot", "c-1"),
+        ("claude-code", "claude-code", "claude-code", "k-1"),
+        ("claude-code", "", "claude-code", "k-1"),
+        ("", "qwen", "qwen", ""),
+    ],
+)
+def test_an_assistant_in_the_shell_of_another_is_itself(
+    tmp_path: Path, client_name: str, assistant: str, client: str, session: str
+):
+    environ = {**OUTER, "CLAUDE_CONFIG_DIR": str(tmp_path)}
+    found = find(environ, tmp_path, client_name, assistant)
+    assert (found.client, found.session) == (client, session)
+    assert (found.beside is None) == (client != "claude-code")

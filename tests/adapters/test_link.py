@@ -15,7 +15,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from ecorelay.paths import Paths
+from ecorelay.paths import Paths, choose_socket_path
+from ecorelay_adapters import companion, link
 from ecorelay_adapters.batches import labelled
 from ecorelay_adapters.jsonrpc import notification
 from ecorelay_adapters.link import COMPANIONS_MAX, HAS_UNIX, LINE_MAX, PREDECESSOR_S, LinkedCarrier, file_of
@@ -256,3 +257,35 @@ async def test_one_that_stays_is_waited_for_once(tmp_path: Path, autojump_clock:
     began = trio.current_time()
     assert await LinkedCarrier("extension", "s-2", {"ECORELAY_HOME": str(tmp_path)}).probe()
     assert trio.current_time() - began == pytest.approx(PREDECESSOR_S, abs=0.05)
+
+
+async def test_a_companion_that_does_not_read_holds_mail_no_longer_than_one_that_is_silent(
+    tmp_path: Path, monkeypatch
+):
+    monkeypatch.setattr(link, "ANSWER_S", 0.3)
+    monkeypatch.setattr(companion, "HOLD_S", 0.3)
+    async with bench(tmp_path) as b:
+        await b.line()
+        await until(lambda: b.carrier._send is not None)
+        await b.carrier.push(mail(0, "x" * 2_000_000))
+        await b.carrier.push(mail(1))
+        await until(lambda: b.heard.refused == IDS[:2])
+        line = await b.line()
+        await b.carrier.push(mail(2))
+        method, params = await line.hear()
+        assert (method, labelled(params["id"])) == ("ecorelay/hand_over", (IDS[2],))
+
+
+async def test_sockets_left_elsewhere_are_swept(tmp_path: Path):
+    home = tmp_path / ("long" * 25)
+    made = Bench(home)
+    made.carrier = LinkedCarrier("extension", "s-1", {"ECORELAY_HOME": str(home), "TMPDIR": "/tmp"})
+    elsewhere = choose_socket_path(made.paths, {"TMPDIR": "/tmp"}, made.paths.links / "1.sock").parent
+    (elsewhere / f"{2**22 - 3}.sock").touch()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(made.carrier.run, made.heard)
+        with trio.fail_after(20):
+            await (await made.line()).stream.aclose()
+        assert [file.name for file in elsewhere.iterdir()] == [f"{os.getpid()}.sock"]
+        nursery.cancel_scope.cancel()
+    elsewhere.rmdir()

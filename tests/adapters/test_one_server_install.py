@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from ecorelay.cli.doctor_assistant import look
 from ecorelay.errors import RelayError
 from ecorelay.paths import find_paths
-from ecorelay_adapters.clients import ASSISTANTS, json_entry
+from ecorelay_adapters.clients import ASSISTANTS, json_entry, program
 from ecorelay_adapters.clients.assistant import Machine, Plan
 from ecorelay_adapters.clients.entry_file import backup_path
 from ecorelay_adapters.clients.hooked import Hooked
@@ -104,6 +106,11 @@ def home(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
     return make_home(tmp_path, request.param)
 
 
+@pytest.fixture(params=["antigravity", "cursor"])
+def hooked(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
+    return make_home(tmp_path, request.param)
+
+
 def test_the_order_of_the_table():
     names = [each.name for each in ASSISTANTS]
     order = [
@@ -133,8 +140,30 @@ def test_broken_settings_are_refused_with_the_place_and_not_touched(home: Home):
         assert plan.code == "bad_args"
     assert home.config.read_text() == '{\n  "a": 1,,\n}'
     assert home.checks()[f"{home.assistant.title} entry"][0] == "fail"
+    remedies = [each.remedy for each in home.assistant.check(home.machine()) if each.level == "fail"]
+    assert remedies == [f"mend it, then `ecorelay install {home.assistant.name}`"]
     configured = home.assistant.configured(home.machine())
     assert configured is None or configured.server is None
+
+
+@pytest.mark.parametrize("text", ['{\n  "a": 1,,\n}', '{"mcpServers": {"ecorelay": {"url": "https://x"}}}'])
+def test_where_the_server_is_refused_no_hooks_are_put_in(hooked: Home, text: str):
+    assert isinstance(hooked.assistant, Hooked)
+    hooked.write(text)
+    plan = hooked.install()
+    assert (plan.problem != "", plan.steps) == (True, ())
+    assert not hooked.assistant.hooks_path(hooked.machine()).exists()
+    assert look(hooked.assistant, hooked.machine()).set_up == "no"
+
+
+def test_hooks_that_are_left_without_the_server_are_no_set_up(hooked: Home):
+    hooked.install()
+    hooked.write("[]")
+    found = look(hooked.assistant, hooked.machine())
+    assert found.configured is not None
+    assert found.set_up == "no"
+    hooked.write("{}")
+    assert look(hooked.assistant, hooked.machine()).set_up == "outdated"
 
 
 @pytest.mark.parametrize("key", ["url", "httpUrl", "serverUrl"])
@@ -175,6 +204,42 @@ def test_the_entry_is_written_once_and_taken_out_without_a_trace(home: Home, tex
     assert home.uninstall() == Plan()
 
 
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_folders_that_were_made_go_and_those_that_were_there_stay(home: Home, depth: int):
+    there = [*reversed(home.config.relative_to(home.root).parents)][: depth + 1]
+    (home.root / there[-1]).mkdir(parents=True, exist_ok=True)
+    before = sorted(home.root.rglob("*"))
+    home.install()
+    home.install(program=("/new/ecorelay",))
+    home.uninstall()
+    assert sorted(home.root.rglob("*")) == before
+
+
+def test_folders_that_two_assistants_need_go_with_the_last(tmp_path: Path):
+    for order in (("gemini", "antigravity"), ("antigravity", "gemini")):
+        root = tmp_path / order[0]
+        root.mkdir()
+        one = make_home(root, order[0])
+        other = Home(root, next(each for each in ASSISTANTS if each.name == order[1]), one.environ)  # type: ignore[arg-type]
+        before = sorted(root.rglob("*"))
+        one.install()
+        other.install()
+        one.uninstall()
+        assert other.entry() == ENTRIES[order[1]]
+        other.uninstall()
+        assert sorted(root.rglob("*")) == before
+
+
+def test_a_new_file_is_shown_whole(home: Home):
+    plan = home.assistant.plan_install(home.machine())
+    assert plan.steps[0].title == f"set up the MCP server ecorelay in {home.config}"
+    first, *lines = plan.steps[0].diff
+    assert first == f"+ {home.config.name}"
+    text = "".join(line.removeprefix("  +") + "\n" for line in lines)
+    plan.steps[0].do()
+    assert home.config.read_text() == text
+
+
 def test_tools_are_allowed_only_when_asked_and_where_that_can_be_said(home: Home):
     plan = home.install()
     asks = any("--allow-tools says that it need not" in note for note in plan.notes)
@@ -203,6 +268,40 @@ def test_the_data_directory_stands_in_the_entry_where_a_person_chose_it(home: Ho
     del home.environ["ECORELAY_HOME"]
     assert home.checks()[check][0] == "fail"
     assert str(home.root / "data") in home.checks()[check][1]
+    assert home.install().problem == ""  # what the doctor says to do
+    assert home.entry()["env"] == {"X": "1"}
+    assert home.checks()[check][0] == "ok"
+
+
+@pytest.mark.parametrize("text", [None, "{}", SETTINGS])
+def test_an_install_without_a_data_directory_takes_all_of_the_assistant_to_the_usual_one(
+    home: Home, text: str | None
+):
+    if text is not None:
+        home.write(text)
+    home.environ["ECORELAY_HOME"] = str(home.root / "data")
+    home.install()
+    del home.environ["ECORELAY_HOME"]
+    assert home.install().steps
+    assert home.entry() == ENTRIES[home.assistant.name]
+    assert home.install().steps == ()
+    assert all(level == "ok" for level, _ in home.checks().values()), home.checks()
+    assert "ECORELAY_HOME" not in "".join(path.read_text() for path in home.config.parent.glob("*.json"))
+    home.uninstall()
+    assert (home.config.read_text() if home.config.exists() else None) == text
+
+
+def test_taken_out_for_another_data_directory_that_one_is_named(home: Home):
+    home.environ["ECORELAY_HOME"] = str(home.root / "data")
+    home.install()
+    home.environ["ECORELAY_HOME"] = str(home.root / "other")
+    notes = " ".join(home.assistant.plan_removal(home.machine()).notes)
+    assert f"used the data directory {home.root / 'data'}, not {home.root / 'other'}" in notes
+    del home.environ["ECORELAY_HOME"]
+    assert f"used the data directory {home.root / 'data'}" in " ".join(home.uninstall().notes)
+    assert not home.config.exists()
+    home.install()
+    assert "used the data directory" not in " ".join(home.uninstall().notes)
 
 
 def test_a_program_that_moved_is_followed_and_what_a_person_changed_stays(home: Home):
@@ -243,9 +342,13 @@ def test_what_the_program_itself_cannot_read_is_told(home: Home):
         ('\ufeff{"a": 1}', "a byte order mark at line 1, column 1"),
     ):
         home.write(text)
-        told = [note for note in home.install().notes if "cannot read" in note]
+        plan = home.install()
         reads = name in ("cursor", "antigravity") or (name != "cline" and "comment" in kind)
-        assert told == ([] if reads else [f"{title} cannot read {home.config}: it has {kind}"])
+        told = (
+            f"{title} cannot read {home.config}: it has {kind}, and so has no MCP server of ecorelay either"
+        )
+        assert plan.problem.removesuffix(" until that is gone") == ("" if reads else told)
+        assert plan.steps
         assert home.checks()[f"{title} entry"][0] == ("ok" if reads else "fail")
         home.uninstall()
         assert home.config.read_text() == text
@@ -280,6 +383,30 @@ def test_a_program_that_does_not_work_is_told_and_the_entry_written(home: Home, 
     assert home.checks()[home.assistant.title][0] == "fail"
     assert home.install().problem == ""
     assert home.entry() == ENTRIES[home.assistant.name]
+
+
+def test_a_program_that_does_not_tell_its_version_is_waited_for_once_and_not_long(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(program, "VERSION_S", 0.3)
+    ran = home.root / "ran"
+    path = home.has(PROGRAMS[home.assistant.name], f"#!/bin/sh\necho x >> '{ran}'\nexec sleep 600\n")
+    os.utime(path, (1, 1))
+    assert "did not end within 0 s" in " ".join(home.install().notes)
+    assert home.checks()[home.assistant.title][0] == "fail"
+    assert look(home.assistant, home.machine()).set_up == "no"
+    assert ran.read_text() == "x\n"
+    path = home.has(PROGRAMS[home.assistant.name])
+    os.utime(path, (2, 2))
+    assert home.checks()[home.assistant.title][0] == "ok"
+
+
+def test_what_a_program_says_of_a_failure_is_shown_without_its_colours(home: Home):
+    words = r"\033[31mUnexpected token\033[0m\n\033]0;title\007\033[0m\n\033[0m"
+    home.has(PROGRAMS[home.assistant.name], f"#!/bin/sh\nprintf '{words}'\nexit 1\n")
+    found = home.assistant.find(home.machine())
+    assert found is not None
+    assert found.problem.endswith("does not tell its version: Unexpected token")
 
 
 def test_what_was_never_run_on_the_real_program_says_so(home: Home):

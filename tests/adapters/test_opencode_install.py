@@ -87,7 +87,11 @@ def test_the_plugin_has_all_it_needs(home: Home):
         {"name": tool.name, "description": tool.description, "inputSchema": tool.input_schema}
         for tool in TOOLS
     ]
-    assert home.files() == [".config/opencode/plugins/ecorelay.js", "bin/opencode"]
+    assert home.files() == [
+        ".config/.made-by-ecorelay",
+        ".config/opencode/plugins/ecorelay.js",
+        "bin/opencode",
+    ]
     assert any("started again" in note for note in plan.notes)
     found = home.opencode.configured(home.machine())
     assert found is not None
@@ -141,7 +145,7 @@ def test_the_folder_is_where_opencode_looks(home: Home):
     assert home.plugin == home.root / ".config/opencode/plugins/ecorelay.js"
     home.environ["XDG_CONFIG_HOME"] = str(home.root / "xdg")
     home.install()
-    assert home.files() == ["bin/opencode", "xdg/opencode/plugins/ecorelay.js"]
+    assert home.files() == ["bin/opencode", "xdg/.made-by-ecorelay", "xdg/opencode/plugins/ecorelay.js"]
 
 
 @pytest.mark.parametrize("text", ["export const Mine = async () => ({})\n", "// ecorelay\n"])
@@ -168,6 +172,7 @@ def test_one_that_came_between_plan_and_step_stays(home: Home):
 
 def test_a_plan_that_is_only_shown_changes_nothing(home: Home):
     plan = home.opencode.plan_install(home.machine())
+    assert plan.steps[0].title == f"set up the plugin ecorelay in {home.plugin}"
     assert plan.steps[0].diff == ("+ ecorelay.js",)
     assert home.files() == ["bin/opencode"]
 
@@ -177,9 +182,19 @@ def test_uninstalled_nothing_is_left(home: Home):
     plan = home.uninstall()
     assert len(plan.steps) == 1
     assert home.files() == ["bin/opencode"]
-    assert not (home.root / ".config/opencode").exists()
+    assert plan.steps[0].title == f"take the plugin ecorelay out of {home.plugin}"
+    assert not (home.root / ".config").exists()
     assert home.uninstall().steps == ()
     assert home.opencode.configured(home.machine()) is None
+
+
+@pytest.mark.parametrize("there", [".config", ".config/opencode", ".config/opencode/plugins"])
+def test_uninstalled_folders_that_were_there_stay_even_empty(home: Home, there: str):
+    (home.root / there).mkdir(parents=True)
+    before = sorted(home.root.rglob("*"))
+    home.install()
+    home.uninstall()
+    assert sorted(home.root.rglob("*")) == before
 
 
 def test_uninstalled_what_others_have_there_stays(home: Home):

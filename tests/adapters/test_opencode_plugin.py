@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -53,13 +54,23 @@ const say = (what) => process.stdout.write(JSON.stringify(what) + "\\n")
 const known = JSON.parse(process.env.KNOWN ?? "{}") // session -> what is known of it
 const history = JSON.parse(process.env.HISTORY ?? "{}") // session -> its messages
 const refusals = {} // session -> why no prompt is taken
+const holds = {} // what OpenCode does not answer for now: "get", "prompt"
+const held = async (what) => { while (holds[what]) await new Promise((resolve) => setTimeout(resolve, 5)) }
 const missing = { error: { name: "NotFoundError", data: { message: "Session not found" } } }
 const session = {
-  get: async ({ path }) => (known[path.id] ? { data: known[path.id] } : missing),
+  get: async ({ path }) => {
+    const found = known[path.id] ? { data: known[path.id] } : missing
+    if (holds.get) say({ asked: path.id })
+    await held("get")
+    return found
+  },
   list: async () => ({ data: Object.values(known) }),
   messages: async ({ path }) => ({ data: history[path.id] ?? [] }),
   promptAsync: async ({ path, body }) => {
     say({ prompt: path.id, body })
+    const waited = holds.prompt
+    await held("prompt")
+    if (waited) say({ answers: path.id })
     return refusals[path.id] ? { error: { data: { message: refusals[path.id] } } } : { data: undefined }
   },
 }
@@ -72,7 +83,7 @@ say({ tools: Object.fromEntries(Object.entries(hooks[0].tool).map(([name, tool])
 for await (const line of createInterface({ input: process.stdin })) {
   const { act, ...given } = JSON.parse(line)
   if (act === "set") {
-    Object.assign({ known, history, refusals }[given.what], given.values)
+    Object.assign({ known, history, refusals, holds }[given.what], given.values)
     say({ set: given.what })
   } else if (act === "again") hooks.push(await Ecorelay(place(given.directory)))
   else if (act === "event") for (const each of hooks) await each.event({ event: given.event })
@@ -237,7 +248,7 @@ class OpenCode:
         self._process.stdin.flush()
 
     def set(self, what: str, values: object) -> None:
-        """What it knows from now on: `known` sessions, their `history`, its `refusals`."""
+        """What it knows from now on: `known` sessions, their `history`, its `refusals`, what it `holds`."""
         self.do("set", what=what, values=values)
         assert self.next() == {"set": what}
 
@@ -343,9 +354,11 @@ def child(opencode: OpenCode) -> Child:
     return child
 
 
-def hand_over(child: Child, opencode: OpenCode, id: str = "ecorelay:m1", text: str = "a word") -> Any:
+def hand_over(
+    child: Child, opencode: OpenCode, id: str = "ecorelay:m1", text: str = "a word", **more: Any
+) -> Any:
     """Up to the prompt that it makes."""
-    child.say("hand_over", session="ses_a", id=id, text=text, urgent=False)
+    child.say("hand_over", session="ses_a", id=id, text=text, urgent=False, **more)
     found = opencode.next()
     assert found["prompt"] == "ses_a"
     return found["body"]
@@ -422,6 +435,74 @@ def test_a_call_is_told_that_the_process_ended_and_the_next_one_works(opencode: 
     assert opencode.next() == {"call": "c2", "result": "done"}
 
 
+def test_a_call_whose_process_ends_while_it_waits_goes_to_the_next(opencode: OpenCode, child: Child):
+    body = hand_over(child, opencode)
+    child.end()
+    second = opencode.child().begin()
+    opencode.call()  # the second hears of the session after what is being handed over
+    assert second.silent()
+    second.end()
+    third = opencode.child()
+    opencode.stores(body)
+    assert opencode.silent()
+    third.begin()
+    third.meets(handed_over=["ecorelay:m1"])
+    third.answer(third.next(), {"content": [{"type": "text", "text": "done"}]})
+    assert opencode.next() == {"call": "c1", "result": "done"}
+
+
+def test_a_call_does_not_wait_for_what_is_being_handed_over(opencode: OpenCode, child: Child):
+    hand_over(child, opencode)
+    opencode.call()
+    child.answer(child.next(), {"content": [{"type": "text", "text": "done"}]})
+    assert opencode.next() == {"call": "c1", "result": "done"}
+
+
+def test_a_call_that_is_given_up_while_it_waits_is_not_made(opencode: OpenCode, child: Child):
+    child.end()
+    again = opencode.child()
+    opencode.call()
+    opencode.do("abort", call="c1")
+    again.begin().meets()
+    assert opencode.next() == {"call": "c1", "result": "cancelled; nothing was done."}
+    assert again.silent()
+
+
+def test_a_call_of_a_session_that_is_deleted_while_it_waits_says_so(opencode: OpenCode, child: Child):
+    child.end()
+    again = opencode.child()
+    opencode.call()
+    opencode.event("session.deleted", info={"id": "ses_a"})
+    again.begin()
+    assert "not known" in opencode.next()["result"]
+    assert again.silent()
+
+
+def inside(folder: Path, script: str) -> list[str]:
+    """What a script prints that sees into the plugin, and its `relay`."""
+    assert NODE is not None
+    text = render(["/nowhere/ecorelay"], {}, "1.0")
+    (folder / "plugin.mjs").write_text(f"{text}\nconst relay = new Relay()\n{script}\nprocess.exit(0)\n")
+    done = subprocess.run([NODE, str(folder / "plugin.mjs")], capture_output=True, timeout=PATIENCE_S)
+    assert done.stderr == b""
+    return done.stdout.decode().splitlines()
+
+
+def test_without_a_process_nothing_waits_for_its_answer(tmp_path: Path):
+    script = """
+relay.child.process = undefined
+await relay.child.request("tools/call", {}).catch((error) => console.log(error.message))
+relay.sessions.set("s", { id: "s", known: true, isMet: () => true })
+console.log(await relay.call({}, "relay_peers", {}, { sessionID: "s" }))
+Object.assign(relay.sessions.get("s"), { isMet: () => false })
+relay.child.isReady = async () => true
+console.log((await relay.call({}, "relay_peers", {}, { sessionID: "s" })).split(" (")[0])
+"""
+    said = "ecorelay is not running; nothing was done"
+    often = "ecorelay ends again and again"
+    assert inside(tmp_path, script) == [said, f"{said}.", often]
+
+
 def test_a_protocol_error_is_told(opencode: OpenCode, child: Child):
     opencode.call()
     child.send({"jsonrpc": "2.0", "id": child.next()["id"], "error": {"code": -32602, "message": "bad"}})
@@ -435,6 +516,27 @@ def test_without_a_program_a_call_says_why(make: Callable[..., OpenCode]):
     found = opencode.next()["result"]
     assert "ENOENT" in found
     assert "ecorelay doctor" in found
+
+
+def test_a_process_that_ended_is_noticed_while_another_holds_its_output(
+    make: Callable[..., OpenCode], tmp_path: Path
+):
+    program = [sys.executable, "-S", "-E", str(tmp_path / "child.py"), str(tmp_path / "s")]
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    ends = os.open(pipe, os.O_RDWR)
+    try:
+        opencode = make(words=["/bin/sh", "-c", f'cat {pipe} & exec "$@"', "sh", *program])
+        child = opencode.child().begin()
+        opencode.creates()
+        child.meets()
+        opencode.call()
+        child.next()
+        child.end()
+        assert "may have been done or not" in opencode.next()["result"]
+        opencode.child().begin().meets()
+    finally:
+        os.close(ends)
 
 
 def test_a_process_that_says_nothing_is_ended(make: Callable[..., OpenCode]):
@@ -562,6 +664,126 @@ def test_what_got_there_unheard_is_found_in_the_conversation(make: Callable[...,
     child.hears("handed_over", session="ses_a", id="ecorelay:m1")
 
 
+def late(make: Callable[..., OpenCode], **constants: int) -> tuple[OpenCode, Child, Any]:
+    """A hand-over that OpenCode took, and did not store in time; and its body."""
+    opencode = make(TAKEN_MS=200, **constants)
+    child = opencode.child().begin()
+    opencode.creates()
+    child.meets()
+    body = hand_over(child, opencode)
+    child.hears("refused", session="ses_a", id="ecorelay:m1", why="OpenCode did not take it")
+    return opencode, child, body
+
+
+def test_what_is_stored_late_is_told_and_seen_and_not_put_again(make: Callable[..., OpenCode]):
+    opencode, child, body = late(make)
+    child.say("hand_over", session="ses_a", id="ecorelay:m1", text="a word", urgent=False)
+    child.hears("refused", session="ses_a", id="ecorelay:m1", why="OpenCode did not take it")
+    assert opencode.silent()
+    opencode.stores(body)
+    child.hears("handed_over", session="ses_a", id="ecorelay:m1")
+    opencode.asks("ecorelay:m1")
+    opencode.answered()
+    child.hears("seen", session="ses_a", id="ecorelay:m1")
+    child.say("hand_over", session="ses_a", id="ecorelay:m1", text="a word", urgent=False)
+    child.hears("handed_over", session="ses_a", id="ecorelay:m1")
+    child.hears("seen", session="ses_a", id="ecorelay:m1")
+    assert opencode.silent()
+    child.end()
+    opencode.child().begin().meets(handed_over=["ecorelay:m1"], seen=["ecorelay:m1"])
+
+
+def test_what_is_stored_late_and_unheard_is_found_when_it_comes_again(make: Callable[..., OpenCode]):
+    opencode, child, body = late(make)
+    history = [said("msg_1", body["parts"]), said("msg_2", [STEP], role="assistant", parentID="msg_1")]
+    opencode.set("history", {"ses_a": history})
+    child.say("hand_over", session="ses_a", id="ecorelay:m1", text="a word", urgent=False)
+    child.hears("seen", session="ses_a", id="ecorelay:m1")
+    child.hears("handed_over", session="ses_a", id="ecorelay:m1")
+    child.hears("seen", session="ses_a", id="ecorelay:m1")
+    assert opencode.silent()
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_what_holds_a_message_that_was_put_before_is_not_put(make: Callable[..., OpenCode], stored: bool):
+    """Mail may be put together anew when a process of ours was lost, or OpenCode was late."""
+    opencode, child, body = late(make)
+    if stored:
+        opencode.stores(body)
+        child.hears("handed_over", session="ses_a", id="ecorelay:m1")
+    child.say("hand_over", session="ses_a", id="ecorelay:m0,m1", text="two words", urgent=False)
+    if stored:
+        child.hears("handed_over", session="ses_a", id="ecorelay:m1")
+    child.hears("refused", session="ses_a", id="ecorelay:m0,m1", why="some of it was handed over before")
+    assert opencode.silent()
+    hand_over(child, opencode, "ecorelay:m0")
+
+
+def test_opencode_that_does_not_answer_holds_up_nothing_for_long(make: Callable[..., OpenCode]):
+    opencode = make(TAKEN_MS=200)
+    child = opencode.child().begin()
+    opencode.creates()
+    child.meets()
+    opencode.set("holds", {"prompt": True})
+    opencode.set("refusals", {"ses_a": "no room"})
+    hand_over(child, opencode)
+    child.hears("refused", session="ses_a", id="ecorelay:m1", why="OpenCode did not take it")
+    opencode.set("holds", {"prompt": False})
+    assert opencode.next() == {"answers": "ses_a"}
+    opencode.set("refusals", {"ses_a": ""})
+    hand_over(child, opencode)  # it was refused, so it may come again
+
+
+def now_ms(after_s: float = 0) -> int:
+    return int((time.time() + after_s) * 1000)
+
+
+def test_what_comes_too_late_is_refused(opencode: OpenCode, child: Child):
+    mail = {"session": "ses_a", "id": "ecorelay:m1", "text": "a word", "urgent": False}
+    child.say("hand_over", **mail, until=now_ms(-1))
+    child.hears("refused", session="ses_a", id="ecorelay:m1", why="it came too late")
+    assert opencode.silent()
+    opencode.stores(hand_over(child, opencode, until=now_ms(60)))
+    child.hears("handed_over", session="ses_a", id="ecorelay:m1")
+    child.say("hand_over", **mail, until=now_ms(-1))  # it is there
+    child.hears("handed_over", session="ses_a", id="ecorelay:m1")
+
+
+def test_what_had_to_wait_for_too_long_is_refused(opencode: OpenCode, child: Child):
+    first = hand_over(child, opencode)
+    child.say("hand_over", session="ses_a", id="ecorelay:m2", text="x", urgent=False, until=now_ms(0.2))
+    assert opencode.silent()
+    opencode.stores(first)
+    child.hears("handed_over", session="ses_a", id="ecorelay:m1")
+    child.hears("refused", session="ses_a", id="ecorelay:m2", why="it came too late")
+    assert opencode.silent()
+
+
+@pytest.mark.parametrize("limit", ["the adapter's", "ours"])
+def test_where_the_session_was_looked_at_for_too_long_nothing_is_put(
+    make: Callable[..., OpenCode], limit: str
+):
+    opencode = make(**({"TAKEN_MS": 200} if limit == "ours" else {}))
+    child = opencode.child().begin()
+    opencode.creates()
+    child.meets()
+    opencode.set("holds", {"get": True})
+    until = now_ms(60 if limit == "ours" else 0.5)
+    child.say("hand_over", session="ses_a", id="ecorelay:m1", text="x", urgent=False, until=until)
+    assert opencode.next() == {"asked": "ses_a"}
+    why = "it came too late"
+    if limit == "ours":
+        child.hears("refused", session="ses_a", id="ecorelay:m1", why="OpenCode did not take it")
+        opencode.set("holds", {"get": False})
+    else:
+        time.sleep(0.6)
+        opencode.set("holds", {"get": False})
+        child.hears("refused", session="ses_a", id="ecorelay:m1", why=why)
+    assert opencode.silent()
+    assert child.silent()
+    hand_over(child, opencode)  # it may come again
+
+
 def test_where_something_was_undone_nothing_is_put(opencode: OpenCode, child: Child):
     opencode.set("known", {"ses_a": {"id": "ses_a", "revert": {"messageID": "msg_0"}}})
     child.say("hand_over", session="ses_a", id="ecorelay:m1", text="a word", urgent=False)
@@ -646,6 +868,25 @@ def test_mail_that_no_request_held_is_asked_for_once(make: Callable[..., OpenCod
     assert opencode.silent()
 
 
+def test_a_turn_that_begins_meanwhile_is_not_asked_to_go_on(make: Callable[..., OpenCode]):
+    opencode = make(KICK_MS=100)
+    child = opencode.child().begin()
+    opencode.creates()
+    child.meets()
+    busy(opencode, child)
+    opencode.stores(hand_over(child, opencode))
+    child.hears("handed_over", session="ses_a", id="ecorelay:m1")
+    opencode.set("holds", {"get": True})
+    busy(opencode, child, "idle")
+    child.hears("status", session="ses_a", busy=False)
+    assert opencode.next() == {"asked": "ses_a"}
+    busy(opencode, child)
+    opencode.set("holds", {"get": False})
+    assert opencode.silent()
+    busy(opencode, child, "idle")  # it was interrupted too: now it is asked for
+    assert opencode.next()["body"]["parts"][0]["synthetic"] is True
+
+
 # --- sessions -----------------------------------------------------------------------------------------------
 
 
@@ -703,6 +944,22 @@ def test_a_session_that_is_deleted_or_archived_is_gone(opencode: OpenCode, child
     else:
         opencode.event("session.updated", info={"id": "ses_a", "time": {"archived": 1}})
     child.hears("gone", session="ses_a")
+
+
+def test_a_session_that_is_deleted_while_a_process_is_still_to_hear_of_it_is_not_told(
+    make: Callable[..., OpenCode],
+):
+    opencode = make(TAKEN_MS=1500)
+    child = opencode.child().begin()
+    opencode.creates()
+    child.meets()
+    hand_over(child, opencode)
+    child.end()
+    again = opencode.child().begin()
+    opencode.event("session.deleted", info={"id": "ses_a"})
+    again.hears("gone", session="ses_a")
+    time.sleep(1.6)  # the hand-over is over
+    assert again.silent()
 
 
 def test_one_process_serves_all_directories_and_every_reload(opencode: OpenCode, child: Child):
@@ -875,6 +1132,24 @@ def test_it_is_started_again_with_growing_pauses(make: Callable[..., OpenCode]):
     assert max(pauses[:1]) < 2
     assert min(pauses[2:]) >= 0.2  # half of 400 ms
     assert opencode.child().begin()
+
+
+@pytest.mark.parametrize("lived_ms", [100, 60_000])
+def test_after_a_long_life_it_is_started_again_soon(tmp_path: Path, lived_ms: int):
+    script = f"""
+relay.child.failures = 6
+relay.child.began = Date.now() - {lived_ms}
+globalThis.setTimeout = (act, ms) => (console.log(ms), {{}})
+relay.child.ended(relay.child.process, "it ended")
+console.log(relay.child.failures)
+"""
+    pause, failures = map(float, inside(tmp_path, script))
+    if lived_ms == 60_000:
+        assert 100 <= pause <= 300
+        assert failures == 0
+    else:
+        assert 6400 <= pause <= 19200
+        assert failures == 7
 
 
 def test_it_ends_with_opencode_however_that_ends(make: Callable[..., OpenCode]):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import trio
 
+from ecorelay_bridge.door import Door
 from ecorelay_bridge.federation import federate
 from ecorelay_bridge.handshake import Accepting, Check, Dialing, Party, Proof
 from ecorelay_bridge.identity import Identity, open_identity
@@ -26,6 +27,7 @@ RIGHT = "the right secret of these hubs"
 OLD = "the secret of last year, still known"
 WRONG = "quite another secret than theirs"
 CLOCK = 1_800_000_000_000
+BINDING = b"what TLS gives both ends of one connection"
 _FOLDER = tempfile.TemporaryDirectory(prefix="ecorelay-identities-")
 
 
@@ -46,10 +48,15 @@ def anybody(hub_id: str, fingerprint: str) -> bool:
     return False
 
 
-def party(name: str, *, versions: tuple[int, ...] = (1,), who: str = "") -> Party:
+def party(name: str, *, versions: tuple[int, ...] = (1,), who: str = "", instance: str = "") -> Party:
     """The hub `name`, with the identity of `who`."""
     return Party(
-        hub_id=name, identity=identity(who or name), app="0.1.0", now_ms=lambda: CLOCK, versions=versions
+        hub_id=name,
+        identity=identity(who or name),
+        app="0.1.0",
+        now_ms=lambda: CLOCK,
+        versions=versions,
+        instance=instance,
     )
 
 
@@ -63,12 +70,14 @@ def dialing(
     versions: tuple[int, ...] = (1,),
     who: str = "",
     checking: bool = False,
+    binding: bytes = BINDING,
 ) -> Dialing:
     """`name`'s side of dialing `to`, which shows its own certificate unless one is given."""
     return Dialing(
         party(name, versions=versions, who=who),
         to,
         certificate or identity(to).certificate,
+        binding,
         password(secret),
         check,
         checking=checking,
@@ -82,9 +91,11 @@ def accepting(
     check: Check = anybody,
     versions: tuple[int, ...] = (1,),
     who: str = "",
+    binding: bytes = BINDING,
 ) -> Accepting:
     """`name`'s side of being dialed."""
-    return Accepting(party(name, versions=versions, who=who), tuple(password(s) for s in secrets), check)
+    me = party(name, versions=versions, who=who)
+    return Accepting(me, tuple(password(s) for s in secrets), check, binding)
 
 
 def introducer(
@@ -95,15 +106,18 @@ def introducer(
     versions: tuple[int, ...] = (1,),
     finish_s: float = 5.0,
     remember: Callable[[Proof], Awaitable[None]] | None = None,
+    meet: Callable[[str, str], None] = lambda hub_id, instance: None,
+    instance: str = "",
 ) -> Introducer:
     """The hub `name`, introducing itself."""
     return Introducer(
-        party(name, versions=versions),
+        party(name, versions=versions, instance=instance),
         tuple(password(s) for s in secrets),
         check,
         remember or nothing_to_keep,
         Workers(),
         finish_s=finish_s,
+        meet=meet,
     )
 
 
@@ -183,6 +197,7 @@ async def running(
     bind: str = "127.0.0.1",
     relays: tuple[RelayServer, ...] = (),
     environ: Mapping[str, str] | None = None,
+    door: Door | None = None,
 ) -> AsyncIterator[Hub]:
     """A hub on loopback, really listening and dialing, until the end of the block."""
     place = folder / name
@@ -211,6 +226,7 @@ async def running(
                     roads=hub.roads,
                     jitter=lambda: 0.1,
                     environ={} if environ is None else environ,
+                    door=door,
                 )
             )
         try:

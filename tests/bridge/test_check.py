@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import trio
 
+from ecorelay_bridge import dialer
 from ecorelay_bridge.check import Step, check_listening, check_peers
 from ecorelay_bridge.door import FAILED_PROOFS_MAX
 from ecorelay_bridge.handshake import Party
@@ -358,6 +359,31 @@ def listening(port: int, bind: str = "127.0.0.1") -> Settings:
     return Settings(hub_id="alpha", listen=port, bind=bind, secret=Secret(RIGHT))
 
 
+@pytest.mark.parametrize("host", ["foo..bar", "a" * 64 + ".example"])
+async def test_a_name_no_machine_can_have(host) -> None:
+    peers = (Peer(hub_id="beta", host=host, port=9700),)
+    settings = Settings(hub_id="alpha", secret=Secret(RIGHT), peers=peers)
+    (step,) = (await check_peers(settings, identity("alpha"), {}))["beta"]
+    assert (step.step, step.ok, step.reason) == ("resolve", False, str(Reason.NOT_RESOLVED))
+
+
+async def test_a_bug_in_one_check_leaves_the_others(tmp_path, monkeypatch) -> None:
+    async def connect(host: str, port: int, *, within_s: float) -> trio.SocketStream:
+        if host == "broken":
+            raise ValueError("a bug, and what it says")
+        return await original(host, port, within_s=within_s)
+
+    original = dialer.connect
+    monkeypatch.setattr("ecorelay_bridge.check.connect", connect)
+    async with running(tmp_path, "beta") as beta:
+        peers = (Peer(hub_id="other", host="broken", port=1), peer(beta))
+        settings = Settings(hub_id="alpha", secret=Secret(RIGHT), peers=peers)
+        found = await check_peers(settings, identity("alpha"), {})
+    assert [step.reason for step in found["other"]] == [str(Reason.CRASH)]
+    assert "ValueError" in found["other"][0].cause
+    assert all(step.ok for step in found["beta"])
+
+
 async def test_our_port_is_free_held_by_our_hub_or_taken(tmp_path) -> None:
     free = await check_listening(listening(free_port()), held_by_our_hub=False)
     assert free.ok
@@ -376,3 +402,5 @@ async def test_our_port_is_free_held_by_our_hub_or_taken(tmp_path) -> None:
 async def test_an_address_this_machine_does_not_have() -> None:
     step = await check_listening(listening(free_port(), bind="192.0.2.1"), held_by_our_hub=False)
     assert (step.ok, step.reason) == (False, str(Reason.UNREACHABLE))
+    assert "does not have the address 192.0.2.1" in step.cause
+    assert "bind" in step.remedy

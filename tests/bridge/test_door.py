@@ -6,13 +6,19 @@ import pytest
 
 from ecorelay_bridge.door import (
     FAILED_PROOFS_MAX,
+    FAILED_PROOFS_PER_NETWORK,
+    FRUITLESS_FAMILIAR,
     FRUITLESS_MAX,
+    HALF_OPEN_EXTRA,
     HALF_OPEN_MAX,
+    HALF_OPEN_PER_NETWORK,
     HALF_OPEN_PER_SOURCE,
     HALF_OPEN_RESERVE,
+    SILENT_WEIGHT,
     SOURCES_MAX,
     WINDOW_S,
     Door,
+    network_of,
     source_of,
 )
 from ecorelay_bridge.refusals import Reason
@@ -41,13 +47,13 @@ def door(clock):
     [
         ("192.168.1.20", "192.168.1.20"),
         ("::ffff:192.168.1.20", "192.168.1.20"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
+        ("2001:DB8:1:2:0:0:0:6", "2001:db8:1:2::6"),
+        ("2001:db8:1:2::1%eth0", "2001:db8:1:2::1"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
         ("desk.local", "desk.local"),
     ],
 )
-def test_one_machine_is_one_source(address, source) -> None:
+def test_one_address_is_one_source(address, source) -> None:
     assert source_of(address) == source
 
 
@@ -122,3 +128,106 @@ def test_what_is_remembered_of_sources_is_bounded(door) -> None:
     assert len(door._sources) == len(door._familiar) == SOURCES_MAX
     assert door.half_open == 0
     assert not door._half_open
+
+
+# --- strangers beside a hub ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "network"),
+    [
+        ("192.168.1.20", ""),
+        ("desk.local", ""),
+        ("relay: desk", ""),
+        ("2001:db8:1:2:3::6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64%eth0"),
+    ],
+)
+def test_strangers_of_one_64_belong_together(source, network) -> None:
+    assert network_of(source) == network
+
+
+HUB, STRANGER = "2001:db8:1:2::10", "2001:db8:1:2::666"
+
+
+@pytest.mark.parametrize(("hub", "stranger"), [(HUB, STRANGER), ("fe80::1%eth0", "fe80::2%eth0")])
+def test_a_stranger_of_the_same_network_locks_no_familiar_hub_out(door, clock, hub, stranger) -> None:
+    door.proved(hub)
+    for _ in range(600):
+        clock.now += 1
+        if door.admit(stranger) is None:
+            door.leave(stranger)
+            door.failed(stranger)
+        assert door.admit(hub) is None
+        door.leave(hub)
+
+
+def test_a_hub_nobody_knows_yet_is_not_locked_out_by_one_stranger_of_its_network(door) -> None:
+    for _ in range(FAILED_PROOFS_MAX):
+        door.failed(STRANGER)
+    for _ in range(HALF_OPEN_PER_SOURCE):
+        assert door.admit("2001:db8:1:2::5") is None
+    assert door.admit(STRANGER) is Reason.SOURCE_BLOCKED
+    assert door.admit(HUB) is None
+
+
+def test_who_has_a_64_of_addresses_gets_not_that_many_guesses(door) -> None:
+    guesses = 0
+    for number in range(1000):
+        source = f"2001:db8:1:2::{number:x}"
+        if door.admit(source) is None:
+            door.leave(source)
+            door.failed(source)
+            guesses += 1
+    assert guesses == FAILED_PROOFS_PER_NETWORK
+    inside = 0
+    while door.admit(f"2001:db8:9:9::{inside:x}") is None:
+        inside += 1
+    assert inside == HALF_OPEN_PER_NETWORK
+
+
+def test_a_familiar_address_has_one_place_more_and_keeps_it_whatever_was_done_there(door) -> None:
+    door.proved("hub")
+    for _ in range(HALF_OPEN_PER_SOURCE):
+        assert door.admit("hub") is None
+    assert door.admit("hub") is None
+    assert door.admit("hub") is Reason.SOURCE_FULL
+    for _ in range(HALF_OPEN_PER_SOURCE + HALF_OPEN_EXTRA):
+        door.leave("hub")
+    for _ in range(FAILED_PROOFS_MAX):
+        door.failed("hub")
+    assert door.is_blocked("hub")
+    assert door.admit("hub") is None
+    assert door.admit("hub") is Reason.SOURCE_BLOCKED
+    door.leave("hub")
+    assert door.admit("hub") is None
+
+
+def test_a_hub_that_stood_still_and_finds_abandoned_connections_of_its_peer_lets_it_in(door) -> None:
+    door.proved("hub")
+    for _ in range(256):
+        if door.admit("hub") is None:
+            door.leave("hub")
+            door.fruitless("hub")
+    assert door.admit("hub") is None
+    assert not door.is_blocked("hub")
+    for _ in range(FRUITLESS_FAMILIAR):
+        door.fruitless("hub")
+    assert door.is_blocked("hub")
+    door.proved("hub")
+    assert not door.is_blocked("hub")
+
+
+def test_a_proof_from_an_address_forgives_no_guesses_from_it(door) -> None:
+    for _ in range(FAILED_PROOFS_MAX):
+        door.failed("hub")
+    door.proved("hub")
+    assert door.is_blocked("hub")
+
+
+def test_silence_counts_more_than_a_connection_that_ends(door) -> None:
+    for _ in range(FRUITLESS_MAX // SILENT_WEIGHT - 1):
+        door.fruitless("a", silent=True)
+    assert door.admit("a") is None
+    door.fruitless("a", silent=True)
+    assert door.admit("a") is Reason.SOURCE_BLOCKED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 
-from ecorelay_bridge.door import FAILED_PROOFS_MAX, HALF_OPEN_PER_SOURCE
+from ecorelay_bridge.door import FAILED_PROOFS_MAX, HALF_OPEN_PER_SOURCE, Door
 from ecorelay_bridge.handshake import Proof
 from ecorelay_bridge.identity import dialing_context
 from ecorelay_bridge.introduction import ALERT_BLOCKED, Introducer
@@ -350,6 +351,102 @@ async def test_one_source_has_room_for_four(tmp_path) -> None:
 
 
 @on_linux
+async def test_four_silent_connections_from_a_familiar_address_keep_its_hub_not_out(tmp_path) -> None:
+    async with running(tmp_path, "beta") as beta:
+        tls, _ = await dial(beta, introducer("alpha"))
+        await tls.aclose()
+        held = [await trio.open_tcp_stream("127.0.0.1", beta.port) for _ in range(HALF_OPEN_PER_SOURCE)]
+        await trio.sleep(0.2)
+        tls, _ = await dial(beta, introducer("alpha"))
+        for stream in (tls, *held):
+            await trio.aclose_forcefully(stream)
+
+
+async def test_guesses_at_its_name_close_the_door_like_garbage(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("ecorelay_bridge.door.FRUITLESS_MAX", 5)
+    async with running(tmp_path, "beta") as beta:
+        answers = []
+        for _ in range(7):
+            stream = await trio.open_tcp_stream("127.0.0.1", beta.port)
+            with pytest.raises(Refused) as refused:
+                await introducer("alpha").dial(stream, "gamma", password())
+            answers.append(refused.value.reason)
+    assert answers == [Reason.NOT_ME] * 5 + [Reason.SOURCE_BLOCKED] * 2
+
+
+async def test_a_hub_that_dials_in_a_new_spelling_takes_no_pinned_place(tmp_path) -> None:
+    pinned = Peer(hub_id="Desk", host="127.0.0.1", port=free_port(), identity=identity("Desk").fingerprint)
+    async with running(tmp_path, "beta", pinned) as beta:
+        stream = await trio.open_tcp_stream("127.0.0.1", beta.port)
+        with pytest.raises(Refused) as refused:
+            await introducer("desk").dial(stream, "beta", password())
+        assert refused.value.reason is Reason.OTHER_CASE
+        tls, _ = await dial(beta, introducer("Desk"))
+        await trio.aclose_forcefully(tls)
+
+
+async def test_a_hub_and_its_copy_are_told_of_each_other(tmp_path) -> None:
+    async with running(tmp_path, "beta") as beta:
+        hub, copy = introducer("alpha", instance="1" * 32), introducer("alpha", instance="2" * 32)
+        kept = [(await dial(beta, hub))[0], (await dial(beta, copy))[0]]
+        with pytest.raises(Refused) as refused:
+            await dial(beta, hub)
+        assert (refused.value.reason, refused.value.told) == (Reason.TWINS, True)
+        assert "alpha" in (await beta.refused(Reason.TWINS)).sentence
+        for tls in kept:
+            await trio.aclose_forcefully(tls)
+
+
+async def test_an_odd_error_of_the_listening_socket_ends_no_link(tmp_path, monkeypatch) -> None:
+    original = trio.SocketListener.accept
+    failures: list[OSError] = []
+
+    async def accept(self: trio.SocketListener) -> trio.SocketStream:
+        stream = await original(self)
+        if failures:
+            await stream.aclose()
+            raise failures.pop()
+        return stream
+
+    monkeypatch.setattr(trio.SocketListener, "accept", accept)
+    async with running(tmp_path, "beta") as beta:
+        first, _ = await dial(beta, introducer("alpha"))
+        failures.append(OSError(errno.EIO, "odd"))
+        await trio.aclose_forcefully(await trio.open_tcp_stream("127.0.0.1", beta.port))
+        await beta.until(lambda: sum(each.event == "listening" for each in beta.reports) == 2)
+        second, _ = await dial(beta, introducer("gamma"))
+        assert not any(each.event == "down" for each in beta.reports)
+        for tls in (first, second):
+            await trio.aclose_forcefully(tls)
+
+
+async def test_no_room_for_a_connection_is_told_once_and_waited_out(tmp_path, monkeypatch) -> None:
+    original, failures = trio.SocketListener.accept, [OSError(errno.EMFILE, "Too many open files")] * 3
+
+    async def accept(self: trio.SocketListener) -> trio.SocketStream:
+        if failures:
+            raise failures.pop()
+        return await original(self)
+
+    monkeypatch.setattr(trio.SocketListener, "accept", accept)
+    async with running(tmp_path, "beta") as beta:
+        tls, _ = await dial(beta, introducer("alpha"))
+        assert [each.event for each in beta.reports][:2] == ["listening", "failed"]
+        assert sum(each.event == "failed" for each in beta.reports) == 1
+        assert "Too many open files" in beta.reports[1].sentence
+        await trio.aclose_forcefully(tls)
+
+
+async def test_who_is_familiar_stays_so_when_it_is_begun_anew(tmp_path) -> None:
+    door = Door(trio.current_time)
+    for _ in range(2):
+        async with running(tmp_path, "beta", door=door) as beta:
+            tls, _ = await dial(beta, introducer("alpha"))
+            await trio.aclose_forcefully(tls)
+    assert door.is_familiar("127.0.0.1")
+    assert door.half_open == 0
+
+
 async def test_garbage_at_speed_is_refused_and_reported_within_bounds(tmp_path) -> None:
     async with running(tmp_path, "beta") as beta:
         answers = []

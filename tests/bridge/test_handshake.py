@@ -19,6 +19,7 @@ from tests.bridge.hubs import (
     accepting,
     dialing,
     identity,
+    party,
     password,
 )
 
@@ -416,7 +417,9 @@ def test_every_reason_a_hub_may_send_is_understood_or_said_to_be_unknown(reason)
     dialer.open()
     with pytest.raises(Refused) as told:
         dialer.prove(refusal_bytes(Refused(reason, "a sentence that stays here")) or b"")
-    assert told.value.reason in (reason, Reason.UNKNOWN)
+    # A wrong signature must not tell its author that the secret was right.
+    word = Reason.WRONG_SECRET if reason is Reason.BAD_SIGNATURE else reason
+    assert told.value.reason in (word, Reason.UNKNOWN)
     assert told.value.told
     assert "stays here" not in str(told.value)
     assert refusal_bytes(told.value) is None
@@ -470,3 +473,19 @@ def test_nothing_shows_a_secret() -> None:
     text = " ".join(f"{each!r} {each}" for each in shown)
     for private in (RIGHT, WRONG, password()._derived.hex(), repr(password()._derived)):
         assert private not in text
+
+
+@pytest.mark.parametrize("with_instance", [True, False])
+def test_the_instance_is_vouched_for_by_both_and_an_older_program_has_none(with_instance) -> None:
+    ones, twos = ("1" * 32, "2" * 32) if with_instance else ("", "")
+    dialer, acceptor = dialing(), accepting()
+    dialer._me = party("alpha", instance=ones)
+    acceptor._me = party("beta", instance=twos)
+    dialed, accepted = run(dialer, acceptor)
+    assert (dialed.instance, accepted.instance) == (twos, ones)
+
+
+def test_two_connections_with_somebody_between_have_two_transcripts() -> None:
+    """He has everything but the secret: the right certificate, and every message passed on unchanged."""
+    dialed, accepted = run(dialing(binding=b"1" * 48), accepting(binding=b"2" * 48))
+    assert dialed.reason is accepted.reason is Reason.WRONG_SECRET

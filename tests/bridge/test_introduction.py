@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import memory_stream_pair
 
 from ecorelay.errors import RelayError
+from ecorelay_bridge.binding import channel_binding
 from ecorelay_bridge.handshake import MESSAGE_MAX, Proof, refusal_bytes
 from ecorelay_bridge.identity import ALPN, dialing_context
 from ecorelay_bridge.introduction import Introducer, Proven, hand_over
 from ecorelay_bridge.refusals import Reason, Refused
 from ecorelay_bridge.settings import Secret
+from ecorelay_bridge.twins import twins
+from ecorelay_bridge.workers import Workers
 from tests.bridge.hubs import CLOCK, OLD, RIGHT, WRONG, identity, introducer, party, password
 
 Outcome = tuple[trio.SSLStream, Proof] | Refused
@@ -29,7 +33,7 @@ async def outcome(wait: Callable[[], Awaitable[tuple[trio.SSLStream, Proof]]]) -
 
 
 async def both(
-    dialer: Introducer, acceptor: Introducer, *, to: str = "beta", secret: str = RIGHT
+    dialer: Introducer, acceptor: Introducer, *, to: str = "beta", secret: str = RIGHT, **more: Any
 ) -> tuple[Outcome, Outcome]:
     """What both sides of one introduction end with."""
     here, there = memory_stream_pair()
@@ -41,7 +45,7 @@ async def both(
             async def dial() -> None:
                 found["dialed"] = await outcome(lambda: dialer.dial(here, to, password(secret)))
 
-            found["accepted"] = await outcome(lambda: acceptor.accept(there))
+            found["accepted"] = await outcome(lambda: acceptor.accept(there, **more))
     return found["dialed"], found["accepted"]
 
 
@@ -338,7 +342,8 @@ def ends_after_the_proof(how: str):
         from tests.bridge.hubs import accepting
 
         tls = trio.SSLStream(stream, identity("beta").accepting_context(), server_side=True)
-        acceptor = accepting()
+        await tls.do_handshake()
+        acceptor = accepting(binding=channel_binding(tls))
 
         async def receive() -> bytes:
             size = int.from_bytes(await tls.receive_some(2), "big")
@@ -395,8 +400,9 @@ async def test_an_alert_in_place_of_tls_says_why_we_were_turned_away(alert, reas
     assert (refused.reason, refused.told) == (reason, True)
 
 
-async def test_a_man_in_the_middle_who_ends_tls_is_refused_on_both_sides() -> None:
-    """He decrypts with a certificate of his own and passes on whatever is said inside."""
+@pytest.mark.parametrize("certificate", ["mallory", "beta"])
+async def test_a_man_in_the_middle_who_ends_tls_is_refused_on_both_sides(certificate) -> None:
+    """He decrypts, with a certificate of his own or beta's stolen key, and passes on what is said inside."""
     here, there = memory_stream_pair()
     onward, beyond = memory_stream_pair()
     found: dict[str, Outcome] = {}
@@ -413,7 +419,7 @@ async def test_a_man_in_the_middle_who_ends_tls_is_refused_on_both_sides() -> No
 
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
-            left = trio.SSLStream(there, identity("mallory").accepting_context(), server_side=True)
+            left = trio.SSLStream(there, identity(certificate).accepting_context(), server_side=True)
             right = trio.SSLStream(onward, dialing_context())
             nursery.start_soon(pump, left, right)
             nursery.start_soon(pump, right, left)
@@ -429,6 +435,112 @@ async def test_a_man_in_the_middle_who_ends_tls_is_refused_on_both_sides() -> No
     assert dialed.reason is accepted.reason is Reason.WRONG_SECRET
     assert RIGHT.encode() not in seen
     assert password()._derived.hex().encode() not in seen
+
+
+async def test_both_ends_of_each_connection_agree_on_its_binding_and_no_two_are_alike() -> None:
+    found = set()
+    for _ in range(30):
+        here, there = memory_stream_pair()
+        dialer = trio.SSLStream(here, dialing_context())
+        acceptor = trio.SSLStream(there, identity("beta").accepting_context(), server_side=True)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(dialer.do_handshake)
+            nursery.start_soon(acceptor.do_handshake)
+        assert channel_binding(dialer) == channel_binding(acceptor)
+        found.add(channel_binding(dialer))
+    assert len(found) == 30
+
+
+@pytest.mark.parametrize("gives", [None, b"", b"short", ValueError("not implemented")])
+async def test_a_python_without_a_channel_binding_makes_no_link(monkeypatch, gives) -> None:
+    class Blind:
+        session_reused = False
+
+        def version(self) -> str:
+            return "TLSv1.3"
+
+        def get_channel_binding(self, kind: str) -> bytes | None:
+            if isinstance(gives, Exception):
+                raise gives
+            return gives
+
+    with pytest.raises(Refused) as refused:
+        channel_binding(Blind())  # type: ignore[arg-type]
+    assert refused.value.reason is Reason.TLS
+    assert "OpenSSL" in refused.value.remedy
+
+
+@pytest.mark.parametrize(("version", "reused"), [("TLSv1.2", False), ("TLSv1.3", True)])
+async def test_an_old_tls_or_a_resumed_session_makes_no_link(version, reused) -> None:
+    class Odd:
+        session_reused = reused
+
+        def version(self) -> str:
+            return version
+
+        def get_channel_binding(self, kind: str) -> bytes:
+            return bytes(48)
+
+    with pytest.raises(Refused):
+        channel_binding(Odd())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("word", [Reason.WRONG_SECRET, Reason.BAD_SIGNATURE])
+async def test_a_proof_refused_before_it_was_sent_costs_no_minute(word) -> None:
+    raw = b'{"type":"refuse","reason":"%b"}' % str(word).encode()
+    refused = await dial_to(talking(len(raw).to_bytes(2, "big") + raw, tls=acceptor_tls()))
+    assert refused.reason is Reason.GARBAGE
+    assert not refused.failed_proof
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_only_known_hubs_get_in_where_the_address_is_refused(known) -> None:
+    beta = introducer("beta", check=lambda hub_id, fingerprint: known)
+    dialed, accepted = await both(introducer("alpha"), beta, only_known=True)
+    assert isinstance(dialed, Refused) is isinstance(accepted, Refused) is not known
+
+
+@pytest.mark.parametrize(("known", "familiar"), [(True, True), (True, False), (False, True)])
+async def test_saying_that_one_is_known_helps_only_where_a_hub_was_before(
+    monkeypatch, known, familiar
+) -> None:
+    turns = []
+
+    async def take_turn(self: Workers, *, known: bool) -> None:
+        turns.append(known)
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(Workers, "take_turn", take_turn)
+    beta = introducer("beta", check=lambda hub_id, fingerprint: known)
+    await both(introducer("alpha"), beta, familiar=familiar)
+    assert turns == [known and familiar]
+
+
+async def test_both_sides_meet_each_other_and_a_twin_is_told() -> None:
+    met = []
+
+    def meet(hub_id: str, instance: str) -> None:
+        met.append((hub_id, instance))
+
+    ones, twos = "1" * 32, "2" * 32
+    alpha = introducer("alpha", meet=meet, instance=ones)
+    beta = introducer("beta", meet=meet, instance=twos)
+    dialed, _ = await both(alpha, beta)
+    assert not isinstance(dialed, Refused)
+    assert sorted(met) == [("alpha", ones), ("beta", twos)]
+
+    def refuse(hub_id: str, instance: str) -> None:
+        raise twins(hub_id)
+
+    def known(hub_id: str, fingerprint: str) -> bool:
+        return True
+
+    for here, there in (
+        (introducer("alpha"), introducer("beta", meet=refuse)),
+        (introducer("alpha", meet=refuse, check=known), introducer("beta")),
+    ):
+        found = await both(here, there)
+        assert [each.reason for each in found if isinstance(each, Refused)] == [Reason.TWINS] * 2
 
 
 async def test_our_side_closes_the_stream_of_a_refusal() -> None:

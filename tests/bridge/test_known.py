@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 
 import pytest
 
 from ecorelay.errors import RelayError
+from ecorelay_bridge.file_lock import held
 from ecorelay_bridge.known import FileTrust, Known, judge
 from ecorelay_bridge.refusals import Reason, Refused
 
@@ -53,6 +57,14 @@ def test_a_hub_id_that_differs_only_by_case_is_refused() -> None:
     assert "desk" in refused.sentence
 
 
+def test_a_name_in_bridge_json_counts_as_known_before_it_was_met() -> None:
+    assert judge({}, "Desk", ONE, named=["Desk"]) is False
+    with pytest.raises(Refused) as refused:
+        judge({}, "desk", ONE, named=["Desk"])
+    assert refused.value.reason is Reason.OTHER_CASE
+    assert "Desk" in refused.value.remedy
+
+
 def test_a_distrusted_hub_is_refused_under_every_name_it_takes() -> None:
     known = {"desk": Known(identity=ONE, distrusted=True)}
     for hub_id, identity in (("desk", ONE), ("desk", TWO), ("other", ONE)):
@@ -81,6 +93,56 @@ def test_distrust_trust_and_forget(path) -> None:
     assert FileTrust(path).known() == {"desk": Known(identity=TWO)}
     trust.forget("desk")
     assert FileTrust(path).known() == {}
+
+
+def test_a_distrusted_identity_under_another_name_is_trusted_under_both(path) -> None:
+    trust = FileTrust(path)
+    trust.trust("desk", ONE)
+    trust.distrust("desk")
+    assert trust.trust("desk2", ONE) == ["desk"]
+    assert judge(trust.known(), "desk2", ONE)
+    assert judge(trust.known(), "desk", ONE)
+    assert trust.trust("desk2", ONE) == []
+
+
+async def test_a_hub_distrusted_during_its_handshake_is_not_remembered(path) -> None:
+    hub = FileTrust(path)
+    hub.trust("desk", ONE)
+    FileTrust(path).distrust("desk")
+    for name, identity in (("desk", TWO), ("other", ONE)):
+        with pytest.raises(RelayError, match="distrusted"):
+            await hub.remember(name, identity)
+    assert FileTrust(path).known() == {"desk": Known(identity=ONE, distrusted=True)}
+
+
+def test_a_distrust_is_not_lost_to_a_process_that_writes_all_the_time(path) -> None:
+    """Without the lock each of two processes writes what it read before the other one wrote."""
+    program = (
+        "import sys, pathlib; from ecorelay_bridge import FileTrust\n"
+        "trust = FileTrust(pathlib.Path(sys.argv[1])); print(flush=True)\n"
+        "for i in range(10_000): trust.trust(f'new{i % 50}', sys.argv[2])"
+    )
+    mine = FileTrust(path)
+    with subprocess.Popen([sys.executable, "-c", program, path, TWO], stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        other.stdout.readline()
+        for _ in range(15):
+            mine.trust("desk", ONE)
+            mine.distrust("desk")
+            time.sleep(0.02)
+            assert FileTrust(path).known()["desk"].distrusted
+        other.kill()
+
+
+def test_a_lock_that_is_not_given_back_is_an_error_not_a_wait_for_ever(tmp_path) -> None:
+    with (
+        held(tmp_path / "lock"),
+        pytest.raises(RelayError, match="another process"),
+        held(tmp_path / "lock", 0.05),
+    ):
+        raise AssertionError
+    with held(tmp_path / "lock"):
+        pass
 
 
 @pytest.mark.parametrize("do", ["distrust", "forget"])

@@ -156,7 +156,6 @@ def test_hosts_of_every_kind(host) -> None:
         ({"listen": 97.5}, "listen is a number: it must be a whole number"),
         ({"listen": True}, "listen is true or false: it must be a whole number"),
         ({"bind": "eth0"}, "bind is 'eth0': it must be an IP address of this machine"),
-        ({"bind": "192.168.1.99"}, "bind is 192.168.1.99: this machine does not have that address"),
         ({"bind": 0}, "bind is a number: it must be an address"),
         ({"secret": ""}, "secret is empty: `ecorelay bridge-init`"),
         ({"secret": "short"}, "secret is shorter than 8 characters"),
@@ -200,12 +199,10 @@ def test_each_mistake_has_its_own_sentence(fields, said) -> None:
         ({"host": "http://desk"}, "host in peers, entry 1 is 'http://desk': only the machine's name"),
         ({"host": "0.0.0.0"}, "host in peers, entry 1 is 0.0.0.0: that is no machine's address"),
         ({"host": "a b"}, "host in peers, entry 1 is 'a b': it must be a machine's name"),
-        (
-            {"host": "127.0.0.1"},
-            "host '127.0.0.1' with port 9700 in peers, entry 1 is this hub's own address",
-        ),
-        ({"host": "localhost"}, "host 'localhost' with port 9700 in peers, entry 1 is this hub's own"),
-        ({"host": "192.168.1.10"}, "host '192.168.1.10' with port 9700 in peers, entry 1 is this hub's own"),
+        ({"host": "foo..bar"}, "host in peers, entry 1 is 'foo..bar': no machine can have that name"),
+        ({"host": ".local"}, "host in peers, entry 1 is '.local': no machine can have that name"),
+        ({"host": "a" * 64}, f"host in peers, entry 1 is '{'a' * 37}...': no machine can have that name"),
+        ({"host": "ä" * 60}, "host in peers, entry 1 is '" + r"\xe4" * 37),
         ({"hub_id": "MACHINE-A"}, "hub_id in peers, entry 1 is MACHINE-A, this hub's own"),
         ({"hub_id": "x y"}, "hub_id in peers, entry 1 is 'x y': it must be a name"),
         ({"identity": "SHA256:abc"}, "identity in peers, entry 1 is no fingerprint"),
@@ -238,6 +235,10 @@ def test_a_hub_id_that_stands_twice_is_named_with_both_entries() -> None:
         ({"url": "https://x", "token": "t"}, "url in relay is 'https://x': it must begin with wss://"),
         ({"url": "wss://", "token": "t"}, "url in relay is 'wss://': it must begin"),
         ({"url": "wss://x:99999", "token": "t"}, "url in relay is 'wss://x:99999'"),
+        ({"url": "wss://me:hunter22@x", "token": "t"}, "url in relay is 'wss://x' with a name or password"),
+        ({"url": "https://me:hunter22@x/y", "token": "t"}, "url in relay is 'https://x': it must begin"),
+        ({"url": "wss://me:hunter22", "token": "t"}, "url in relay is 'wss://me': it must begin"),
+        ({"url": "wss://[hunter22", "token": "t"}, "url in relay is no URL: it must begin"),
         ({"token": "t"}, "url in relay is missing"),
         ({"url": "wss://x"}, "token in relay is missing"),
         ({"url": "wss://x", "token": ""}, "token in relay is empty"),
@@ -249,7 +250,9 @@ def test_a_hub_id_that_stands_twice_is_named_with_both_entries() -> None:
     ],
 )
 def test_each_mistake_in_a_relay_has_its_own_sentence(entry, said) -> None:
-    assert mistake(whole(relay=entry)).startswith(said)
+    found = mistake(whole(relay=entry))
+    assert found.startswith(said)
+    assert "hunter22" not in found
 
 
 def test_one_relay_twice_is_a_mistake() -> None:
@@ -482,5 +485,46 @@ def test_the_system_knows_which_addresses_are_this_machines() -> None:
     assert not is_own_address("fe80::1%nowhere")
     settings = parse_settings(whole(bind="127.0.0.1"), WHERE)
     assert settings.bind == "127.0.0.1"
-    with pytest.raises(ConfigError, match="does not have that address"):
-        parse_settings(whole(bind="192.0.2.1"), WHERE)
+    assert not any("bind" in each for each in settings.warnings)
+    assert any(
+        "does not have that address" in each
+        for each in parse_settings(whole(bind="192.0.2.1"), WHERE).warnings
+    )
+
+
+def test_an_address_the_machine_does_not_have_yet_is_no_mistake_of_the_file() -> None:
+    settings = parse(whole(bind="192.168.1.99"))
+    assert settings.bind == "192.168.1.99"
+    assert any("does not have that address just now" in each for each in settings.warnings)
+
+
+@pytest.mark.parametrize(
+    ("bind", "host", "own"),
+    [
+        ("0.0.0.0", "127.0.0.1", True),
+        ("0.0.0.0", "localhost", True),
+        ("0.0.0.0", "192.168.1.10", True),
+        ("0.0.0.0", "192.168.1.20", False),
+        ("::", "::1", True),
+        ("127.0.0.7", "127.0.0.7", True),
+        ("127.0.0.7", "127.0.0.8", False),
+        ("192.168.1.10", "127.0.0.1", False),
+    ],
+)
+def test_a_peer_at_our_own_address_is_warned_about(bind, host, own) -> None:
+    peers = [{"hub_id": "machine-b", "host": host, "port": 9700}]
+    warnings = parse(whole(bind=bind, peers=peers)).warnings
+    assert any("this hub's own address" in each for each in warnings) is own
+
+
+@pytest.mark.parametrize("target", ["nowhere.json", "bridge.json"])
+def test_a_link_that_leads_nowhere_is_a_mistake_and_no_missing_file(tmp_path, target) -> None:
+    path = tmp_path / "bridge.json"
+    path.symlink_to(tmp_path / target)
+    with pytest.raises(RelayError):
+        read_settings(path)
+
+
+def test_a_pin_holds_however_the_name_is_spelt() -> None:
+    peers = [{"hub_id": "Desk", "host": "192.168.1.20", "port": 9700, "identity": PIN}]
+    assert parse(whole(peers=peers)).pinned("dESK") == PIN

@@ -68,6 +68,7 @@ def test_bridge_init_writes_a_private_file_that_is_valid_and_shows_no_secret(her
     if sys.platform != "win32":
         assert (mode(home), mode(home / "bridge.json"), mode(home / "identity.pem")) == (0o700, 0o600, 0o600)
     assert sorted(path.name for path in home.iterdir()) == ["bridge.json", "identity.pem"]
+    (home / "bridge.json").write_text(json.dumps({**table, "listen": free_port()}), encoding="utf-8")
     assert here("bridge-check").code == 0
 
 
@@ -94,13 +95,36 @@ def test_nothing_is_overwritten_and_it_is_said_how_to_change_it(here, home):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        (["--bind", "192.0.2.7"], "this machine does not have that address just now"),
+        (["--peer", "desk=127.0.0.1:9700"], "this hub's own address"),
+    ],
+)
+def test_what_may_be_right_later_is_written_and_noted(here, home, words, says):
+    said = here("bridge-init", *words)
+    assert said.code == 0, said
+    assert says in said.err
+    assert (home / "bridge.json").exists()
+
+
+@pytest.mark.parametrize("target", ["nowhere", "bridge.json"])
+def test_a_bridge_json_that_is_a_link_to_nowhere_is_no_missing_one(here, home, target):
+    home.mkdir(mode=0o700)
+    (home / "bridge.json").symlink_to(home / target)
+    said = here("bridge-check")
+    assert said.code == 2
+    assert "bridge.json" in said.err
+    assert "there is no" not in said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
         (["--hub-id", "a b"], "--hub-id is 'a b'"),
         (["--hub-id", "a@b"], "--hub-id is 'a@b'"),
         (["--listen", "70000"], "Invalid value for '--listen'"),
         (["--listen", "-1"], "Invalid value for '--listen'"),
         (["--listen", "x"], "Invalid value for '--listen'"),
         (["--bind", "nowhere"], "bind is 'nowhere'"),
-        (["--bind", "192.0.2.7"], "this machine does not have that address"),
         (["--peer", "desk"], "--peer is 'desk'"),
         (["--peer", "desk="], "--peer is 'desk='"),
         (["--peer", "=host:1"], "HUB_ID is ''"),
@@ -111,7 +135,6 @@ def test_nothing_is_overwritten_and_it_is_said_how_to_change_it(here, home):
         (["--peer", "a b=host:1"], "HUB_ID is 'a b'"),
         (["--peer", "HERE=host:1"], "this hub's own"),
         (["--peer", "desk=host:1", "--peer", "Desk=other:2"], "stands twice"),
-        (["--peer", "desk=127.0.0.1:9700"], "this hub's own address"),
         (["--peer", "desk=http://host:1"], "--peer is 'desk=http://host:1'"),
         (["--join", "--secret-from", "x"], "do not go together"),
         (["--secret-from", "/nowhere/at/all"], "--secret-from is '/nowhere/at/all'"),
@@ -276,8 +299,21 @@ def test_an_invitation_to_oneself_is_refused(here, there, home, stdin):
     stdin(there("bridge-invite").out.encode())
     said = here("bridge-init", "--join")
     assert said.code == 2
-    assert "this hub's own" in said.err
+    assert "this machine is called here, as the one that invites" in said.err
+    assert "--hub-id NAME" in said.err
     assert not (home / "bridge.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "noted"),
+    [(["--bind", "127.0.0.1"], True), (["--bind", "127.0.0.1", "--host", "desk.local"], False), ([], False)],
+)
+def test_an_invitation_to_an_address_of_this_machine_only_is_noted(here, words, noted):
+    bind, host = words[:2], words[2:]
+    here("bridge-init", *bind)
+    said = here("bridge-invite", *(host or ([] if bind else ["--host", "192.0.2.1"])))
+    assert said.code == 0, said
+    assert ("from this machine only" in said.err) is noted
 
 
 def test_who_listens_nowhere_invites_nobody(here):
@@ -399,6 +435,17 @@ def test_an_identity_moves_to_another_machine_and_the_old_one_is_kept(here, ther
     assert there("identity", "show").out.strip() == theirs
 
 
+def test_an_identity_that_is_damaged_can_be_replaced(here, home, tmp_path):
+    here("bridge-init")
+    mine = here("identity", "show").out
+    here("identity", "export", str(tmp_path / "copy.pem"))
+    (home / "identity.pem").write_bytes(b"damaged")
+    said = here("identity", "import", str(tmp_path / "copy.pem"))
+    assert said.code == 0, said
+    assert here("identity", "show").out == mine
+    assert (home / "identity.pem.old").read_bytes() == b"damaged"
+
+
 def test_an_identity_is_exported_to_new_files_only(here, tmp_path):
     here("bridge-init")
     (tmp_path / "old").write_text("x")
@@ -458,6 +505,16 @@ def test_trust_distrust_and_trust_again(here, home):
     assert json.loads((home / "known-hubs.json").read_text())["hubs"] == {"desk": {"identity": OTHER}}
     if sys.platform != "win32":
         assert mode(home / "known-hubs.json") == 0o600
+
+
+def test_who_trusts_a_renamed_hub_trusts_it_under_its_old_name_too(here, home):
+    here("trust", "desk", OTHER)
+    here("distrust", "desk")
+    said = here("trust", "desk2", OTHER)
+    assert said.code == 0
+    assert "desk, which was distrusted, has the same identity" in said.err
+    known = json.loads((home / "known-hubs.json").read_text())["hubs"]
+    assert known == {"desk": {"identity": OTHER}, "desk2": {"identity": OTHER}}
 
 
 def test_a_pin_in_bridge_json_counts_first_and_that_is_said(here, home):

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ecorelay import wire
-from ecorelay.cli import doctor_assistant, doctor_table
+from ecorelay.cli import doctor_assistant, doctor_checks, doctor_hub, doctor_table, screen
 from ecorelay.cli.doctor_assistant import Looked, look, look_at_all
 from ecorelay.cli.doctor_checks import Examined
 from ecorelay.errors import RelayError
 from ecorelay.paths import Paths
-from ecorelay_adapters.clients import ASSISTANTS
-from ecorelay_adapters.clients.assistant import Client, Configured, Finding, Machine, Plan, Step
+from ecorelay_adapters.clients import ASSISTANTS, together
+from ecorelay_adapters.clients.assistant import (
+    Client,
+    Command,
+    Configured,
+    Finding,
+    Machine,
+    Plan,
+    Step,
+)
 
 NOW = 1_700_000_000_000
 
@@ -104,6 +113,44 @@ def test_what_is_set_up_is_so_up_to_date_or_not(machine: Machine):
     assert look(Module(), machine).set_up == "yes"
     assert look(Module(plan=Plan(steps=(step,))), machine).set_up == "outdated"
     assert look(Module(configured=None, plan=Plan(steps=(step,))), machine).set_up == "no"
+
+
+def test_what_fails_is_not_set_up(machine: Machine):
+    step = Step(title="write it", do=lambda: None)
+    fails = Finding(check="x", level="fail", says="no")
+    warns = Finding(check="x", level="warn", says="well")
+    assert look(Module(check=[fails]), machine).set_up == "no"
+    assert look(Module(check=[warns]), machine).set_up == "yes"
+    assert look(Module(check=[fails], plan=Plan(steps=(step,))), machine).set_up == "outdated"
+    assert look(Module(plan=Plan(problem="it is broken")), machine).set_up == "no"
+    assert look(Module(plan=Plan(steps=(step,), problem="it is broken")), machine).set_up == "outdated"
+
+
+async def test_what_cannot_be_run_is_not_set_up(machine: Machine, monkeypatch: pytest.MonkeyPatch):
+    gone = Configured(server=Command(words=("/nowhere/ecorelay", "mcp")))
+    monkeypatch.setattr(doctor_checks, "ASSISTANTS", [Module(configured=gone), Module("vim")])
+    monkeypatch.setattr(doctor_hub, "check_hub", _no_hub)
+    examined = await doctor_checks.examine(machine, lambda finding: None)
+    assert [each.set_up for each in examined.assistants] == ["no", "yes"]
+
+
+async def _no_hub(machine: Machine, heard: Any) -> AsyncIterator[Finding]:
+    if heard is None:
+        yield Finding(check="hub", level="fail", says="none")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+async def test_what_takes_long_is_said_to_a_person(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: Any, terminal: bool
+):
+    monkeypatch.setattr(together, "SLOW_S", 0.0)
+    monkeypatch.setattr(screen, "is_terminal", lambda stream: terminal)
+    meeting = threading.Barrier(2)
+    asked = threading.Timer(0.2, meeting.wait)
+    asked.start()
+    await look_at_all([Module(meets=meeting)], machine)
+    asked.join()
+    assert capsys.readouterr().err == ("looking for assistants…\n" if terminal else "")
 
 
 def test_what_is_not_here_at_all_is_not_checked(machine: Machine):

@@ -13,6 +13,7 @@ from ecorelay.core.ops import (
     CreateGroup,
     DropGroup,
     GroupMade,
+    GroupRow,
     Line,
     LineAdded,
     RemoveMember,
@@ -527,3 +528,9 @@ def test_groups_survive_a_restart_with_members_admin_and_what_is_unread():
         "ann created the group red",
         "hi",
     ]
+
+
+def test_a_group_of_a_hub_that_is_not_on_the_disk_keeps_no_hub_from_starting():
+    stray = GroupRow(no=1, group_id=mid(1), name="red", admin_no=0, members=(1,), hub="gone")
+    script = Script(Snapshot(peers=(peer_row(1, "ann"),), groups=(stray,)))
+    assert script.hub.state.groups == {}

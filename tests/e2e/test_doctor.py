@@ -106,6 +106,29 @@ def test_the_table_says_what_is_found_and_set_up(ecorelay: Person):
     assert row(away, "Claude Code")[1] == "not found"
 
 
+def test_what_leads_to_another_data_directory_is_not_set_up_until_the_remedy_is_done(ecorelay: Person):
+    program = ecorelay.home.parent / "bin" / "gemini"
+    program.write_text("#!/bin/sh\necho 1.2.3\n")
+    program.chmod(0o755)
+    ecorelay("install", "gemini")
+    assert row(ecorelay("doctor").out, "Gemini CLI")[2] == "yes"
+    found = findings(ecorelay, code=1, ECORELAY_HOME="", ECORELAY_IDLE_EXIT_S="1")
+    assert "its sessions use the data directory" in found["Gemini CLI entry"]["says"]
+    assert found["Gemini CLI entry"]["remedy"] == "ecorelay install gemini"
+    said = ecorelay("doctor", code=1, ECORELAY_HOME="", ECORELAY_IDLE_EXIT_S="1")
+    assert row(said.out, "Gemini CLI")[2] == "outdated"
+    ecorelay("install", "gemini", ECORELAY_HOME="")
+    said = ecorelay("doctor", ECORELAY_HOME="", ECORELAY_IDLE_EXIT_S="1")
+    assert row(said.out, "Gemini CLI")[2] == "yes"
+    ecorelay("uninstall", "--all", ECORELAY_HOME="")
+
+
+def test_an_assistant_that_is_gone_is_not_set_up(ecorelay: Person):
+    ecorelay("install")
+    said = ecorelay("doctor", code=1, PATH="/usr/bin:/bin").out
+    assert row(said, "Claude Code")[1:3] == ["not found", "no"]
+
+
 def test_without_a_hub_the_table_does_not_know_who_is_live(ecorelay: Person):
     found = ecorelay("doctor", "--json", "--probe", code=1, ECORELAY_SPAWN="no").json
     assert {each["sessions"] for each in found["assistants"]} == {None}

@@ -7,13 +7,18 @@ import pty
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ecorelay.cli import removal
+from ecorelay.endpoint import read_endpoint
+from ecorelay.paths import Paths, choose_socket_path
 from ecorelay.process import is_alive
+from ecorelay_adapters.clients.assistant import Machine
 from tests.helpers import standin_claude
 from tests.helpers.command_line import CommandLine
 
@@ -23,11 +28,11 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is
 class Person(CommandLine):
     """A command line with a home directory of its own, and `claude` on the PATH."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, data: str = "a 'data' directory") -> None:
         self.home = root / "me"
         self.home.mkdir()
         super().__init__(
-            root / "a 'data' directory",
+            root / data,
             HOME=str(self.home),
             PATH=f"{root / 'bin'}:/usr/bin:/bin",
             ECORELAY_IDLE_EXIT_S="60",
@@ -115,10 +120,10 @@ JSON_FILES = {
 }
 SETTINGS = """\
 {
-  // a person's own
+  "theme": "dark",
   "mcpServers": {
-    "other": { "command": "other" }, // theirs
-  },
+    "other": { "command": "other" }
+  }
 }
 """
 
@@ -173,6 +178,57 @@ def test_one_that_cannot_be_set_up_does_not_keep_the_others_from_it(ecorelay: Pe
     assert "Gemini CLI:" in undone.err
     assert paths["cline"].read_text() == SETTINGS
     assert standin_claude.state_of(ecorelay.home)["plugins"] == {}
+
+
+def test_settings_that_the_assistant_itself_cannot_read_are_no_success(ecorelay: Person):
+    paths = others(ecorelay)
+    paths["gemini"].write_text("\ufeff" + SETTINGS)
+    said = ecorelay("install", "gemini", "qwen", code=2)
+    assert "Gemini CLI cannot read" in said.err
+    assert "byte order mark at line 1, column 1" in said.err
+    assert "Qwen" not in said.err
+    assert "ecorelay doctor" not in said.err
+    assert '"ecorelay": {' in paths["gemini"].read_text("utf-8-sig")
+    paths["gemini"].write_text(paths["gemini"].read_text("utf-8-sig"))
+    assert ecorelay("install", "gemini", "qwen").out.count("nothing to change") == 2
+
+
+def hang(ecorelay: Person, name: str) -> Path:
+    """Have an assistant here that never tells its version. What notes each time it is asked."""
+    program, asked = ecorelay.home.parent / "bin" / name, ecorelay.home / f"{name}-asked"
+    program.write_text(f"#!/bin/sh\necho x >> '{asked}'\nexec sleep 60\n")
+    program.chmod(0o755)
+    os.utime(program, (1, 1))
+    return asked
+
+
+def test_assistants_that_hang_are_waited_for_once_and_side_by_side(ecorelay: Person):
+    paths = others(ecorelay)
+    asked = [hang(ecorelay, name) for name in JSON_FILES]
+    began = time.monotonic()
+    ours, theirs = pty.openpty()
+    try:
+        with ecorelay.start("install", stderr=theirs) as child:
+            os.close(theirs)
+            out, _ = child.communicate(timeout=60)
+        said = os.read(ours, 10_000).decode()
+    finally:
+        os.close(ours)
+    assert time.monotonic() - began < 25  # one after another they are 30
+    assert child.returncode == 0
+    assert said.count("looking for assistants") == 1
+    assert out.count(b"--version` did not end within 10 s") == 3
+    assert [each.read_text() for each in asked] == ["x\n"] * 3
+    assert all('"ecorelay": {' in path.read_text() for path in paths.values())
+
+
+def test_what_another_data_directory_set_up_is_taken_out_and_that_is_said(ecorelay: Person):
+    paths = others(ecorelay)
+    ecorelay("install", "gemini")
+    elsewhere = str(ecorelay.home / "other data")
+    said = ecorelay("uninstall", "gemini", ECORELAY_HOME=elsewhere).out
+    assert f"used the data directory {ecorelay.paths.home}, not {elsewhere}" in said
+    assert paths["gemini"].read_text() == SETTINGS
 
 
 def test_a_data_directory_that_cannot_be_used_is_refused(ecorelay: Person):
@@ -237,6 +293,51 @@ def test_without_purge_all_keeps_the_mail(ecorelay: Person):
     ecorelay("uninstall", "--all")
     assert ecorelay.paths.database.exists()
     assert ecorelay("inbox", "--json").json["messages"][0]["text"] == "precious"
+
+
+def test_sockets_of_killed_processes_go_wherever_they_are(tmp_path: Path):
+    with tempfile.TemporaryDirectory(prefix="er-") as short:  # that of pytest is too long for a socket
+        person = Person(tmp_path, "deep" * 30)
+        person.environ |= {"TMPDIR": short, "XDG_RUNTIME_DIR": ""}
+        try:
+            person("send", "ada", "precious")
+            endpoint = read_endpoint(person.paths.endpoint)
+            assert endpoint is not None
+            assert Path(endpoint.path).parent.parent == Path(short)
+            os.kill(endpoint.pid, signal.SIGKILL)
+            other = Path(endpoint.path).with_name("123.sock")
+            other.touch()
+            dry = person("uninstall", "--all", "--purge", "--dry-run")
+            assert "- hub.sock" in dry.out
+            assert other.exists()
+            person("uninstall", "--all", "--purge", "--yes")
+            assert os.listdir(short) == []
+            assert not person.paths.home.exists()
+        finally:
+            person.end_hub()
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "open to others"])
+def test_a_folder_for_sockets_that_is_not_ours_alone_stays(tmp_path: Path, kind: str):
+    paths = Paths(tmp_path / ("deep" * 30))
+    environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    place = choose_socket_path(paths, environ).parent
+    machine = Machine(environ=environ, paths=paths, program=("/bin/ecorelay",), version="1")
+    [(_, *_), (_, *_), (_, *_), (_, plan)] = removal.plans(machine, purge=True)
+    assert [step.title for step in plan.steps] == [f"delete {place}"]
+    place.rmdir()
+    mine = tmp_path / "mine"
+    mine.mkdir(mode=0o700)
+    (mine / "precious").touch()
+    if kind == "link":
+        place.symlink_to(mine)
+    elif kind == "file":
+        place.write_text("x")
+    else:
+        mine.rename(place)
+        place.chmod(0o770)
+    [(_, *_), (_, *_), (_, *_), (_, plan)] = removal.plans(machine, purge=True)
+    assert plan.steps == ()
 
 
 def test_what_is_not_ours_in_the_data_directory_stays(ecorelay: Person):

@@ -183,6 +183,30 @@ async def test_it_waits_for_a_hub_and_starts_none(machine):
             await listener.ready()
 
 
+async def test_once_starts_a_hub(machine):
+    async with listening(machine, "--once", "--name", "nobody", ready=False) as listener:
+        assert await listener.ended() == 1
+        assert listener.process.stderr is not None
+        assert b"no peer is called nobody" in await listener.process.stderr.receive_some()
+    assert machine.paths.endpoint.exists()
+
+
+async def test_once_ends_where_no_hub_may_be_started(machine):
+    no = {"ECORELAY_SPAWN": "no"}
+    async with listening(machine, "--once", "--name", "bob", ready=False, environ=no) as listener:
+        assert await listener.ended() == 3
+        assert listener.process.stderr is not None
+        assert b"no hub runs" in await listener.process.stderr.receive_some()
+
+
+async def test_a_wrong_name_is_told_once_there_is_a_hub(machine):
+    async with listening(machine, "--name", "nobody", ready=False) as listener:
+        assert await listener.silent()
+        async with machine.assistant("bob"):
+            assert await listener.ended() == 1
+    assert listen_command.NAMED_S < listen_command.BESIDE_S
+
+
 async def test_once_is_one_line_and_a_clean_end(machine, bob):
     async with bob(), machine.assistant("ann") as ann:
         async with listening(machine, "--once") as listener:
@@ -278,9 +302,11 @@ def test_without_a_session_beside_it_says_so_after_a_while(here, monkeypatch):
     assert said.out == ""
 
 
-def test_a_name_that_nobody_has_is_refused_after_a_while(here, monkeypatch):
-    monkeypatch.setattr(listen_command, "BESIDE_S", 0.3)
-    said = here("listen", "--name", "nobody")
+@pytest.mark.parametrize("once", [[], ["--once"]])
+def test_a_name_that_nobody_has_is_refused_at_once(here, monkeypatch, once):
+    for patience in ("BESIDE_S", "NAMED_S"):
+        monkeypatch.setattr(listen_command, patience, 600.0)
+    said = here("listen", "--name", "nobody", *once)
     assert said.code != 0
     assert "no peer is called nobody" in said.err
 

@@ -189,7 +189,7 @@ class Machine:
 
     def knows(self, *hub_ids: str) -> None:
         """These hubs stand in its configuration."""
-        self.feed(HubsConfigured(hub_ids))
+        self.feed(HubsConfigured(hub_ids, waking=frozenset({"*"})))
 
 
 class Wire:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ecorelay import wire
+from ecorelay.core import links
 from ecorelay.core.events import SessionOpened
 from ecorelay.core.hub import HOUSEKEEPING_S
 from tests.core.helpers import DAY_S, Client, hello
@@ -217,9 +218,12 @@ def test_after_an_expiry_numbers_fit_whoever_was_restarted(
     assert bob.texts(limit=100) == ["first", "last"]
 
 
-def test_nothing_expires_while_a_link_is_up_or_begins(land: Land, here: Machine, there: Machine):
+def test_nothing_expires_while_a_link_is_up_or_begins(
+    land: Land, here: Machine, there: Machine, monkeypatch: pytest.MonkeyPatch
+):
     alice, bob = linked_and_cut(land, here, there)
     alice.send("bob@there", "old")
+    monkeypatch.setattr(links, "BEGINS_WITHIN_S", 1e9)
     link = land.begin_link(here, there)
     link.held.update((here, there))
     land.settle()

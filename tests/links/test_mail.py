@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ecorelay import wire
+from ecorelay.core import links, outbox
 from ecorelay.core.events import SessionFrame
 from tests.core.helpers import Client
 from tests.links.land import Land, Machine
@@ -261,10 +262,15 @@ def test_a_disk_that_takes_nothing_there_keeps_the_mail_here(land: Land, here: M
     land.link(here, there)
     there.refuses = "the disk is full"
     assert alice.send("bob@there", "patience").status == "queued"
-    assert land.wires == []
+    assert alice.send("bob@there", "and more").status == "queued"
+    [link] = land.wires
+    assert link.reasons == [], "the link stays"
+    land.forward(6)
+    assert here.hub.state.hubs["there"].waiting == 2
     there.refuses = ""
-    land.link(here, there)
-    assert bob.texts() == ["patience"]
+    land.forward(6)
+    assert bob.texts() == ["patience", "and more"]
+    assert land.wires == [link]
 
 
 def test_more_than_the_window_holds_drains_in_order(land: Land, here: Machine, there: Machine):
@@ -583,40 +589,48 @@ def test_a_refusal_that_the_disk_did_not_take_is_told_by_the_next_link(
     assert alice.texts() == ["1 message from you to bob@there ended unseen (blocked)"]
 
 
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two frames are on their way without a result, and no more."""
+    monkeypatch.setattr(outbox, "WINDOW_FRAMES", 2)
+
+
+def fill_window(land: Land, there: Machine, bob: Client) -> None:
+    """Two of three messages of bob are on their way, and their results are held back."""
+    land.wires[0].held.add(there)
+    for text in ("one", "two", "here"):
+        bob.send("alice@here", text)
+
+
+@pytest.mark.usefixtures("narrow")
 def test_an_outbox_that_cannot_be_read_is_read_again_in_a_while(land: Land, here: Machine, there: Machine):
     bob, alice = there.open("bob"), here.open("alice")
     land.link(here, there)
-    mail = alice.send("bob@there", "where?")
-    bob.inbox()
-    there.held = True
-    bob.ask(wire.Reply, ask_id=mail.msg_id, text="here")
-    there.commit()
-    there.held = False
+    fill_window(land, there, bob)
     there.refuses = "the disk is full"
+    land.wires[0].held.clear()
     land.settle()
     there.refuses = ""
-    assert alice.texts() == []
+    assert alice.texts() == ["one", "two"]
     land.forward(5)
     assert alice.texts() == ["here"]
 
 
+@pytest.mark.usefixtures("narrow")
 def test_reading_the_outbox_again_for_a_link_that_is_gone_leads_to_nothing(
     land: Land, here: Machine, there: Machine
 ):
     bob, alice = there.open("bob"), here.open("alice")
     land.link(here, there)
-    mail = alice.send("bob@there", "where?")
-    bob.inbox()
-    there.held = True
-    bob.ask(wire.Reply, ask_id=mail.msg_id, text="here")
-    there.commit()
+    fill_window(land, there, bob)
     there.refuses = "the disk is full"
+    land.wires[0].held.clear()
+    land.settle()
     land.wires[0].cut()
-    there.held = False
     land.settle()
     there.refuses = ""
     land.forward(5)
-    assert alice.texts() == []
+    assert alice.texts() == ["one", "two"]
     land.link(here, there)
     assert alice.texts() == ["here"]
 
@@ -636,27 +650,26 @@ def test_a_link_whose_outbox_cannot_be_read_ends_and_the_next_goes_on(
     land.settle()
     here.held = False
     land.settle()
+    assert link.reasons == []
+    land.forward(5)
     assert link.reasons == ["cannot read the outbox: the disk is full"]
     here.refuses = ""
     land.link(here, there)
     assert bob.texts() == ["hello"]
 
 
+@pytest.mark.usefixtures("narrow")
 def test_reading_the_outbox_again_later_finds_the_link_gone(land: Land, here: Machine, there: Machine):
     bob, alice = there.open("bob"), here.open("alice")
     land.link(here, there)
-    mail = alice.send("bob@there", "where?")
-    bob.inbox()
-    there.held = True
-    bob.ask(wire.Reply, ask_id=mail.msg_id, text="here")
-    there.commit()
-    there.held = False
+    fill_window(land, there, bob)
     there.refuses = "the disk is full"
+    land.wires[0].held.clear()
     land.settle()
     there.refuses = ""
     land.cut()
     land.forward(5)
-    assert alice.texts() == []
+    assert alice.texts() == ["one", "two"]
     there.held = True
     link = land.begin_link(here, there)
     land.settle()
@@ -830,8 +843,9 @@ def hold_back_bob(land: Land, there: Machine) -> None:
 
 
 def test_a_peer_that_stays_after_all_is_told_to_who_was_linked_meanwhile(
-    land: Land, here: Machine, there: Machine
+    land: Land, here: Machine, there: Machine, monkeypatch
 ):
+    monkeypatch.setattr(links, "BEGINS_WITHIN_S", 1e9)
     link = land.begin_link(here, there)
     link.held.add(there)
     hold_back_bob(land, there)
@@ -855,7 +869,10 @@ def test_mail_for_a_peer_that_stays_after_all_arrives(land: Land, here: Machine,
     assert alice.texts() == []
 
 
-def test_mail_for_the_name_of_a_peer_that_stays_after_all_arrives(land: Land, here: Machine, there: Machine):
+def test_mail_for_the_name_of_a_peer_that_stays_after_all_arrives(
+    land: Land, here: Machine, there: Machine, monkeypatch
+):
+    monkeypatch.setattr(links, "BEGINS_WITHIN_S", 1e9)
     here.knows("there")
     alice = here.open("alice")
     for name in ("bob", "carol"):
@@ -882,6 +899,8 @@ def test_a_broadcast_asks_those_who_are_online_on_every_linked_hub(land: Land, h
     land.link(here, there)
     alice, near = here.open("alice", push=True), here.open("near", push=True)
     land.link(here, far)
+    for each in (there, far):
+        each.knows()  # where a person lets broadcasts of others wake sessions
     asked = alice.call(wire.Broadcast, question="who has the fix?")
     assert (asked.peer_count, asked.pending_hubs) == (4, 0)
     for client in (bob, dave, near):
@@ -892,7 +911,7 @@ def test_a_broadcast_asks_those_who_are_online_on_every_linked_hub(land: Land, h
             asked.broadcast_id,
         )
     assert carol.texts() == ["who has the fix?"]
-    bob.call(wire.Reply, ask_id=asked.broadcast_id, text="I")
+    bob.ask(wire.Reply, ask_id=asked.broadcast_id, text="I")
     [push] = alice.pushes
     assert (push.sender, push.text, push.broadcast_id) == ("bob@there", "I", asked.broadcast_id)
 

@@ -75,6 +75,21 @@ def test_of_a_broadcast_each_of_those_asked_is_told(land: Land, here: Machine, t
     assert carol.texts() == near.texts() == ["who?"]
 
 
+def test_all_hubs_that_were_asked_are_waited_for(land: Land, here: Machine, there: Machine):
+    far = land.machine("far")
+    there.open("bob"), far.open("carol")
+    alice = here.open("alice")
+    slow = land.link(here, far)
+    land.link(here, there)
+    asked = alice.call(wire.Broadcast, question="who?")
+    slow.held.add(far)
+    trace = alice.ask(wire.Trace, msg_id=asked.broadcast_id)
+    assert trace not in alice.answers
+    slow.held.clear()
+    land.settle()
+    assert {each.recipient for each in alice.answers[trace].receipts} == {"bob@there", "carol@far"}
+
+
 def test_of_others_messages_nothing_is_told(land: Land, here: Machine, there: Machine):
     evil = land.machine("evil")
     bob, alice = there.open("bob"), here.open("alice")

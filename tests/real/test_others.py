@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -117,8 +118,17 @@ def test_what_a_program_cannot_read_in_its_own_settings_is_told(
     content = OTHERS[name].content.replace(old, new, 1)
     assert content != OTHERS[name].content
     world = make_world(name, content)
-    said = world.run(*own_program(), "install", name, "--allow-tools").stdout
-    assert f"cannot read {world.settings}: it has a" in said
+    ended = subprocess.run(
+        [*own_program(), "install", name, "--allow-tools"],
+        cwd=world.home,
+        env=world.variables("nobody"),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert f"cannot read {world.settings}: it has a" in ended.stdout + ended.stderr
     world.model.will("bob", call("relay_peers"))
     world.turn("use the tools")
     assert answers(world) == []

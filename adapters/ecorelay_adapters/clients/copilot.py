@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ecorelay.errors import RelayError
 from ecorelay.home import HOME_VARIABLE
-from ecorelay_adapters.clients import entry_file, files, json_entry
+from ecorelay_adapters.clients import entry_file, files, folders, json_entry
 from ecorelay_adapters.clients.assistant import Finding, Plan, Step
 from ecorelay_adapters.clients.one_server import OneServer
 
@@ -113,7 +113,7 @@ class Copilot(OneServer):
             found, wanted = _read(path), rendered(machine)
             settings = _settings(machine)
         except RelayError as error:
-            return Finding(check=check, level="fail", says=error.message, remedy=remedy)
+            return Finding(check=check, level="fail", says=error.message, remedy=self.mend_first)
         if found is None:
             return Finding(check=check, level="warn", says=f"none at {path}", remedy=remedy)
         if found != wanted:
@@ -215,17 +215,15 @@ def _read(path: Path) -> bytes | None:
 
 
 def _write(path: Path, data: bytes) -> None:
+    folders.make(path)
     files.replace(path, data)
 
 
 def _remove(path: Path) -> None:
-    """Remove it, and the folders around it that are empty then."""
+    """Remove it, and the folders around it that were made for it."""
+    left = folders.leave(path)
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise RelayError("mailbox_error", f"cannot remove {path}: {error.strerror or error}") from error
-    for folder in path.parents[:2]:
-        try:
-            folder.rmdir()
-        except OSError:
-            return
+    folders.remove(left)

@@ -1,8 +1,9 @@
 """A settings file of an assistant's in which one thing is ours: put in and taken out, all else untouched.
 
 The file as it was before we first changed it is kept beside it. Where nothing but ours was changed since,
-taking ours out brings back every byte; else all that others changed stays. Each change is made to the file as
-it is at that moment, whole or not at all; links stay links, and modes stay.
+taking ours out brings back every byte; else all that others changed stays. Folders that had to be made go too
+when they are empty. Each change is made to the file as it is at that moment, whole or not at all; links stay
+links, and modes stay.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ import os
 import stat
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ecorelay.errors import RelayError
-from ecorelay_adapters.clients import files
+from ecorelay_adapters.clients import files, folders
 from ecorelay_adapters.clients.assistant import Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
+
+_SETTINGS: Final = (".json", ".toml")
+"""What a person wants to see all of, where it is new; a script is not."""
 
 
 class Format(Protocol):
@@ -35,7 +39,7 @@ class Format(Protocol):
         """The text with `values` in the table at `path`."""
 
     def take_out(self, text: str, path: tuple[str, ...], name: str) -> str:
-        """The text without the table at `path`."""
+        """The text without what is at `path`, and the tables around it that are empty then."""
 
 
 class Ours(Protocol):
@@ -65,11 +69,13 @@ class Table:
         format: `toml_entry` or `json_entry`.
         path: where it stands.
         values: what it must hold, given what it holds; may refuse. Not asked for to take it out.
+        gone: members of it that must not be there, by their paths in it.
     """
 
     format: Format
     path: tuple[str, ...]
     values: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    gone: Sequence[tuple[str, ...]] = ()
 
     def find(self, text: str, name: str) -> dict[str, Any] | None:
         """See `Ours`."""
@@ -77,7 +83,10 @@ class Table:
 
     def put(self, text: str, name: str) -> str:
         """See `Ours`."""
-        return self.format.put(text, self.path, self.values(self.find(text, name) or {}), name)
+        values = self.values(self.find(text, name) or {})
+        for each in self.gone:
+            text = self.format.take_out(text, (*self.path, *each), name)
+        return self.format.put(text, self.path, values, name)
 
     def put_back(self, text: str, found: Any, name: str) -> str:
         """See `Ours`."""
@@ -162,7 +171,10 @@ def read(path: Path) -> str | None:
 
 def _step(title: str, path: Path, before: str | None, after: str | None, do: Callable[[], None]) -> Step:
     shown = [{path.name: text.encode()} if text is not None else {} for text in (before, after)]
-    return Step(title=title, diff=files.difference(*shown), do=do)
+    diff = files.difference(*shown)
+    if before is None and after is not None and path.suffix in _SETTINGS:
+        diff += tuple(f"  {line}" for line in files.changed_lines(b"", after.encode()))
+    return Step(title=title, diff=diff, do=do)
 
 
 def _put(path: Path, ours: Ours) -> None:
@@ -170,6 +182,7 @@ def _put(path: Path, ours: Ours) -> None:
     _refuse_read_only(path)
     found = ours.find(before or "", str(path))
     after = ours.put(before or "", str(path))
+    folders.make(path)
     if found is None and before is not None:
         files.replace(backup_path(path), before.encode(), like=path)
     elif found is None:
@@ -183,12 +196,14 @@ def _take_out(path: Path, ours: Ours) -> None:
     if before is None or ours.find(before, str(path)) is None:
         return
     left = _without(path, ours, before)
+    emptied = folders.leave(path)
     if left is None:
-        _remove(path)
+        _remove(Path(os.path.realpath(path)))  # a link that led nowhere does so again
     else:
         files.replace(path, left.encode(), like=path)
     if left == read(backup_path(path)):
         _remove(backup_path(path))
+    folders.remove(emptied)
 
 
 def _without(path: Path, ours: Ours, before: str) -> str | None:
@@ -200,8 +215,11 @@ def _without(path: Path, ours: Ours, before: str) -> str | None:
     found, left = read(backup_path(path)), ours.take_out(before, name)
     if found is None and left.strip("\ufeff \t\r\n") in ("", "{}"):
         return None
-    same = left.rstrip() == (found or "").rstrip()  # the gap above ours is ours too
-    return found if same or ours.put_back(found or "", ours.find(before, name), name) == before else left
+    # The gap above ours, and below, is ours too.
+    if left.rstrip() == (found or "").rstrip():
+        return found
+    again = ours.put_back(found or "", ours.find(before, name), name)
+    return found if again.rstrip() == before.rstrip() else left
 
 
 def _refuse_read_only(path: Path) -> None:

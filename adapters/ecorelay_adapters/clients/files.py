@@ -52,11 +52,12 @@ def difference(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> tuple
             lines.append(f"- {name}")
         elif before[name] != after[name]:
             lines.append(f"~ {name}")
-            lines += [f"  {line}" for line in _changed_lines(before[name], after[name])]
+            lines += [f"  {line}" for line in changed_lines(before[name], after[name])]
     return tuple(lines)
 
 
-def _changed_lines(before: bytes, after: bytes) -> Iterator[str]:
+def changed_lines(before: bytes, after: bytes) -> Iterator[str]:
+    """The lines that go, after ``-``, and those that come, after ``+``; not more than `DIFF_MAX`."""
     old, new = (data.decode("utf-8", "replace").splitlines() for data in (before, after))
     # The first two lines name the files.
     shown = [line for line in list(difflib.unified_diff(old, new, lineterm="", n=0))[2:] if line[0] in "+-"]

@@ -51,7 +51,7 @@ class Hooked(OneServer):
             steps = entry_file.installing(path, self.hooks(machine), f"add the hooks of ecorelay to {path}")
         except RelayError as error:
             return _with(plan, error=error)
-        return _with(plan, steps)
+        return plan if plan.problem else _with(plan, steps)
 
     def plan_removal(self, machine: Machine) -> Plan:
         """Both are taken out; what else is in the two files stays."""
@@ -87,7 +87,7 @@ class Hooked(OneServer):
             found = entry_file.find(path, self.hooks(None))
             current = entry_file.is_current(path, self.hooks(machine))
         except RelayError as error:
-            hooks = Finding(check=check, level="fail", says=error.message, remedy=remedy)
+            hooks = Finding(check=check, level="fail", says=error.message, remedy=self.mend_first)
         else:
             if found is None:
                 hooks = Finding(check=check, level="warn", says=f"none in {path}", remedy=remedy)

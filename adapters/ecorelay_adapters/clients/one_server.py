@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ecorelay.errors import RelayError
+from ecorelay.home import HOME_VARIABLE
 from ecorelay.paths import find_paths
 from ecorelay_adapters.clients import entry_file, json_entry, program
 from ecorelay_adapters.clients.assistant import Client, Command, Configured, Finding, Plan
@@ -35,6 +36,8 @@ class OneServer:
     title: ClassVar[str]
     short: ClassVar[str] = ""
     """What people call it in a sentence; default: `title`."""
+    part: ClassVar[str] = "MCP server"
+    """What of ours is set up in it."""
     programs: ClassVar[tuple[str, ...]]
     """What its program is called; the first that is there is it."""
     variable: ClassVar[str]
@@ -87,7 +90,7 @@ class OneServer:
             return Client(path=named, problem=f"{named} is no program that can be run") if named else None
         path = os.path.abspath(path)
         try:
-            ran = program.run([path, "--version"], environ)
+            ran = program.ask_version(path, environ)
         except RelayError as error:
             return Client(path=path, problem=error.message)
         match = re.search(r"\d+(\.\d+)+", ran.out)
@@ -107,7 +110,7 @@ class OneServer:
         path = self.config_path(machine)
         ours = self.ours(machine)
         try:
-            steps = entry_file.installing(path, ours, f"set up the MCP server ecorelay in {path}")
+            steps = entry_file.installing(path, ours, f"set up the {self.part} ecorelay in {path}")
             # As it is going to be, but for what --allow-tools adds.
             entry = entry_file.find(path, ours) or {}
         except RelayError as error:
@@ -119,14 +122,14 @@ class OneServer:
             )
         if by := self.disabled_by(entry):
             notes.append(f"the entry is disabled there ({by} in {path}), and stays so")
-        if why := self._unreadable(path):
-            notes.append(why)
         notes += self.notes(machine)
         if not self.proved:
             notes.append(f"how {self.called} is set up is known {UNPROVED}")
         if client is None or client.problem:
             notes.append(client.problem if client else f"the program {self._program} is not on the PATH")
-        return Plan(steps=tuple(steps), notes=tuple(notes))
+        why = self._unreadable(path)
+        problem = f"{why}, and so has no {self.part} of ecorelay either until that is gone" if why else ""
+        return Plan(steps=tuple(steps), notes=tuple(notes), problem=problem, code="bad_args")
 
     def plan_removal(self, machine: Machine) -> Plan:
         """Take the entry out; where nothing else changed, the file is as it was."""
@@ -139,14 +142,21 @@ class OneServer:
             if not _is_ours(entry):
                 where = ".".join(self.place)
                 return Plan(notes=(f"{where} in {path} does not start ecorelay, and stays",))
-            steps = entry_file.removing(path, ours, f"take the MCP server ecorelay out of {path}")
+            steps = entry_file.removing(path, ours, f"take the {self.part} ecorelay out of {path}")
         except RelayError as error:
             return Plan(problem=error.message, code=error.code)
-        return Plan(steps=tuple(steps), notes=(self._restart,))
+        notes = [self._restart]
+        if (home := _home_of(machine, entry)) not in (None, machine.paths.home):
+            notes.append(
+                f"its sessions used the data directory {home}, not {machine.paths.home}; what is in it stays"
+            )
+        return Plan(steps=tuple(steps), notes=tuple(notes))
 
     def ours(self, machine: Machine) -> Table:
         """Our entry in the settings."""
-        return Table(format=self.format, path=self.place, values=partial(self.values, machine))
+        # Where a person chose a data directory before, and no more does, that would lead somewhere else.
+        gone = () if HOME_VARIABLE in machine.variables else (("env", HOME_VARIABLE),)
+        return Table(format=self.format, path=self.place, values=partial(self.values, machine), gone=gone)
 
     def values(self, machine: Machine, entry: Mapping[str, Any]) -> dict[str, Any]:
         """What our entry must hold, given what it holds.
@@ -207,19 +217,19 @@ class OneServer:
             entry = entry_file.find(path, ours)
             current = entry_file.is_current(path, ours)
         except RelayError as error:
-            return [Finding(check=check, level="fail", says=error.message, remedy=remedy)]
+            return [Finding(check=check, level="fail", says=error.message, remedy=self.mend_first)]
         if entry is None:
             return [Finding(check=check, level="warn", says=f"none in {path}", remedy=remedy)]
         if by := self.disabled_by(entry):
             return [
                 Finding(check=check, level="warn", says=f"disabled in {path}", remedy=f"remove {by} there")
             ]
+        if _is_ours(entry) and (home := _home_of(machine, entry)) != machine.paths.home:
+            says = f"its sessions use the data directory {home}, this one is {machine.paths.home}"
+            return [Finding(check=check, level="fail", says=says, remedy=remedy)]
         if not current:
             says = f"{path} does not start this program ({shlex.join(machine.program)}) in its data directory"
             return [Finding(check=check, level="warn", says=says, remedy=remedy)]
-        if (home := _home_of(machine, entry)) != machine.paths.home:
-            says = f"its sessions use the data directory {home}, this one is {machine.paths.home}"
-            return [Finding(check=check, level="fail", says=says, remedy=remedy)]
         if why := self._unreadable(path):
             return [Finding(check=check, level="fail", says=why, remedy="write it without")]
         return [Finding(check=check, level="ok", says=str(path))]
@@ -234,6 +244,11 @@ class OneServer:
         return all(
             key in entry and bool(entry[key]) == bool(value) for key, value in self.allows_with.items()
         )
+
+    @property
+    def mend_first(self) -> str:
+        """What to do about a file of its own that cannot be read: as it is, `install` refuses it too."""
+        return f"mend it, then `ecorelay install {self.name}`"
 
     @property
     def _restart(self) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ecorelay.errors import RelayError
 from ecorelay_adapters.clients import files
-from ecorelay_adapters.clients.assistant import Finding, Plan, Step
+from ecorelay_adapters.clients.assistant import Finding, Plan
 from ecorelay_adapters.clients.one_server import OneServer
 from ecorelay_adapters.tools import TOOLS
 
@@ -38,6 +38,7 @@ class OpenCode(OneServer):
     title = "OpenCode"
     programs = ("opencode",)
     variable = "OPENCODE_BIN"
+    part = "plugin"
     arguments = ("mcp", "--carrier", "opencode")
 
     def config_path(self, machine: Machine) -> Path:
@@ -57,16 +58,6 @@ class OpenCode(OneServer):
         if client is not None and client.version and _is_old(client):
             return Plan(problem=_says_old(client))
         return super().plan_install(machine)
-
-    def plan_removal(self, machine: Machine) -> Plan:
-        """Take the file away, and the folders when nothing else is in them."""
-        plan = super().plan_removal(machine)
-        folder = self.config_path(machine).parent
-        steps = [
-            Step(title=each.title, diff=each.diff, do=partial(_and_folders, each.do, folder))
-            for each in plan.steps
-        ]
-        return Plan(steps=tuple(steps), notes=plan.notes, problem=plan.problem, code=plan.code)
 
     def check_program(self, client: Client) -> Finding:
         """Whether it is new enough."""
@@ -139,10 +130,3 @@ def _constant(text: str, name: str) -> object:
     with suppress(ValueError, RecursionError):
         return json.loads(match[1]) if match else None
     return None
-
-
-def _and_folders(do: Callable[[], None], folder: Path) -> None:
-    do()
-    with suppress(OSError):  # others use it too
-        folder.rmdir()
-        folder.parent.rmdir()

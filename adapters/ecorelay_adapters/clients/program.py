@@ -7,9 +7,12 @@ the program absolutely.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
@@ -21,6 +24,12 @@ if TYPE_CHECKING:
 
 RUN_S: Final = 120.0
 """How long an assistant's own command may take."""
+VERSION_S: Final = 10.0
+"""How long a program may take to tell its version."""
+SETTLED_S: Final = 2.0
+"""For so long its file must have been left alone, or what it said is not kept: file times are coarse."""
+_ESCAPES: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])?")
+"""What moves a terminal's cursor, colours or names things there."""
 
 
 def own_program(executable: str = sys.executable) -> tuple[str, ...]:
@@ -58,12 +67,45 @@ class Ran(Struct, frozen=True, kw_only=True):
     @property
     def last_words(self) -> str:
         """What it said of a failure, in one line."""
-        lines = [line.strip() for line in f"{self.out}\n{self.err}".splitlines() if line.strip()]
+        plain = _ESCAPES.sub("", f"{self.out}\n{self.err}")
+        lines = [line.strip() for line in plain.splitlines() if line.strip()]
         return lines[-1][:300] if lines else f"it ended with {self.code} and said nothing"
 
 
-def run(words: Sequence[str], environ: Mapping[str, str]) -> Ran:
+_versions: Final[dict[tuple[object, ...], Ran | RelayError]] = {}
+
+
+def ask_version(path: str, environ: Mapping[str, str]) -> Ran:
+    """What the program at `path` says to ``--version``. Asked again it is not run again, unless it changed.
+
+    Raises:
+        RelayError: as for `run`.
+    """
+    key: tuple[object, ...] | None = None
+    with suppress(OSError):
+        found = os.stat(path)
+        if abs(time.time() - found.st_mtime) > SETTLED_S:
+            key = (path, found.st_ino, found.st_size, found.st_mtime_ns, frozenset(environ.items()))
+    said = _versions.get(key) if key is not None else None
+    if said is None:
+        try:
+            said = run([path, "--version"], environ, within_s=VERSION_S)
+        except RelayError as error:
+            said = error
+        if key is not None:
+            _versions[key] = said
+    if isinstance(said, RelayError):
+        raise RelayError(said.code, said.message)
+    return said
+
+
+def run(words: Sequence[str], environ: Mapping[str, str], *, within_s: float = RUN_S) -> Ran:
     """Run a program to its end, without a terminal.
+
+    Args:
+        words: the program and its arguments.
+        environ: all of its environment.
+        within_s: seconds after which it is killed.
 
     Raises:
         RelayError: it cannot be started (``unexpected``) or does not end (``timeout``).
@@ -74,11 +116,11 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> Ran:
             env=dict(environ),
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=RUN_S,
+            timeout=within_s,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise RelayError("timeout", f"`{shlex.join(words)}` did not end within {RUN_S:.0f} s") from None
+        raise RelayError("timeout", f"`{shlex.join(words)}` did not end within {within_s:.0f} s") from None
     except OSError as error:
         raise RelayError("unexpected", f"cannot run {words[0]}: {error.strerror or error}") from error
     return Ran(

@@ -66,17 +66,16 @@ def put(text: str, path: tuple[str, ...], values: Mapping[str, Any], name: str) 
 
 
 def take_out(text: str, path: tuple[str, ...], name: str) -> str:
-    """The text without the table at `path`, and without the one around it if that is empty then.
+    """The text without what is at `path`, and without the tables around it that are empty then.
 
     Raises:
         RelayError: ``bad_args``, the text is no TOML.
     """
     wanted = parse(text, name)
-    if find(wanted, path) is None:
+    try:
+        _take(wanted, path)
+    except (KeyError, TypeError):
         return text
-    del wanted[path[0]][path[1]]
-    if not wanted[path[0]]:
-        del wanted[path[0]]
     return _edited(text, wanted, path, None, name)
 
 
@@ -88,6 +87,16 @@ def _merge(table: dict[str, Any], values: Mapping[str, Any]) -> None:
                 inner.update(value)
                 continue
         table[key] = copy.deepcopy(value)
+
+
+def _take(data: Any, path: tuple[str, ...]) -> None:
+    """Raises KeyError or TypeError where there is nothing at `path`."""
+    if len(path) == 1:
+        del data[path[0]]
+        return
+    _take(data[path[0]], path[1:])
+    if not data[path[0]]:
+        del data[path[0]]
 
 
 def _edited(
@@ -132,12 +141,10 @@ def _edit(text: str, path: tuple[str, ...], values: Mapping[str, Any] | None) ->
 
     try:
         document = tomlkit.parse(text)
-        outer: Any = document.get(path[0])
         if values is None:
-            del outer[path[1]]
-            if not outer:
-                del document[path[0]]
+            _take(document, path)
         else:
+            outer: Any = document.get(path[0])
             if outer is None:
                 document[path[0]] = outer = tomlkit.table(is_super_table=True)
             if path[1] not in outer:

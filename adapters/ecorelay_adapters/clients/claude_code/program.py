@@ -30,7 +30,7 @@ PLUGIN: Final = "ecorelay@ecorelay"
 def look_at(path: str, environ: Mapping[str, str]) -> Client:
     """Which version the program at `path` is, or why it cannot be used."""
     try:
-        ran = program.run([path, "--version"], environ)
+        ran = program.ask_version(path, environ)
     except RelayError as error:
         return Client(path=path, problem=error.message)
     match = re.search(r"\d+(\.\d+)+", ran.out)
