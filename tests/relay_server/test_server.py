@@ -482,6 +482,29 @@ async def test_a_gigabyte_for_a_hub_that_reads_nothing():
         print("slowest answer of others:", await meant_for_a_deaf_hub(server, 1_000, senders=16))
 
 
+@pytest.mark.parametrize(
+    "frame",
+    [b"\x8a\x80\0\0\0\0", b"\x89\x80\0\0\0\0", b"\x01\x80\0\0\0\0"],
+    ids=["pongs", "pings", "parts"],
+)
+async def test_frames_that_mean_nothing_are_not_free_either(frame):
+    async with running() as server, hub(server) as bad, hub(server) as one, hub(server) as other:
+        async with trio.open_nursery() as nursery:
+            wire = frame.replace(b"\x01", b"\x00") * 10_000
+
+            async def flood():
+                await bad.socket._stream.send_all(frame)
+                while True:
+                    await bad.socket._stream.send_all(wire)
+
+            nursery.start_soon(flood)
+            await one.send(OPEN, other.address, stream_number())
+            assert (await other.data()).kind == OPEN
+            connection = next(each for each in server.connections.values() if each.hub.address == bad.address)
+            await until(lambda: connection.hub.pace.wait(trio.current_time()) > 0)
+            nursery.cancel_scope.cancel()
+
+
 async def test_a_flood_of_junk_is_read_slowly_and_others_are_not_kept_waiting():
     async with running() as server, hub(server) as bad, hub(server) as one, hub(server) as other:
         junk = relay_wire.piece(DATA, other.address, b"nothing!", b"x")
