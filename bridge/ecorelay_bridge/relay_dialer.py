@@ -239,6 +239,7 @@ class RelayDialer:
             )
         finally:
             self._incoming -= 1
+            await trio.aclose_forcefully(stream)  # whatever was cancelled
 
 
 def road_name(relay: str) -> str:

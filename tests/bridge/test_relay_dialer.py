@@ -463,7 +463,7 @@ async def test_a_message_that_is_too_large_ends_the_connection(tmp_path) -> None
 
 async def test_two_hundred_hubs_do_not_come_back_at_once(autojump_clock) -> None:
     """What each of them waits after the server said that it goes, with real randomness."""
-    waits = []
+    waits: list[list[float]] = []
     for _ in range(200):
         backoff = Backoff(random.Random(len(waits)).random)
         going = Refused(Reason.RELAY_AWAY, "")
