@@ -472,8 +472,8 @@ async def meant_for_a_deaf_hub(server, megabytes, senders):
 @pytest.mark.guarantee("relay-bounded")
 async def test_a_hub_that_reads_nothing_costs_the_server_little_and_the_others_nothing():
     async with running() as server:
-        await meant_for_a_deaf_hub(server, 40, senders=4)
-        assert server.switch.counts["congested"] > 20
+        await meant_for_a_deaf_hub(server, 20, senders=4)
+        assert server.switch.counts["congested"] > 10
 
 
 @pytest.mark.soak
@@ -487,10 +487,12 @@ async def test_a_gigabyte_for_a_hub_that_reads_nothing():
     [b"\x8a\x80\0\0\0\0", b"\x89\x80\0\0\0\0", b"\x01\x80\0\0\0\0"],
     ids=["pongs", "pings", "parts"],
 )
-async def test_frames_that_mean_nothing_are_not_free_either(frame):
+async def test_frames_that_mean_nothing_are_not_free_either(frame, monkeypatch):
+    monkeypatch.setattr("ecorelay_relay_server.switch.UNITS_PER_S", 100.0)
+    monkeypatch.setattr("ecorelay_relay_server.switch.UNITS_BURST", 1_000.0)
     async with running() as server, hub(server) as bad, hub(server) as one, hub(server) as other:
         async with trio.open_nursery() as nursery:
-            wire = frame.replace(b"\x01", b"\x00") * 10_000
+            wire = frame.replace(b"\x01", b"\x00") * 3_000
 
             async def flood():
                 await bad.socket._stream.send_all(frame)
