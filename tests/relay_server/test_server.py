@@ -261,6 +261,20 @@ async def test_thousands_of_silent_connections_are_bounded_and_a_hub_gets_in(fie
     assert 0 < len(crowded) < 60
 
 
+@pytest.mark.soak
+async def test_ten_thousand_silent_connections():
+    allow_files(15_000)
+    async with running() as server:
+        silent = []
+        for number in range(10_000):
+            silent.append(await trio.open_tcp_stream("127.0.0.1", server.port))
+            if number % 1_000 == 999:
+                async with hub(server):
+                    assert len(server.half_open) <= HALF_OPEN_MAX
+        for stream in silent:
+            await trio.aclose_forcefully(stream)
+
+
 # --- messages --------------------------------------------------------------------------------------------
 
 
