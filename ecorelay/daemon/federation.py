@@ -34,6 +34,8 @@ PROOFS: Final = frozenset(
 """Reasons for which a hub, and not just anything on the network, was refused: its person wonders why."""
 TURNED_AWAY_S: Final = 3_600.0
 """How long that is told."""
+TROUBLES_MAX: Final = 2_000
+"""Hubs of which it is remembered why they are not reached: at a relay, new names cost nothing."""
 CRASHED_S: Final = 60.0
 """Pause after a bug of ours in there."""
 
@@ -245,7 +247,7 @@ class Federation:
                 self._turned_away = None  # it was mended
         elif report.event in ("failed", "not_listening") and report.sentence:
             says = f"{report.sentence}; {report.remedy}" if report.remedy else report.sentence
-            if key:
+            if key and (key in troubles or len(troubles) < TROUBLES_MAX):
                 troubles[key] = says
             elif report.reason in PROOFS:
                 self._turned_away = trio.current_time(), report.address, says
@@ -275,6 +277,8 @@ class Federation:
         says = (report.event, report.sentence)
         if report.event in ("failed", "relay_failed") and of[1] and self._said.get(of) == says:
             return False
+        if len(self._said) >= TROUBLES_MAX:
+            self._said.clear()
         self._said[of] = says
         return True
 
