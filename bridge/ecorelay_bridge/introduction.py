@@ -390,9 +390,7 @@ def _at_relay(tls: trio.SSLStream[trio.abc.Stream], refused: Refused | None) -> 
     if why := over_relay.why():
         return Refused(Reason.NOT_AT_RELAY, why)
     if over_relay.end is not None and (refused is None or refused.reason is Reason.NOT_ECORELAY):
-        return Refused(
-            Reason.CLOSED, "it closed the stream during the handshake: it is going, or has no room"
-        )
+        return Refused(Reason.CLOSED, "it closed the stream during the handshake: it goes, or has no room")
     return refused
 
 

@@ -85,6 +85,8 @@ class Connection:
         """The WebSocket itself has something to say."""
         self._said = 0.0
         """Since when something was said and nothing heard; 0: that is not so."""
+        self._spoke = trio.Event()
+        """Set when that begins."""
 
     def open(self, address: bytes) -> RelayStream:
         """A stream to the hub at this address; it opens with the first bytes.
@@ -120,6 +122,7 @@ class Connection:
             if messages or self._control:
                 if messages and (not self._said or self._said < socket.heard):
                     self._said = trio.current_time()
+                    self._spoke.set()
                 self._control = False
                 with suppress(Closed):  # the reader says why
                     await socket.send(messages)
@@ -134,7 +137,6 @@ class Connection:
         """Notice that nobody is there any more."""
         asked = 0.0
         while True:
-            await trio.sleep(ASK_S / 4)
             now, heard = trio.current_time(), socket.heard
             waited = now - self._said if self._said > heard else 0.0
             if waited >= DEAD_S or now - heard >= SILENT_S:
@@ -145,6 +147,13 @@ class Connection:
             if waited >= ASK_S and asked < self._said:
                 asked = now
                 socket.ping()
+            if self._said > heard:
+                marks = [self._said + seconds for seconds in (ASK_S, DEAD_S)]
+                await trio.sleep_until(min([mark for mark in marks if mark > now], default=now))
+            else:
+                self._spoke = trio.Event()
+                with trio.move_on_at(heard + SILENT_S):
+                    await self._spoke.wait()
 
     async def _read(self, socket: WebSocket, guest: Guest) -> Refused:
         while True:

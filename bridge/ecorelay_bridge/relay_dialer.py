@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -25,6 +26,7 @@ from ecorelay_bridge.relay_connection import attend
 from ecorelay_bridge.relay_road import Where, connect_relay
 from ecorelay_bridge.roads import RelayState, RoadReport
 from ecorelay_bridge.settings import Peer
+from ecorelay_bridge.workers import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from ecorelay.relay_wire import HubHere
     from ecorelay_bridge.dialer import Connect
     from ecorelay_bridge.door import Door
+    from ecorelay_bridge.handshake import Proof
     from ecorelay_bridge.identity import Identity
     from ecorelay_bridge.introduction import Introducer, Proven
     from ecorelay_bridge.known import Trust
@@ -47,6 +50,11 @@ DIRECT_S: Final = 0.5
 """How long a hub that can be dialed directly gets for that: it is the better road."""
 PAIRS_MAX: Final = 1_000
 """Hubs dialed at relays."""
+GUESSES_BURST: Final = 10
+GUESSES_PER_S: Final = 0.2
+"""Proofs that may fail with hubs we do not know, whoever they are: whoever has a relay's token can come again
+and again under new names, to be dialed and to try a guess at the secret each time."""
+STRANGERS_AT_ONCE: Final = 4
 INCOMING_MAX: Final = 256
 """Streams of others being introduced or linked at a time, at all relays together."""
 
@@ -105,6 +113,10 @@ class RelayDialer:
         self._environ = os.environ if environ is None else environ
         self._pairs: dict[tuple[bytes, str], _Pair] = {}
         """By address and hub_id."""
+        self.guesses = Pace(GUESSES_PER_S, GUESSES_BURST)
+        self.strangers = trio.CapacityLimiter(STRANGERS_AT_ONCE)
+        self.later: OrderedDict[tuple[bytes, str], tuple[Backoff, float]] = OrderedDict()
+        """Hubs that must not be dialed before a time, also if they leave and come again."""
         self._said: set[tuple[bytes, str]] = set()
         """Hubs with a wrong identity that were reported."""
         self._incoming = 0
@@ -219,6 +231,12 @@ class RelayDialer:
             return False
         return True
 
+    def is_known(self, address: bytes, hub_id: str) -> bool:
+        """Whether it is one whose identity we know: TLS shows that it is, before it gets our proof."""
+        shown = fingerprint_of_digest(address)
+        known = self._trust.known().get(hub_id)
+        return shown == self._settings.pinned(hub_id) or (known is not None and known.identity == shown)
+
     # --- what they open ------------------------------------------------------------------------------------
 
     def called(self, connection: Connection, stream: RelayStream, address: bytes) -> None:
@@ -289,11 +307,12 @@ class _Pair(Dialer):
             Peer(hub_id=hub_id, host="", port=0),
             owner.introducer,
             owner.roads,
-            Backoff(owner.jitter),
+            owner.later.get((address, hub_id), (Backoff(owner.jitter), 0.0))[0],
             owner.on_link,
             owner.report,
             on_proved=lambda source: owner.door.proved(source),
         )
+        self._owner = owner
         self.address = address
         self.hub_id = hub_id
         self.at: list[Connection] = []
@@ -311,7 +330,37 @@ class _Pair(Dialer):
             nursery.cancel_scope.cancel()
 
     async def _sought(self) -> None:
-        await self._roads.sought(self.hub_id, relayed=True, for_s=self._grace)
+        while True:
+            await self._roads.sought(self.hub_id, relayed=True, for_s=self._grace)
+            pause = self._owner.later.get((self.address, self.hub_id), (None, 0.0))[1] - trio.current_time()
+            if pause <= 0:
+                return
+            await trio.sleep(pause)
+
+    async def _once(self, links: trio.Nursery) -> tuple[float, bool]:
+        wait, may_hurry = await super()._once(links)
+        later = self._owner.later
+        later.pop((self.address, self.hub_id), None)
+        if not may_hurry:
+            later[self.address, self.hub_id] = self._backoff, trio.current_time() + wait
+            if len(later) > PAIRS_MAX:
+                later.popitem(last=False)
+        return wait, may_hurry
+
+    async def _introduced(self) -> tuple[trio.SSLStream[trio.abc.Stream], Proof]:
+        if self._owner.is_known(self.address, self.hub_id):
+            return await super()._introduced()
+        guesses = self._owner.guesses
+        async with self._owner.strangers:
+            # Others may use up what was waited for.
+            while (wait := guesses.wait(trio.current_time())) > 0:  # noqa: ASYNC110
+                await trio.sleep(wait)
+            try:
+                return await super()._introduced()
+            except Refused as refused:
+                if refused.failed_proof:
+                    guesses.take(trio.current_time())
+                raise
 
     async def _open(self) -> tuple[trio.abc.Stream, str]:
         await trio.lowlevel.checkpoint()

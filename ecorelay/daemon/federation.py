@@ -40,6 +40,8 @@ TURNED_AWAY_S: Final = 3_600.0
 """How long that is told."""
 TWINS_S: Final = 600.0
 """How long it is told that two machines are one hub."""
+TROUBLES_MAX: Final = 2_000
+"""Hubs of which it is remembered why they are not reached: at a relay, new names cost nothing."""
 CRASHED_S: Final = 60.0
 """Pause after a bug of ours in there."""
 NAME_FILE: Final = "hub.name"
@@ -289,7 +291,7 @@ class Federation:
             says = f"{report.sentence}; {report.remedy}" if report.remedy else report.sentence
             if report.reason == "twins":
                 self._twins = trio.current_time(), f"{report.hub_id}: {says}" if report.told else says
-            if key:
+            if key and (key in troubles or len(troubles) < TROUBLES_MAX):
                 troubles[key] = says
             elif report.reason in PROOFS:
                 self._turned_away = trio.current_time(), report.address, says
@@ -319,6 +321,8 @@ class Federation:
         says = (report.event, report.sentence)
         if report.event in ("failed", "relay_failed") and of[1] and self._said.get(of) == says:
             return False
+        if len(self._said) >= TROUBLES_MAX:
+            self._said.clear()
         self._said[of] = says
         return True
 

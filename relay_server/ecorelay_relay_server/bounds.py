@@ -19,8 +19,8 @@ bytes or more."""
 DESTINATION_MAX: Final = 64 * 1024 * 1024
 """Bytes that wait for one hub. A stream that would go beyond is closed as congested."""
 TOTAL_MAX: Final = 256 * 1024 * 1024
-"""Bytes that wait for all hubs. Beyond, the hub for which most waits is closed."""
-NOTES_MAX: Final = 1_000
+"""Bytes that wait for all hubs, or are being written. Beyond, the hub for which most waits is closed."""
+NOTES_MAX: Final = 256
 """Texts for one hub alone (`no_such_hub`, `congested`) that wait."""
 RECORD_MAX: Final = 4_000
 """Comings and goings of a realm that are kept for hubs that have not read them; who missed one is closed."""

@@ -149,8 +149,11 @@ class Connection:
                         self.end(NORMAL, "", "closed")
                         return
                     elif isinstance(each, Pinged):
+                        self._switch.small_talk(self.hub)
                         self._pong = each.payload
                         self.wake()
+                    elif each is None:
+                        self._switch.small_talk(self.hub)
                     else:
                         self._switch.text(self.hub)
                     if self._end is not None:

@@ -276,6 +276,8 @@ class Server:
                     lambda: render(self.switch, self.counts, len(self.half_open), uptime_s),
                     CONTENT_TYPE,
                 )
+        except Exception as error:
+            self._journal.crash("metrics", error)
         finally:
             self._scrapes -= 1
             await trio.aclose_forcefully(stream)

@@ -76,13 +76,15 @@ class Route:
 class Hub:
     """A hub that proved itself, as the switch sees it."""
 
-    __slots__ = ("address", "awake", "card", "outbox", "pace", "pairs", "realm", "routes")
+    __slots__ = ("address", "awake", "card", "flying", "outbox", "pace", "pairs", "realm", "routes")
 
     def __init__(self, realm: Realm, card: HubHere, outbox: Outbox) -> None:
         self.realm = realm
         self.card = card
         self.address = bytes.fromhex(card.address)
         self.outbox = outbox
+        self.flying = 0
+        """Cost of what its writer took last, and may be writing still."""
         self.awake = True
         """Whether its writer will take on its own; it begins so."""
         self.routes: dict[bytes, Route] = {}
@@ -122,7 +124,7 @@ class Switch:
         self.max_hubs = max_hubs
         self.realms = {name: Realm(name, most) for name, most in realms.items()}
         self.queued = 0
-        """Cost of all data that waits."""
+        """Cost of all data that waits, and of what was taken and may not be written yet."""
         self._news: set[str] = set()
         """Realms of which not every hub was woken for the last entry of the record."""
         self.counts: Counter[str] = Counter()
@@ -209,7 +211,7 @@ class Switch:
             self.queued -= other.outbox.drop(hub.address)
         hub.routes.clear()
         hub.pairs.clear()
-        self.queued -= hub.outbox.queued
+        self.queued -= hub.outbox.queued + hub.flying
 
     def _tell(self, realm: Realm) -> Actions:
         # Not each time: a thousand hubs that come back at once would be a million wake-ups.
@@ -230,6 +232,10 @@ class Switch:
         return (Wake(hub),)
 
     # --- what hubs say -----------------------------------------------------------------------------------
+
+    def small_talk(self, hub: Hub) -> None:
+        """A ping, a pong, a part of a message."""
+        hub.pace.spend(UNITS_MESSAGE)
 
     def text(self, hub: Hub) -> None:
         """A text message after the hello: of a newer version perhaps; this one knows none, and ignores it."""
@@ -334,7 +340,7 @@ class Switch:
     def _relieve(self) -> Actions:
         """Too much waits in all: who has most to read ends, for no other could be blamed."""
         everyone = [hub for realm in self.realms.values() for hub in realm.hubs.values()]
-        slowest = max(everyone, key=lambda hub: hub.outbox.queued)
+        slowest = max(everyone, key=lambda hub: hub.outbox.queued + hub.flying)
         self.counts["relieved"] += 1
         waiting = slowest.outbox.queued // 1_000_000
         return self._end(slowest, relay_wire.CLOSE_SLOW, f"{waiting:,} MB wait for it unread", "lost")
@@ -381,12 +387,16 @@ class Switch:
     # --- what goes out -----------------------------------------------------------------------------------
 
     def take(self, hub: Hub, limit: int) -> tuple[list[Outgoing], Actions]:
-        """What a hub's writer writes next, of about `limit` bytes; empty: it sleeps until it is woken."""
+        """What a hub's writer writes next, of about `limit` bytes; empty: it sleeps until it is woken.
+
+        What it took before has been written.
+        """
         before = hub.outbox.queued
         taken = hub.outbox.take(limit)
         if not self.here(hub):
             return taken or [], ()
-        self.queued += hub.outbox.queued - before
+        self.queued -= hub.flying
+        hub.flying = before - hub.outbox.queued
         if taken is None:
             sentence = "it has not read who came and went"
             return [], self._end(hub, relay_wire.CLOSE_SLOW, sentence, "lost")

@@ -75,8 +75,10 @@ class WebSocket:
         self.limit = 0
         """Longest message, in bytes or characters."""
 
-    def feed(self, data: bytes) -> Iterator[Incoming]:
-        """The messages that `data` completes, one by one.
+    def feed(self, data: bytes) -> Iterator[Incoming | None]:
+        """The messages that `data` completes, one by one; None for a frame that completes none.
+
+        So whoever reads can give others a turn after so many frames, whatever they are.
 
         Raises:
             WireError: while iterating, it is no WebSocket any more, or a message is too long.
@@ -86,9 +88,7 @@ class WebSocket:
             for event in self._connection.events():
                 match event:
                     case BytesMessage() | TextMessage():
-                        whole = self._add(event)
-                        if whole is not None:
-                            yield whole
+                        yield self._add(event)
                     case Ping():
                         yield Pinged(bytes(event.payload))
                     case CloseConnection() if self._connection.state is ConnectionState.OPEN:
@@ -97,7 +97,7 @@ class WebSocket:
                     case CloseConnection():
                         yield Closed(int(event.code), event.reason or "")
                     case Pong():
-                        pass
+                        yield None
         except (RemoteProtocolError, LocalProtocolError) as error:
             raise WireError(f"no WebSocket frame: {error}") from None
 

@@ -389,6 +389,38 @@ async def test_failed_proofs_of_one_address_at_the_relay_are_few(tmp_path) -> No
         assert not alpha.links
 
 
+async def test_who_comes_again_and_again_gets_no_further_guess(tmp_path) -> None:
+    async with (
+        tiny_relay() as relay,
+        running(tmp_path, "alpha", listen=False, relays=at(relay)) as alpha,
+    ):
+        for _ in range(3):
+            async with running(tmp_path, "beta", listen=False, secret=WRONG, relays=at(relay)) as beta:
+                beta.roads.rest("alpha")
+                await until(lambda: len(relay.hubs) == 2)
+                await trio.sleep(0.4)
+            await until(lambda: len(relay.hubs) == 1)
+        assert [each.event for each in alpha.reports if each.side == "dialer"].count("dialing") == 1
+
+
+async def test_new_names_get_few_guesses_together(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(relay_dialer, "GUESSES_BURST", 2)
+    monkeypatch.setattr(relay_dialer, "GUESSES_PER_S", 0.01)
+    monkeypatch.setattr(relay_dialer, "STRANGERS_AT_ONCE", 1)
+    monkeypatch.setattr(relay_dialer, "GRACE_S", 1e6)
+    async with (
+        tiny_relay() as relay,
+        running(tmp_path, "alpha", listen=False, relays=at(relay)) as alpha,
+        running(tmp_path, "mu", listen=False, secret=WRONG, relays=at(relay)),
+        running(tmp_path, "nu", listen=False, secret=WRONG, relays=at(relay)),
+        running(tmp_path, "xi", listen=False, secret=WRONG, relays=at(relay)),
+    ):
+        await until(lambda: len(relay.hubs) == 4)
+        await trio.sleep(1)
+        guesses = [each for each in alpha.reports if each.reason is Reason.WRONG_SECRET]
+        assert len([each for each in guesses if each.side == "dialer"]) == 2, "the third has to wait"
+
+
 async def test_half_open_streams_of_one_address_are_few(tmp_path) -> None:
     async with (
         tiny_relay() as relay,

@@ -56,3 +56,49 @@ async def test_a_call_during_what_the_pause_is_about_ends_it_at_once(autojump_cl
     began = trio.current_time()
     assert await roads.pause("desk", 30, since) is True
     assert trio.current_time() == began
+
+
+async def test_a_hub_reached_over_a_relay_is_sought_directly_and_at_no_relay(autojump_clock) -> None:
+    roads = Roads()
+    assert not roads.is_relayed("desk")
+    roads.rest("Desk", relayed=True)
+    assert roads.is_sought("desk")
+    assert not roads.is_sought("desk", relayed=True)
+    assert roads.is_relayed("desk")
+    with trio.fail_after(1):
+        await roads.sought("desk")
+    roads.rest("desk")
+    assert not roads.is_sought("desk")
+    assert not roads.is_relayed("desk")
+    roads.seek("desk")
+    assert roads.is_sought("desk", relayed=True)
+
+
+async def test_a_hub_must_have_been_sought_for_a_while(autojump_clock) -> None:
+    roads = Roads()
+    found: list[float] = []
+
+    async def wait() -> None:
+        await roads.sought("desk", relayed=True, for_s=2)
+        found.append(trio.current_time())
+
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.sleep(1)
+        roads.rest("desk")  # somebody else was quicker
+        await trio.sleep(10)
+        roads.seek("desk")
+    assert found == [began + 13]
+
+
+async def test_a_pause_for_all_ends_when_any_hub_is_sought(autojump_clock) -> None:
+    roads = Roads()
+    assert not await roads.pause_any(5)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(roads.pause_any, 1e9)
+        await wait_all_tasks_blocked()
+        roads.rest("desk")
+        await wait_all_tasks_blocked()
+        assert nursery.child_tasks
+        roads.seek("desk")

@@ -1,6 +1,7 @@
 """What `ecorelay hub status` says of a hub, and of what it counted."""
 
 import sys
+import time
 
 import pytest
 
@@ -98,3 +99,38 @@ def test_the_status_says_how_each_link_is_and_where_others_reach_this_hub(home, 
     assert "messages of other hubs were rejected (blocked): 1" in said.out
     assert [link["hub_id"] for link in found["links"]] == ["desk", "new", "lap"]
     assert found["listening"] == ["0.0.0.0:9700"]
+
+
+def test_the_status_names_the_road_of_each_link_and_how_it_stands_with_relays(home, monkeypatch, capsys):
+    now = int(time.time() * 1000)
+    details = wire.HubDetails(
+        req_id=0,
+        hub_id="here",
+        version=__version__,
+        sessions=0,
+        links=(
+            wire.LinkDetails(hub_id="desk", up=True, since=1, road="tcp", address="192.168.1.20:9700"),
+            wire.LinkDetails(hub_id="ben", up=True, since=1, road="relay", address="relay relay.example.org"),
+        ),
+        relays=(
+            wire.RelayDetails(name="relay.example.org", up=True, since=now, hubs=1),
+            wire.RelayDetails(name="new.example.org"),
+            wire.RelayDetails(
+                name="old.example.org:9800", since=now - 120_000, trouble="refuses our token;\x1b[31m mend it"
+            ),
+        ),
+    )
+    with ScriptedHub(home, {"hub_status": details}):
+        said = run_here(home, monkeypatch, capsys, "hub", "status")
+        found = run_here(home, monkeypatch, capsys, "hub", "status", "--json").json
+    assert " desk: up, tcp 192.168.1.20:9700, 0 of 0 peers online\n" in said.out
+    assert " ben: up, relay relay.example.org, 0 of 0 peers online\n" in said.out
+    assert " relay.example.org: connected, 1 other hub there\n" in said.out
+    assert " new.example.org: connecting\n" in said.out
+    assert "old.example.org:9800: down for 2 min; refuses our token;\\x1b[31m mend it" in said.out
+    assert [link["road"] for link in found["links"]] == ["tcp", "relay"]
+    assert [(relay["name"], relay["up"], relay["hubs"]) for relay in found["relays"]] == [
+        ("relay.example.org", True, 1),
+        ("new.example.org", False, 0),
+        ("old.example.org:9800", False, 0),
+    ]

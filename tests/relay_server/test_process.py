@@ -257,3 +257,24 @@ def test_it_starts_without_what_only_the_command_line_needs():
     )
     said = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout == "[]\n"
+
+
+def test_the_console_script_is_the_same_command(tmp_path, monkeypatch, capsys):
+    from ecorelay.cli import main
+
+    config = tmp_path / "relay-config.json"
+    config.write_text(json.dumps({"port": 4711, "secret": TOKEN}))
+    monkeypatch.setattr(sys, "argv", ["ecorelay-relay-server", str(config), "--check"])
+    with pytest.raises(SystemExit) as ended:
+        raise SystemExit(main.relay_server())
+    assert not ended.value.code
+    assert "port 4711" in capsys.readouterr().out
+
+
+def test_a_missing_package_is_an_error_that_says_what_to_install(tmp_path, monkeypatch):
+    from ecorelay.cli import relay_start
+    from ecorelay.errors import RelayError
+
+    monkeypatch.setattr(relay_start, "find_spec", lambda _: None)
+    with pytest.raises(RelayError, match=r"install ecorelay\[relay\]"):
+        relay_start.serve(str(tmp_path / "relay-config.json"))

@@ -330,6 +330,21 @@ def test_a_hub_that_does_not_read_what_it_is_told_of_closed_streams_is_ended():
     assert [(each.hub, each.code) for each in ended] == [(other, relay_wire.CLOSE_SLOW)]
 
 
+def test_what_is_being_written_still_counts():
+    at = switch()
+    one, other = join(at, "a"), join(at, "b")
+    opened(at, one, other)
+    at.data(one, data(other, BIG))
+    at.take(other, EVERYTHING)
+    assert at.queued > PIECE_MAX
+    assert take(at, other) == []
+    assert at.queued == 0
+    at.data(one, data(other, BIG))
+    at.take(other, EVERYTHING)
+    at.leave(other, "lost")
+    assert at.queued == 0
+
+
 def test_a_flood_to_nobody_is_answered_so_often_and_no_more():
     at = switch()
     hub = join(at, "a")

@@ -144,7 +144,7 @@ class AnySwitch(RuleBasedStateMachine):
         at = self.at
         everyone = [hub for realm in at.realms.values() for hub in realm.hubs.values()]
         assert {*everyone} == {*self.hubs.values()}
-        assert at.queued == sum(hub.outbox.queued for hub in everyone)
+        assert at.queued == sum(hub.outbox.queued + hub.flying for hub in everyone)
         for hub in everyone:
             lanes = hub.outbox._lanes.values()
             assert hub.outbox.queued == sum(lane.size for lane in lanes)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import wsproto
-from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping, Request, TextMessage
+from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping, Pong, Request, TextMessage
 
 from ecorelay.errors import WireError
 from ecorelay.relay_wire import SUBPROTOCOL
@@ -46,8 +46,13 @@ def test_what_comes_in_pieces_is_given_in_whole():
     wire += client.send(CloseConnection(code=1000, reason="bye"))
     found = []
     for at in range(len(wire)):
-        found += server.feed(wire[at : at + 1])
+        found += [each for each in server.feed(wire[at : at + 1]) if each is not None]
     assert found == [Pinged(b"in between"), b"abcd", "ünd", Closed(1000, "bye")]
+
+
+def test_every_frame_is_seen_so_that_none_is_free():
+    client, server, _ = handshake()
+    assert list(server.feed(client.send(Pong(payload=b"unasked")) * 3)) == [None, None, None]
 
 
 @pytest.mark.parametrize("text", [True, False])
@@ -61,7 +66,7 @@ def test_a_message_over_the_limit_is_refused_before_it_is_whole(text):
 def test_a_message_that_never_ends_is_refused_and_empty_parts_cost_nothing():
     client, server, _ = handshake(limit=100)
     for _ in range(1000):
-        assert list(server.feed(client.send(BytesMessage(data=b"", message_finished=False)))) == []
+        assert list(server.feed(client.send(BytesMessage(data=b"", message_finished=False)))) == [None]
     assert server._parts == []
     with pytest.raises(WireError):
         for _ in range(101):
