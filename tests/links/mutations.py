@@ -142,8 +142,8 @@ MUTATIONS: tuple[tuple[str, str, str, str], ...] = (
     (
         "a lost link leaves its window full",
         CORE + "outbox.py",
-        "    hub.inflight.clear()\n    hub.inflight_bytes = 0\n",
-        "",
+        '"queued")\n    hub.inflight.clear()\n    hub.inflight_bytes = 0\n',
+        '"queued")\n',
     ),
     (
         "what a lost link settled is not counted",
