@@ -274,7 +274,10 @@ def run(mutation: tuple[str, str, str, str]) -> str:
             return done.stderr[-300:]
         if done.stdout:
             return done.stdout.strip()
-        tests = [str(Path(place, "tests", "links", name)) for name in ("test_mail.py", "test_frames.py", "test_bounds.py")]
+        tests = [
+            str(Path(place, "tests", "links", name))
+            for name in ("test_mail.py", "test_frames.py", "test_bounds.py")
+        ]
         options = ("-q", "-x", "--no-header", "-p", "no:cacheprovider")
         direct = subprocess.run(
             [sys.executable, "-m", "pytest", *options, *tests],
