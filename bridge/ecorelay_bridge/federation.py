@@ -69,7 +69,7 @@ async def federate(
         task_status: started with the addresses listened at, none if the port is not to be had or none is set.
     """
     twins = Twins(trio.current_time)
-    introducer = await introduce_as(settings, identity, trust, app=app, now_ms=now_ms, meet=twins.meet)
+    introducer = await introduce_as(settings, identity, trust, app=app, now_ms=now_ms, twins=twins)
     door = door or Door(trio.current_time)
 
     async def serve(proven: Proven) -> None:
@@ -128,7 +128,7 @@ async def introduce_as(
     app: str = __version__,
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     finish_s: float = FINISH_S,
-    meet: Callable[[str, str], None] = lambda hub_id, instance: None,
+    twins: Twins | None = None,
 ) -> Introducer:
     """This hub, ready to introduce itself: derives the secrets, 0.1 s each, in threads.
 
@@ -139,7 +139,7 @@ async def introduce_as(
         app: the version to show.
         now_ms: the wall clock.
         finish_s: seconds for one introduction.
-        meet: see `Introducer`.
+        twins: see `Introducer`.
     """
     passwords = [await trio.to_thread.run_sync(Password, secret) for secret in settings.secrets]
 
@@ -159,4 +159,4 @@ async def introduce_as(
 
     instance = secrets.token_hex(16)
     me = Party(hub_id=settings.hub_id, identity=identity, app=app, now_ms=now_ms, instance=instance)
-    return Introducer(me, tuple(passwords), check, remember, Workers(), finish_s=finish_s, meet=meet)
+    return Introducer(me, tuple(passwords), check, remember, Workers(), finish_s=finish_s, twins=twins)

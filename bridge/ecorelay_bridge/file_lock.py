@@ -12,7 +12,6 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
 from ecorelay.errors import RelayError
-from ecorelay.spawn import start_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +28,8 @@ def held(path: Path, wait_s: float = WAIT_S) -> Iterator[None]:
     Raises:
         RelayError: ``mailbox_error``, it is not to be had in time, or its file system knows no locks.
     """
+    from ecorelay.spawn import start_lock  # for the few times that something is written
+
     until = time.monotonic() + wait_s
     with ExitStack() as stack:
         while not stack.enter_context(start_lock(path)):

@@ -382,9 +382,11 @@ class Accepting:
             )
             for theirs, shared in zip(prove.macs, self._keys, strict=True)
         ]
+        # Before it is known whether the secret was right: the time of the answer must not tell it.
+        signed = _signed(bytes.fromhex(opened.identity), bytes.fromhex(prove.signature), self._transcript)
         if not any(holds):
             raise wrong_secret()
-        if not _signed(bytes.fromhex(opened.identity), bytes.fromhex(prove.signature), self._transcript):
+        if not signed:
             raise Refused(
                 Reason.BAD_SIGNATURE,
                 f"somebody who knows the secret shows {opened.sender}'s identity without having it",

@@ -20,6 +20,7 @@ from ecorelay_bridge.identity import ALPN, dialing_context
 from ecorelay_bridge.refusals import Reason, Refused, closed_after_proof
 from ecorelay_bridge.relay_stream import below
 from ecorelay_bridge.settings import Secret
+from ecorelay_bridge.twins import Twins
 from ecorelay_bridge.workers import Workers, leave_at_fixed_time
 
 if TYPE_CHECKING:
@@ -73,8 +74,7 @@ class Introducer:
         remember: keeps who proved itself; called before the link begins. Raises RelayError if it cannot.
         workers: do the computing.
         finish_s: seconds for one introduction.
-        meet: called with the hub_id and the instance of a hub that has shown who it is, at least once. Raises
-            Refused if there is to be no link.
+        twins: told of every hub that proved itself; refuses the link where two machines are one hub.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Introducer:
         workers: Workers,
         *,
         finish_s: float = FINISH_S,
-        meet: Callable[[str, str], None] = lambda hub_id, instance: None,
+        twins: Twins | None = None,
     ) -> None:
         self.me = me
         self.passwords = passwords
@@ -94,7 +94,7 @@ class Introducer:
         self._remember = remember
         self._workers = workers
         self._finish_s = finish_s
-        self._meet = meet
+        self._twins = twins or Twins(trio.current_time)
         self._accepting_tls = me.identity.accepting_context()
         self._dialing_tls = dialing_context()
 
@@ -116,7 +116,7 @@ class Introducer:
         """
         tls = trio.SSLStream(stream, self._dialing_tls)
         way = _DialerWay(
-            tls, self.me, to, password, self._check, self._remember, self._workers, checking, self._meet
+            tls, self.me, to, password, self._check, self._remember, self._workers, checking, self._twins
         )
         return await self._bounded(tls, way)
 
@@ -151,7 +151,7 @@ class Introducer:
             self._remember,
             self._workers,
             on_offer,
-            self._meet,
+            self._twins,
             familiar=familiar,
             only_known=only_known,
         )
@@ -186,11 +186,11 @@ class _Way:
         self,
         tls: trio.SSLStream[trio.abc.Stream],
         remember: Callable[[Proof], Awaitable[None]],
-        meet: Callable[[str, str], None],
+        twins: Twins,
     ) -> None:
         self._tls = tls
         self._remember = remember
-        self._meet = meet
+        self._twins = twins
         self.encrypted = False
         self.can_tell = False
         """Whether the other side still waits for a message of the handshake: it can be told why not."""
@@ -224,11 +224,11 @@ class _Way:
     async def _keep(self, proof: Proof) -> None:
         if proof.checking:
             return
-        self._meet(proof.hub_id, proof.instance)
         try:
             await self._remember(proof)
         except RelayError as error:
             raise Refused(Reason.NOT_REMEMBERED, error.message) from None
+        self._twins.meet(proof.hub_id, proof.instance)
 
     def ended(self, *, broken: bool) -> Refused | None:
         """What an end without a word means at this point; None: nothing special."""
@@ -252,9 +252,9 @@ class _DialerWay(_Way):
         remember: Callable[[Proof], Awaitable[None]],
         workers: Workers,
         checking: bool,
-        meet: Callable[[str, str], None],
+        twins: Twins,
     ) -> None:
-        super().__init__(tls, remember, meet)
+        super().__init__(tls, remember, twins)
         self._me = me
         self._to = to
         self._password = password
@@ -282,7 +282,7 @@ class _DialerWay(_Way):
                 raise Refused(Reason.GARBAGE, "it refused our proof before there was one") from None
             raise
         if self._known and not self._checking:
-            self._meet(self._to, dialing.instance)  # while it can still be told
+            self._twins.expect(self._to, dialing.instance)  # while it can still be told
         self._proof_is_out = True
         await self._send(prove)
         try:
@@ -343,12 +343,12 @@ class _AcceptorWay(_Way):
         remember: Callable[[Proof], Awaitable[None]],
         workers: Workers,
         on_offer: Callable[[], None],
-        meet: Callable[[str, str], None],
+        twins: Twins,
         *,
         familiar: bool,
         only_known: bool,
     ) -> None:
-        super().__init__(tls, remember, meet)
+        super().__init__(tls, remember, twins)
         self._accepting = accepting
         self._workers = workers
         self._on_offer = on_offer

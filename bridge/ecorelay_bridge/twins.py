@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 KEPT_S: Final = 30.0
 """How long whoever came last keeps the other one out."""
-TOGETHER_S: Final = 60.0
+TOGETHER_S: Final = 30.0
 """A stream of the instance before lives no longer than this if nobody answers on it any more."""
 INSTANCES_MAX: Final = 8
 """Remembered of one hub; the ones met least lately are forgotten."""
@@ -39,31 +39,43 @@ class Twins:
         self._clock = clock
         self._hubs: dict[str, _Seen] = {}
 
-    def meet(self, hub_id: str, instance: str) -> None:
-        """A hub has shown who it is.
+    def expect(self, hub_id: str, instance: str) -> None:
+        """A hub has said who it is, and not proved it yet: nothing is remembered.
 
         Args:
             hub_id: of it.
             instance: which start of it; "" it does not say.
 
         Raises:
-            Refused: ``twins``.
+            Refused: ``twins``, there would be no link.
+        """
+        now = self._clock()
+        seen = self._hubs.get(key(hub_id))
+        if seen is None or instance not in seen.began:
+            return
+        if instance == seen.current:
+            beside = any(other != instance for other in seen.up)
+            if beside and now - seen.began[instance] > TOGETHER_S:
+                raise twins(hub_id)
+        elif now - seen.since < KEPT_S:
+            raise twins(hub_id)
+
+    def meet(self, hub_id: str, instance: str) -> None:
+        """A hub has proved itself.
+
+        Raises:
+            Refused: see :meth:`expect`.
         """
         if not instance:
             return
+        self.expect(hub_id, instance)
         now = self._clock()
         seen = self._hubs.setdefault(key(hub_id), _Seen())
-        came_back = instance in seen.began
-        began = seen.began.setdefault(instance, now)
+        seen.began.setdefault(instance, now)
         seen.began.move_to_end(instance)
         if len(seen.began) > INSTANCES_MAX:
             seen.began.popitem(last=False)
-        if instance == seen.current:
-            if now - began > TOGETHER_S and any(other != instance for other in seen.up):
-                raise twins(hub_id)
-        elif came_back and now - seen.since < KEPT_S:
-            raise twins(hub_id)
-        else:
+        if instance != seen.current:
             seen.current, seen.since = instance, now
 
     @contextmanager

@@ -78,7 +78,7 @@ def find(hub: RemoteHub, name: str) -> FarPeer | None:
     """
     key = names.key(name)
     found = hub.names.get(key) or hub.former.get(key)
-    if found is not None:
+    if found is not None and hub.peers.get(found.peer_id) is found:  # one that is gone may have had that name
         return FarPeer(name=found.name, peer_id=found.peer_id)
     if not hub.complete:
         return None
@@ -206,10 +206,8 @@ def _carry_block(s: State, hub: RemoteHub, peer: link_wire.PeerState) -> None:
 
 def _remove(hub: RemoteHub, peer_id: str) -> None:
     peer = hub.peers.pop(peer_id, None)
-    if peer is not None:
-        if hub.names.get(names.key(peer.name)) is peer:
-            del hub.names[names.key(peer.name)]
-        hub.former = {key: each for key, each in hub.former.items() if each is not peer}
+    if peer is not None and hub.names.get(names.key(peer.name)) is peer:
+        del hub.names[names.key(peer.name)]
 
 
 # --- what we tell ----------------------------------------------------------------------------------------

@@ -311,8 +311,8 @@ def _compare(s: State, hub: RemoteHub, frame: link_wire.GroupStates) -> None:
     named = [s.groups_by_id.get((hub.no, state.group)) for state in frame.groups]
     nos = dict.fromkeys([group.no for group in named if group is not None])
     ours = [group.no for group in s.groups.values() if group.hub is hub] if frame.complete else []
-    note = StatesCompared(hub.link, frame, tuple(ours))
-    s.out.append(Store((ReadHeads(group_nos=tuple(nos)),), note))
+    op = ReadHeads(group_nos=tuple(nos))
+    s.out.append(Store((op,), StatesCompared(hub.link, frame, tuple(ours))))
 
 
 def states_compared(s: State, note: StatesCompared, result: Heads, now: Now) -> None:

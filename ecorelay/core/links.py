@@ -504,11 +504,12 @@ def take_failed(s: State, note: FrameTaken, event: StoreFailed) -> None:
     hub = s.links.get(note.link)
     if hub is None or hub.refusals != note.refusals:
         return  # it came after what was refused
-    if event.code != "mailbox_error":  # it would be so again: the next link begins from what is stored
-        s.out.append(CloseLink(hub.link, f"cannot store: {event.message}"))
     hub.refusals += 1
     hub.refusing = True
     hub.receiving = hub.received
+    if event.code != "mailbox_error":  # it would be so again: the next link begins from what is stored
+        s.out.append(CloseLink(hub.link, f"cannot store: {event.message}"))
+        return
     s.count("link frames our disk did not take")
     frame = link_wire.Busy(received=hub.received, rejected=_owed(hub), retry_ms=RETRY_MS)
     s.out.append(ToLink(hub.link, frame))

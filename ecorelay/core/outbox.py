@@ -464,6 +464,8 @@ def expired(s: State, result: OutExpired, now: Now) -> None:
         return
     s.count("outbox expired", result.count)
     hub.settled = max(hub.settled, result.upto)
+    if hub.link:  # it was busy, and waits for numbers that do not come; the next link begins after them
+        s.out.append(CloseLink(hub.link, "what waited for it expired"))
     gone(s, hub, OutSettled(result.count, result.bytes, result.told), now)
 
 

@@ -720,7 +720,7 @@ class State:
         """What other hubs were asked about their rooms. Owned by far_rooms.py."""
         self.next_ask = 1
         self.rooms_changed: dict[str, None] = {}
-        """Keys of our rooms of which other hubs are still to be told who is in them. Owned by far_rooms.py."""
+        """Keys of our rooms of which other hubs are to be told who is in them. Owned by far_rooms.py."""
         self.lists_left = 0
         """So many lists may be told until a timer says that there may be more."""
         self.lists_wait = False

@@ -151,24 +151,23 @@ def far_no(ledger: Ledger, hub_no: int, far: FarPeer, at: int) -> int:
     db = ledger.db
     hub = check_hub(db, hub_no)
     peer_id = _far_id(far)
+    # Mail that waited may name it as it was called then; what its hub tells of it is from now.
+    told = one(db, "SELECT name FROM directory WHERE hub_no = ? AND peer_id = ?", (hub_no, peer_id))
+    name: str = told or far.name
     row = db.execute(
-        "SELECT p.no, p.name, p.last_seen, d.name FROM peers AS p"
-        " LEFT JOIN directory AS d ON d.hub_no = ? AND d.peer_id = p.peer_id"
-        " WHERE p.hub = ? AND p.peer_id = ?",
-        (hub_no, hub, peer_id),
+        "SELECT no, name, last_seen FROM peers WHERE hub = ? AND peer_id = ?", (hub, peer_id)
     ).fetchone()
     if row is None:
         made = db.execute(
             "INSERT INTO peers (peer_id, hub, name, created, last_seen) VALUES (?, ?, ?, ?4, ?4)",
-            (peer_id, hub, far.name, at),
+            (peer_id, hub, name, at),
         ).lastrowid
         assert made is not None, "SQLite gives a row number to every new row"
         return made
     no: int
-    no, name, used, told = row
-    # Mail that waited may name it as it was called then; what its hub tells of it is from now.
-    if name != (told or far.name):
-        db.execute("UPDATE peers SET name = ? WHERE no = ?", (told or far.name, no))
+    no, known, used = row
+    if known != name:
+        db.execute("UPDATE peers SET name = ? WHERE no = ?", (name, no))
     if at - used > USED_EVERY_MS:
         db.execute("UPDATE peers SET last_seen = ? WHERE no = ?", (at, no))
     return no

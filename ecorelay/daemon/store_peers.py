@@ -147,8 +147,8 @@ def remove_rows(ledger: Ledger, nos: Sequence[int]) -> None:
 def sweep_far(ledger: Ledger, before: int, most: int) -> int:
     """Peers of other hubs go that were not used since `before` (ms) and that nothing needs.
 
-    That is: mail of theirs that is here or known, mail that waits for them, a group, a block. What names one
-    all the same (a notice) keeps its name; a number is never given again. `most` at once; how many went.
+    That is: mail and lines of theirs that are here, mail that waits for them, a group, a block. A notice that
+    names one keeps its name; a number is never given again. `most` at once; how many went.
     """
     db = ledger.db
     nos = listed(
@@ -158,7 +158,8 @@ def sweep_far(ledger: Ledger, before: int, most: int) -> int:
         " AND NOT EXISTS (SELECT 1 FROM outbox AS o JOIN hubs AS h ON h.no = o.hub_no"
         " WHERE h.key = p.hub AND o.box = p.no)"
         " AND NOT EXISTS (SELECT 1 FROM group_members AS g WHERE g.no = p.no)"
-        " AND NOT EXISTS (SELECT 1 FROM blocks AS b WHERE b.no = p.no) LIMIT ?)",
+        " AND NOT EXISTS (SELECT 1 FROM blocks AS b WHERE b.no = p.no)"
+        " AND p.no NOT IN (SELECT sender_no FROM group_log) LIMIT ?)",
         (before, most),
     )
     if nos:

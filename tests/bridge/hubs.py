@@ -21,6 +21,7 @@ from ecorelay_bridge.password import Password
 from ecorelay_bridge.refusals import Reason
 from ecorelay_bridge.roads import RoadReport, Roads
 from ecorelay_bridge.settings import Peer, RelayServer, Secret, Settings
+from ecorelay_bridge.twins import Twins
 from ecorelay_bridge.workers import Workers
 
 RIGHT = "the right secret of these hubs"
@@ -106,7 +107,7 @@ def introducer(
     versions: tuple[int, ...] = (1,),
     finish_s: float = 5.0,
     remember: Callable[[Proof], Awaitable[None]] | None = None,
-    meet: Callable[[str, str], None] = lambda hub_id, instance: None,
+    twins: Twins | None = None,
     instance: str = "",
 ) -> Introducer:
     """The hub `name`, introducing itself."""
@@ -117,7 +118,7 @@ def introducer(
         remember or nothing_to_keep,
         Workers(),
         finish_s=finish_s,
-        meet=meet,
+        twins=twins,
     )
 
 

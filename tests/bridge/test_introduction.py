@@ -18,7 +18,7 @@ from ecorelay_bridge.identity import ALPN, dialing_context
 from ecorelay_bridge.introduction import Introducer, Proven, hand_over
 from ecorelay_bridge.refusals import Reason, Refused
 from ecorelay_bridge.settings import Secret
-from ecorelay_bridge.twins import twins
+from ecorelay_bridge.twins import Twins, twins
 from ecorelay_bridge.workers import Workers
 from tests.bridge.hubs import CLOCK, OLD, RIGHT, WRONG, identity, introducer, party, password
 
@@ -517,27 +517,34 @@ async def test_saying_that_one_is_known_helps_only_where_a_hub_was_before(
 
 
 async def test_both_sides_meet_each_other_and_a_twin_is_told() -> None:
-    met = []
+    class Noting(Twins):
+        def __init__(self) -> None:
+            super().__init__(trio.current_time)
+            self.met: list[tuple[str, str]] = []
 
-    def meet(hub_id: str, instance: str) -> None:
-        met.append((hub_id, instance))
+        def meet(self, hub_id: str, instance: str) -> None:
+            self.met.append((hub_id, instance))
 
     ones, twos = "1" * 32, "2" * 32
-    alpha = introducer("alpha", meet=meet, instance=ones)
-    beta = introducer("beta", meet=meet, instance=twos)
-    dialed, _ = await both(alpha, beta)
-    assert not isinstance(dialed, Refused)
-    assert sorted(met) == [("alpha", ones), ("beta", twos)]
+    seen_by_alpha, seen_by_beta = Noting(), Noting()
+    await both(
+        introducer("alpha", twins=seen_by_alpha, instance=ones),
+        introducer("beta", twins=seen_by_beta, instance=twos),
+    )
+    assert seen_by_alpha.met == [("beta", twos)]
+    assert seen_by_beta.met == [("alpha", ones)]
 
-    def refuse(hub_id: str, instance: str) -> None:
-        raise twins(hub_id)
+    class Sure(Twins):
+        def expect(self, hub_id: str, instance: str) -> None:
+            raise twins(hub_id)
 
     def known(hub_id: str, fingerprint: str) -> bool:
         return True
 
+    sure = Sure(trio.current_time)
     for here, there in (
-        (introducer("alpha"), introducer("beta", meet=refuse)),
-        (introducer("alpha", meet=refuse, check=known), introducer("beta")),
+        (introducer("alpha", instance=ones), introducer("beta", twins=sure)),
+        (introducer("alpha", twins=sure, check=known), introducer("beta")),
     ):
         found = await both(here, there)
         assert [each.reason for each in found if isinstance(each, Refused)] == [Reason.TWINS] * 2

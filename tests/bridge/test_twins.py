@@ -85,3 +85,16 @@ def test_each_hub_is_its_own_whatever_its_spelling(twins) -> None:
     twins.meet("laptop", "a")
     with pytest.raises(Refused):
         twins.meet("DESK", "a")
+
+
+def test_what_is_not_proved_changes_nothing(twins, clock) -> None:
+    """Else somebody with a stolen key, but without the secret, could keep the hub itself out."""
+    twins.meet("desk", "a")
+    twins.expect("desk", "b")
+    assert not refused(twins, "a")
+    twins.meet("desk", "b")
+    clock.now += 1
+    for _ in range(2):
+        with pytest.raises(Refused):
+            twins.expect("desk", "a")
+    assert not refused(twins, "b")

@@ -10,6 +10,8 @@ import typer
 
 from ecorelay import config, link_wire, relay_wire, wire
 from ecorelay.cli import exits
+from ecorelay.core import links, messages, outbox
+from ecorelay.daemon import links as roads
 from ecorelay.errors import CODES
 from ecorelay.limits import Limits
 from ecorelay_adapters.tools import TOOLS
@@ -107,6 +109,13 @@ def test_the_protocol_and_the_links_have_the_same_limits():
     assert link_wire.LINE_MAX == 4 << 20
     assert (link_wire.WINDOW_FRAMES, link_wire.WINDOW_BYTES) == (1_000, 4 << 20)
     assert "At most 1,000 frames or 4 MiB" in LINKS
+    assert f"up to {links.RESULTS_EVERY} of them" in LINKS
+    assert f"within {links.BEGINS_WITHIN_S:.0f} s" in LINKS
+    assert f"no result for {outbox.ANSWERED_WITHIN_S:.0f} s" in LINKS
+    assert f"more than {links.UNTOLD_MAX:,} frames" in LINKS
+    assert (messages.HUB_FACTOR, messages.SENDER_FACTOR, messages.BACKLOG_MS) == (10, 2, 10_000)
+    live = f"{roads.LIVE_PER_S:,.0f} frames per second of one hub are read ({roads.LIVE_BURST:,.0f} at once"
+    assert live in LINKS
     assert link_wire.PRESENCE_PART == 200
     assert "in parts of 200" in LINKS
 

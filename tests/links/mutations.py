@@ -142,8 +142,8 @@ MUTATIONS: tuple[tuple[str, str, str, str], ...] = (
     (
         "a lost link leaves its window full",
         CORE + "outbox.py",
-        "    hub.inflight.clear()\n    hub.inflight_bytes = 0\n",
-        "",
+        '"queued")\n    hub.inflight.clear()\n    hub.inflight_bytes = 0\n',
+        '"queued")\n',
     ),
     (
         "what a lost link settled is not counted",
@@ -213,6 +213,30 @@ MUTATIONS: tuple[tuple[str, str, str, str], ...] = (
         "    hub.received = hub.receiving\n",
     ),
     (
+        "results wait for more than there is",
+        CORE + "links.py",
+        "if hub.received == hub.receiving or hub.received",
+        "if hub.received",
+    ),
+    (
+        "what was settled meanwhile is not settled",
+        CORE + "outbox.py",
+        "        if hub.up and hub.settled > note.upto:\n            _settle(s, hub, now)\n",
+        "",
+    ),
+    (
+        "what was in the store when the disk refused counts as refused anew",
+        CORE + "links.py",
+        "if hub is None or hub.refusals != note.refusals:",
+        "if hub is None:",
+    ),
+    (
+        "what was read before the other disk gave out is sent after it",
+        CORE + "outbox.py",
+        "or not hub.loading or note.after != hub.sent:",
+        "or False:",
+    ),
+    (
         "a rejected message is told as forwarded",
         STORE,
         "    bad = _rejected(ledger, hub_no, upto, rejected, at)\n",
@@ -250,7 +274,10 @@ def run(mutation: tuple[str, str, str, str]) -> str:
             return done.stderr[-300:]
         if done.stdout:
             return done.stdout.strip()
-        tests = [str(Path(place, "tests", "links", name)) for name in ("test_mail.py", "test_frames.py")]
+        tests = [
+            str(Path(place, "tests", "links", name))
+            for name in ("test_mail.py", "test_frames.py", "test_bounds.py")
+        ]
         options = ("-q", "-x", "--no-header", "-p", "no:cacheprovider")
         direct = subprocess.run(
             [sys.executable, "-m", "pytest", *options, *tests],

@@ -12,7 +12,7 @@ from msgspec import Raw
 from ecorelay import link_wire, wire
 from ecorelay.core import directory, links, messages, outbox
 from ecorelay.core.events import HubsConfigured
-from ecorelay.core.hub import HOUSEKEEPING_S
+from ecorelay.core.hub import FIRST_HOUSEKEEPING_S, HOUSEKEEPING_S
 from ecorelay.core.link_ops import ResumeOut
 from tests.core.helpers import DAY_S, Client
 from tests.links.land import Land, Machine, new_id, tell
@@ -380,6 +380,23 @@ def test_what_a_full_disk_did_not_take_is_sent_again_and_its_link_stays(
     assert here.hub.counters["link busy"] == 1
 
 
+def test_what_waits_for_a_disk_for_too_long_expires_and_the_rest_goes_on(land: Land, there: Machine):
+    here = land.machine("here", outbox_days=10 / 86_400)
+    bob, alice = there.open("bob"), here.open("alice")
+    quiet_link(land, here, there)
+    [link] = land.wires
+    land.forward(1)
+    alice.send("bob@there", "old")
+    tell(here, there, link_wire.Busy(received=0, retry_ms=10**9))
+    land.forward(FIRST_HOUSEKEEPING_S - 6)
+    alice.send("bob@there", "new")
+    land.forward(6)
+    assert link.reasons == ["what waited for it expired"]
+    land.link(here, there)
+    assert bob.texts() == ["new"]
+    assert alice.texts() == ["1 message from you to bob@there ended unseen (expired)"]
+
+
 def test_a_hub_that_was_never_sent_anything_is_not_busy(land: Land, here: Machine, there: Machine):
     quiet_link(land, here, there)
     [link] = land.wires
@@ -483,12 +500,13 @@ def test_mail_to_a_name_that_was_given_up_finds_who_had_it(land: Land, here: Mac
     bob.call(wire.Rename, new_name="robert")
     alice.send("bob@there", "hello")
     assert bob.texts() == ["hello"]
-    there.open("bob")
+    another = there.open("bob")
     alice.send("bob@there", "the new one")
-    assert bob.texts() == []
+    assert (bob.texts(), another.texts()) == ([], ["the new one"])
+    bob.call(wire.Rename, new_name="rob")
     bob.close()
-    there.open("boss").call(wire.ForgetPeer, name="robert")
-    assert here.hub.state.hubs["there"].former == {}
+    there.open("boss").call(wire.ForgetPeer, name="rob")
+    assert alice.call(wire.Send, to="robert@there", text="?").code == "peer_not_found"
 
 
 def test_of_names_that_were_given_up_the_latest_are_kept(

@@ -11,7 +11,7 @@ from msgspec import Raw
 
 from ecorelay import link_wire, names, wire
 from ecorelay.core import links, outbox
-from ecorelay.core.events import HubsConfigured, LinkFrame, LinkLost, LinkUp, Tick
+from ecorelay.core.events import HubsConfigured, LinkFrame, LinkLost, LinkUp, StoreFailed, Tick
 from ecorelay.core.link_ops import OutSettled, Resumed
 from ecorelay.core.ops import Eviction, OutExpired, OutRow
 from ecorelay.core.outbox import OutGone, OutResumed
@@ -401,6 +401,20 @@ def test_a_disk_that_refuses_says_so_once_and_takes_what_comes_again_from_there(
     assert there.lost == []
     there.say(mail(busy.received + 4))
     assert there.lost == [f"frame {busy.received + 4} does not follow {busy.received + 2}"]
+
+
+def test_a_store_that_gave_up_ends_the_link(land: Land, here: Machine, there: Stranger):
+    here.open("ann")
+    there.greet()
+    here.held = True
+    there.say(mail(1), mail(2))
+    units, here.store._pending = here.store._pending, []
+    for _, then, _ in units:
+        here.events.append(StoreFailed(then, "unexpected", "the store stopped"))
+    here.held = False
+    land.settle()
+    assert there.lost == ["cannot store: the store stopped"]
+    assert there.told(Busy) == []
 
 
 # --- results ----------------------------------------------------------------------------------------------
