@@ -2,8 +2,8 @@
 
 Why not trio-websocket, which stands on wsproto too: there each message passes through a channel of one place
 and is written by itself. Here all messages of one read are handled together, and all that waits is written
-together: 20 µs of the processor for a small message, measured, where an echo of trio-websocket takes 80; large
-ones cost the same. And who asks for no WebSocket at the same port gets an answer of ours.
+together: 20 µs of the processor for a small message, measured, where an echo of trio-websocket takes 80;
+large ones cost the same. And who asks for no WebSocket at the same port gets an answer of ours.
 """
 
 from __future__ import annotations
