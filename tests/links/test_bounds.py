@@ -133,7 +133,7 @@ def test_a_hub_whose_peer_goes_round_in_circles_is_stopped_like_one_of_ours(land
     ann, bob = here.open("ann"), here.open("bob")
     quiet_link(land, here, there)
     for n in range(15):
-        say(here, there, mail(str(n), sender_id=new_id(0)[:-1] + "0", to="ann"))
+        say(here, there, mail(str(n), sender_id=new_id(0), to="ann"))
     eve = "0" * 26
     for n in range(15):
         say(here, there, mail(f"eve {n}", sender_id=eve, to="bob"))
