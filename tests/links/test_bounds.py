@@ -10,7 +10,7 @@ import pytest
 from msgspec import Raw
 
 from ecorelay import link_wire, wire
-from ecorelay.core import directory, links, messages, outbox
+from ecorelay.core import admin, directory, links, messages, outbox
 from ecorelay.core.events import HubsConfigured
 from ecorelay.core.hub import FIRST_HOUSEKEEPING_S, HOUSEKEEPING_S
 from ecorelay.core.link_ops import ResumeOut
@@ -372,12 +372,14 @@ def test_what_a_full_disk_did_not_take_is_sent_again_and_its_link_stays(
     hub = here.hub.state.hubs["there"]
     assert (hub.waiting, hub.paused, list(hub.inflight)) == (3, True, [])
     assert links.away(here.hub.state) == (hub.no,), "what waits too long expires all the same"
+    assert admin._link(hub).trouble == admin.BUSY
     there.refuses = ""
     alice.send("bob@there", "3")
     land.forward(5)
     assert bob.texts() == ["before", "0", "1", "2", "3"]
     assert link.whole
     assert here.hub.counters["link busy"] == 1
+    assert admin._link(hub).trouble == ""
 
 
 def test_what_waits_for_a_disk_for_too_long_expires_and_the_rest_goes_on(land: Land, there: Machine):
