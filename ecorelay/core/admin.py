@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 LARGEST = 20
 """Mailboxes that `hub status` names."""
+BUSY = "its disk takes nothing: what waits is sent again and again, until it does"
 
 
 class MessageFound(Struct, frozen=True):
@@ -159,6 +160,7 @@ def _link(hub: RemoteHub) -> wire.LinkDetails:
         in_flight=len(hub.inflight),
         peers=len(hub.peers),
         online=sum(1 for peer in hub.peers.values() if peer.online) if hub.introduced else 0,
+        trouble=BUSY if hub.paused else "",
     )
 
 
