@@ -12,7 +12,6 @@ import random
 import secrets
 import sys
 import time
-from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +20,7 @@ import trio
 from ecorelay import __version__
 from ecorelay.endpoint import Endpoint, read_endpoint
 from ecorelay.errors import RelayError, WireError
+from ecorelay.file_lock import locked
 from ecorelay.framing import LineSplitter
 from ecorelay.launch import start_hub
 from ecorelay.names import new_id
@@ -29,8 +29,7 @@ from ecorelay.peercred import peer_cred
 from ecorelay.upgrade import Upgrade, drain
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Awaitable, Callable, Mapping
 
     from ecorelay.paths import Paths
 
@@ -151,7 +150,7 @@ async def ensure_hub(paths: Paths, environ: Mapping[str, str]) -> trio.abc.Strea
                     return await connect_hub(paths)
                 except NoHub:
                     make_private_dir(paths.home)
-            with start_lock(paths.start_lock) as ours:
+            with locked(paths.start_lock) as ours:
                 if ours:
                     await _make_room(paths)
                     try:
@@ -208,38 +207,6 @@ async def start(paths: Paths, environ: Mapping[str, str]) -> RelayError | None:
             refusal = error
         nursery.cancel_scope.cancel()
     return refusal
-
-
-@contextmanager
-def start_lock(path: Path) -> Iterator[bool]:
-    """Hold the lock file `path` if nobody does; gives whether it is ours. It ends with this process."""
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
-    except OSError as error:
-        raise RelayError("mailbox_error", f"cannot open {path}: {error.strerror}") from error
-    try:
-        try:
-            ours = _lock(handle)
-        except OSError as error:
-            raise RelayError("mailbox_error", f"cannot lock {path}: {error.strerror}") from error
-        yield ours
-    finally:
-        os.close(handle)
-
-
-def _lock(handle: int) -> bool:
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
 
 
 def hub_connector(

@@ -13,10 +13,10 @@ import trio
 from msgspec import Meta, Struct
 
 from ecorelay.errors import RelayError
+from ecorelay.file_lock import held
 from ecorelay.names import NAME_PATTERN, key
 from ecorelay.paths import write_private
 from ecorelay.settings_file import read_private
-from ecorelay_bridge.file_lock import held
 from ecorelay_bridge.identity import FINGERPRINT_PATTERN
 from ecorelay_bridge.refusals import Reason, Refused
 

@@ -16,10 +16,11 @@ from ecorelay.client import HubClient, open_hub_client
 from ecorelay.config import Config, load
 from ecorelay.endpoint import read_endpoint
 from ecorelay.errors import RelayError
+from ecorelay.file_lock import locked
 from ecorelay.paths import Paths, find_paths, make_private_dir
 from ecorelay.process import is_alive
 from ecorelay.requests import RequestError
-from ecorelay.spawn import LOOK_AGAIN_S, hub_connector, start_lock
+from ecorelay.spawn import LOOK_AGAIN_S, hub_connector
 from ecorelay.upgrade import is_older
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ async def no_other_start(paths: Paths) -> AsyncIterator[None]:
     make_private_dir(paths.home)
     deadline = trio.current_time() + LOCK_S
     while trio.current_time() < deadline:
-        with start_lock(paths.start_lock) as ours:
+        with locked(paths.start_lock) as ours:
             if ours:
                 yield
                 return

@@ -67,8 +67,8 @@ class HubsConfigured(Struct, frozen=True, gc=False):
     """The hubs that a person named, and what hubs may not do here.
 
     `restricted`: hub_id in lower case, or ``*`` for those not named → what of mail, groups, rooms and
-    broadcast it may not. `waking`: those whose broadcasts may wake sessions, in the same words; of others they
-    wait in the inbox.
+    broadcast it may not. `waking`: those whose broadcasts may wake sessions, in the same words; those of
+    others wait in the inbox.
     """
 
     hub_ids: tuple[str, ...]

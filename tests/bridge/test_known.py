@@ -10,7 +10,7 @@ import time
 import pytest
 
 from ecorelay.errors import RelayError
-from ecorelay_bridge.file_lock import held
+from ecorelay.file_lock import held
 from ecorelay_bridge.known import FileTrust, Known, judge
 from ecorelay_bridge.refusals import Reason, Refused
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from ecorelay import link_wire, wire
@@ -42,7 +43,7 @@ def ours(land: Land, me: Machine, evil: Machine) -> tuple[Client, Client, Client
 def durable(to: Machine, of: Machine, body: link_wire.LinkFrame, number: int = 1) -> link_wire.Durable:
     """The frame that would be the next but `number`, out of nowhere."""
     seq = to.hub.state.hubs[of.hub_id].receiving + number
-    return link_wire.Durable(seq=seq, msg_id=new_id(0), body=link_wire.Raw(link_wire.encode_body(body)))
+    return link_wire.Durable(seq=seq, msg_id=new_id(0), body=msgspec.Raw(link_wire.encode_body(body)))
 
 
 def members(*clients: Client, at: str | None = "me", since: int = 0) -> tuple[link_wire.GroupMember, ...]:
@@ -64,7 +65,7 @@ def team(me: Machine, evil: Machine, *clients: Client, name: str = "team") -> st
     return group
 
 
-def heard(client: Client) -> list[tuple[str, str, str]]:
+def heard(client: Client) -> list[tuple[wire.Kind, str, str]]:
     """What came since this was asked last."""
     found = [(p.kind, p.sender, p.text) for p in client.pushes]
     client.got.clear()
@@ -340,6 +341,7 @@ def test_what_was_said_before_an_invitation_is_not_handed_over(land: Land, ours,
     me.held = False
     land.settle()
     [page] = frames_to(link, evil)
+    assert isinstance(page, link_wire.GroupPage)
     assert [each.seq for each in page.lines] == [5]
     assert page.lines[0].event == "invited"
 
