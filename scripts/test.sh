@@ -44,9 +44,9 @@ on_exit() {
 }
 trap on_exit EXIT
 
-# Two at once: many tests wait for processes, so two cores carry them well. Whole files stay together
+# Three at once: many tests wait for processes, so two cores carry them well. Whole files stay together
 # where they share a hub.
-parallel=(-n 2 --dist loadfile)
+parallel=(-n 3 --dist loadfile)
 
 step "environment" ./scripts/setup_env.sh --dev
 

@@ -23,6 +23,15 @@ HANGS_S = 180
 """Each wait of a test has a time-out of its own; this is for the one that was forgotten."""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The workers of pytest are measured, the hundreds of short processes that tests start are not: coverage
+    would cost each as much again as it does, and what only runs in such a process is seen by its tests.
+    """
+    for name in [name for name in os.environ if name.startswith("COVERAGE_PROCESS_")]:
+        if hasattr(config, "workerinput"):
+            del os.environ[name]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
     """Skip, with the reason, what runs only when it is asked for by name."""
     asked: str = config.getoption("markexpr")

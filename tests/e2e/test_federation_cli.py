@@ -25,7 +25,7 @@ from ecorelay.process import is_alive
 from ecorelay.spawn import hub_connector
 from tests.helpers.command_line import PATIENCE_S, CommandLine, Said
 
-LINKED = re.compile(r"link +\w+: up, 127\.0\.0\.1:\d+, ")
+LINKED = re.compile(r"link +\w+: up, tcp 127\.0\.0\.1:\d+, ")
 
 
 def free_port() -> int:
