@@ -9,6 +9,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,7 @@ def carried_in(source: str, path: str) -> Iterator[Carried]:
             yield Carried(read_id(node, where), where, False, False)
 
 
+@cache
 def carried_by_all_tests() -> list[Carried]:
     return [
         carried
