@@ -37,6 +37,8 @@ UNITS_OPEN: Final = 20
 """A hub that comes back opens a stream to each of its many others at once: that is within the burst."""
 UNITS_DROPPED: Final = 10
 """A message for nothing: of a dead stream, or to nobody."""
+UNITS_CONGESTED: Final = 400
+"""A stream that had to be closed: the other hub must be told too, and what waits of it thrown away."""
 UNITS_TEXT: Final = 100
 MESSAGES_AT_ONCE: Final = 64
 """Of one hub, before the others have their turn."""

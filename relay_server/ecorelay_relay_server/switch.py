@@ -21,6 +21,7 @@ from ecorelay_relay_server.bounds import (
     LANE_MAX,
     TOTAL_MAX,
     UNITS_BURST,
+    UNITS_CONGESTED,
     UNITS_DROPPED,
     UNITS_MESSAGE,
     UNITS_OPEN,
@@ -110,6 +111,10 @@ class Realm:
         self.max_hubs = max_hubs
         self.hubs: dict[bytes, Hub] = {}
         self.record = Record()
+
+
+def _congested(address: bytes, stream: bytes) -> str:
+    return relay_wire.encode(relay_wire.Congested(address=address.hex(), stream=stream.hex()))
 
 
 class Switch:
@@ -212,6 +217,8 @@ class Switch:
         hub.routes.clear()
         hub.pairs.clear()
         self.queued -= hub.outbox.queued + hub.flying
+        # At once: its connection may take a while to end, and this is no longer counted.
+        hub.outbox.clear()
 
     def _tell(self, realm: Realm) -> Actions:
         # Not each time: a thousand hubs that come back at once would be a million wake-ups.
@@ -357,7 +364,7 @@ class Switch:
     def _no_such_hub(self, hub: Hub, address: bytes, stream: bytes) -> Actions:
         self._dropped(hub, "no_such_hub")
         said = relay_wire.NoSuchHub(address=address.hex(), stream=stream.hex())
-        # One that floods without reading is told the first thousand times.
+        # One that floods without reading is told the first times only.
         return self._wake(hub) if hub.outbox.note(relay_wire.encode(said)) else ()
 
     def _dropped(self, hub: Hub, why: str) -> Actions:
@@ -370,18 +377,23 @@ class Switch:
         to = route.to
         self._close(hub, route, stream)
         self.queued -= to.outbox.purge(hub.address, stream)
-        return (*self._refuse(hub, to.address, stream, why), *self._tell_congested(to, hub.address, stream))
+        hub.pace.spend(UNITS_CONGESTED)
+        if not to.outbox.note(_congested(hub.address, stream)):
+            # Not told, it would hold the stream for open. Who goes beyond its credit breaks the rules, and
+            # could so have a hub thrown out whose line is slow: that one goes, and the other hears of it.
+            if why == "over_credit":
+                sentence = "it goes beyond its credit again and again"
+                return self._end(hub, relay_wire.CLOSE_FRAME, sentence, "refused")
+            return (*self._refuse(hub, to.address, stream, why), *self._end_deaf(to))
+        return (*self._refuse(hub, to.address, stream, why), *self._wake(to))
 
     def _refuse(self, hub: Hub, address: bytes, stream: bytes, why: str) -> Actions:
         self._dropped(hub, why)
         self.counts["congested"] += 1
-        return self._tell_congested(hub, address, stream)
+        told = hub.outbox.note(_congested(address, stream))
+        return self._wake(hub) if told else self._end_deaf(hub)
 
-    def _tell_congested(self, hub: Hub, address: bytes, stream: bytes) -> Actions:
-        said = relay_wire.encode(relay_wire.Congested(address=address.hex(), stream=stream.hex()))
-        if hub.outbox.note(said):
-            return self._wake(hub)
-        # Not told, it would hold the stream for open.
+    def _end_deaf(self, hub: Hub) -> Actions:
         return self._end(hub, relay_wire.CLOSE_SLOW, "it does not read what it is told", "lost")
 
     # --- what goes out -----------------------------------------------------------------------------------

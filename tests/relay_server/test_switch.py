@@ -315,19 +315,45 @@ def test_what_waits_for_one_hub_and_for_all_is_bounded(monkeypatch):
     assert all(at.here(sender) for sender in senders)
 
 
-def test_a_hub_that_does_not_read_what_it_is_told_of_closed_streams_is_ended():
+def test_who_overruns_its_credit_all_the_time_is_ended_and_not_the_hub_that_cannot_read_so_fast():
     at = switch()
     one, other = join(at, "a"), join(at, "b")
-    ended = []
-    for number in range(NOTES_MAX + 2):
+    for number in range(NOTES_MAX + 1):
+        take(at, one)  # but the other does not
         stream = number.to_bytes(8, "big")
-        at.data(one, opening(other, stream))
+        actions = at.data(one, opening(other, stream))
         for _ in range(CREDIT // PIECE_MAX + 1):
-            ended += [each for each in at.data(one, data(other, BIG, stream)) if isinstance(each, End)]
-        take(at, one)
-        if ended:
-            break
-    assert [(each.hub, each.code) for each in ended] == [(other, relay_wire.CLOSE_SLOW)]
+            actions += at.data(one, data(other, BIG, stream))
+    ended = [each for each in actions if isinstance(each, End)]
+    assert [(each.hub, each.code) for each in ended] == [(one, relay_wire.CLOSE_FRAME)]
+    assert at.here(other)
+    # Which tells it of all streams with that one.
+    assert take(at, other)[0] == Left(address=one.address.hex(), reason="refused")
+    assert at.queued == at.streams == 0
+
+
+def test_a_hub_that_does_not_read_what_it_is_told_of_its_own_streams_is_ended():
+    at = switch()
+    one, other = join(at, "a"), join(at, "b")
+    for number in range(STREAMS_MAX):
+        at.data(one, opening(other, number.to_bytes(8, "big")))
+    ended = []
+    for number in range(NOTES_MAX + 1):
+        actions = at.data(one, opening(other, (100 + number).to_bytes(8, "big")))
+        ended += [(each.hub, each.code) for each in actions if isinstance(each, End)]
+    assert ended == [(one, relay_wire.CLOSE_SLOW)]
+
+
+def test_what_waits_for_a_hub_that_is_gone_is_let_go_before_its_connection_is():
+    at = switch()
+    one, other = join(at, "a"), join(at, "b")
+    opened(at, one, other)
+    for _ in range(CREDIT // PIECE_MAX):
+        at.data(one, data(other, BIG))
+    assert other.outbox.queued > CREDIT
+    at.leave(other, "lost")
+    assert (other.outbox.queued, other.outbox.take(EVERYTHING)) == (0, [])
+    assert at.queued == 0
 
 
 def test_what_is_being_written_still_counts():
