@@ -119,10 +119,12 @@ def other_version(version: int) -> Refused | None:
     if OLDEST_RELAY_VERSION <= version <= RELAY_VERSION:
         return None
     older = "server" if version > RELAY_VERSION else "hub"
+    # It may have thousands of digits.
+    its = f"relay version {version}" if abs(version) < 1_000 else "another relay version"
     return Refused(
         relay_wire.CLOSE_VERSION,
         "version",
-        f"relay version {version}, this server speaks {_versions()}: upgrade the {older}",
+        f"{its}, this server speaks {_versions()}: upgrade the {older}",
     )
 
 

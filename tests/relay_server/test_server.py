@@ -4,10 +4,12 @@ import json
 import secrets
 import ssl
 import time
+from contextlib import suppress
 
 import pytest
 import trio
 import trio_websocket
+import wsproto
 
 from ecorelay import relay_wire
 from ecorelay.relay_wire import (
@@ -154,6 +156,49 @@ async def test_anything_but_a_hello_is_closed(said, code):
             pass
 
 
+@pytest.mark.parametrize(
+    "frame",
+    [b"\x8a\x80\0\0\0\0", b"\x89\x80\0\0\0\0", b"\x01\x80\0\0\0\0"],
+    ids=["pongs", "pings", "parts"],
+)
+async def test_who_floods_before_the_hello_is_closed(frame):
+    async with running() as server, trio.open_nursery() as nursery:
+        socket = await connect(nursery, server.port)
+        await nonce_of(socket)
+        more = frame.replace(b"\x01", b"\x00") * 1_000
+        with suppress(trio.BrokenResourceError):
+            await socket._stream.send_all(frame + more)
+        await until(lambda: server.counts.refused["garbage"] == 1)
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_is_turned_away_and_goes_on_sending_is_not_listened_to_for_long(monkeypatch):
+    monkeypatch.setattr("ecorelay_relay_server.guest.CLOSING_S", PATIENCE_S)
+    async with running() as server:
+        stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+        sent = 0
+        with trio.fail_after(PATIENCE_S), suppress(trio.BrokenResourceError):
+            await stream.send_all(b"POST / HTTP/1.1\r\n\r\n")
+            while sent < 40_000_000:  # what the kernel holds comes on top
+                await stream.send_all(bytes(PIECE_MAX))
+                sent += PIECE_MAX
+        assert sent < 40_000_000
+        await trio.aclose_forcefully(stream)
+
+
+async def test_a_hello_that_comes_in_small_pieces_is_one():
+    async with running() as server, trio.open_nursery() as nursery:
+        socket = await connect(nursery, server.port)
+        identity = Identity()
+        said = relay_wire.encode(identity.hello(await nonce_of(socket)))
+        wire = socket._wsproto.send(wsproto.events.TextMessage(data=said))
+        for at in range(0, len(wire), 5):
+            await socket._stream.send_all(wire[at : at + 5])
+            await trio.lowlevel.checkpoint()
+        await until(lambda: server.connections)
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_hub_id_that_is_no_name_has_its_own_code():
     async with running() as server:
         async with trio.open_nursery() as nursery:
@@ -167,11 +212,23 @@ async def test_a_hub_id_that_is_no_name_has_its_own_code():
             nursery.cancel_scope.cancel()
 
 
-async def test_a_newer_version_is_told_what_this_one_speaks():
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        (2, "relay version 2, this server speaks 1: upgrade the server"),
+        (0, "relay version 0, this server speaks 1: upgrade the hub"),
+        (10**100, "another relay version, this server speaks 1: upgrade the server"),
+    ],
+    ids=["newer", "older", "absurd"],
+)
+async def test_another_version_is_told_what_this_one_speaks(version, words):
     async with running() as server:
-        code, reason = await refused(server, hello(Identity(), version=2))
-        assert code == CLOSE_VERSION
-        assert reason == "relay version 2, this server speaks 1: upgrade the server"
+        assert await refused(server, hello(Identity(), version=version)) == (CLOSE_VERSION, words)
+        [line] = server.lines
+        assert json.loads(line)["detail"] == words
+        # The next one comes in.
+        async with hub(server):
+            pass
 
 
 async def test_a_hello_of_another_version_need_not_look_like_ours_to_be_told_so():

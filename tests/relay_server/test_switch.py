@@ -318,13 +318,14 @@ def test_what_waits_for_one_hub_and_for_all_is_bounded(monkeypatch):
 def test_who_overruns_its_credit_all_the_time_is_ended_and_not_the_hub_that_cannot_read_so_fast():
     at = switch()
     one, other = join(at, "a"), join(at, "b")
+    ended = []
     for number in range(NOTES_MAX + 1):
         take(at, one)  # but the other does not
         stream = number.to_bytes(8, "big")
         actions = at.data(one, opening(other, stream))
         for _ in range(CREDIT // PIECE_MAX + 1):
             actions += at.data(one, data(other, BIG, stream))
-    ended = [each for each in actions if isinstance(each, End)]
+        ended += [each for each in actions if isinstance(each, End)]
     assert [(each.hub, each.code) for each in ended] == [(one, relay_wire.CLOSE_FRAME)]
     assert at.here(other)
     # Which tells it of all streams with that one.
