@@ -108,11 +108,13 @@ async def _obey(
                 journal.say("signal", signal=signal.Signals(number).name)
                 server.stop()
                 return
+            # As it was if it fails, however it fails, so that a slip in the file throws nobody out.
             try:
                 server.use(read_settings(path, environ))
             except RelayError as error:
-                # As it was, so that a slip in the file throws nobody out.
                 journal.say("not reloaded", "error", mistakes=error.message.split("\n"))
+            except Exception as error:
+                journal.crash("reload", error)
 
 
 def _allow_files(wanted: int) -> int:

@@ -250,7 +250,7 @@ class Server:
         self.connections[hub] = connection
         self.counts.proven += 1
         who = {"hub_id": hello.hub_id, "identity": identity[:_SHOWN], "realm": proven.realm}
-        self._journal.say("joined", **who, source=source, app_version=version)
+        self._journal.hub("joined", **who, source=source, app_version=version)
         try:
             self._perform(actions)
             await connection.serve()
@@ -259,7 +259,7 @@ class Server:
             self._perform(self.switch.leave(hub, connection.left))
             code, reason = connection.ended or (1006, "the connection was lost")
             self.counts.closed[code] += 1
-            self._journal.say("left", **who, code=code, reason=reason)
+            self._journal.hub("left", **who, code=code, reason=reason)
 
     # --- metrics -----------------------------------------------------------------------------------------
 

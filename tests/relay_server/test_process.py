@@ -1,5 +1,6 @@
 """The relay server as a person or a service manager runs it: a process, its command line, its signals."""
 
+import fcntl
 import json
 import os
 import signal
@@ -67,7 +68,7 @@ def without_settings():
 
 
 @contextmanager
-def serving(tmp_path, port, *, environ=None, **fields):
+def serving(tmp_path, port, *, environ=None, stderr=None, **fields):
     """A process that listens, with that configuration."""
     config = tmp_path / "relay-config.json"
     config.write_text(json.dumps({"port": port, "secret": TOKEN, "bind": "127.0.0.1"} | fields))
@@ -78,7 +79,7 @@ def serving(tmp_path, port, *, environ=None, **fields):
             [sys.executable, "-P", "-m", "ecorelay", "relay-server", str(config)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=file,
+            stderr=file if stderr is None else stderr,
             env=without_settings() | (environ or {}),
         )
     running = Running(process, port, log, config)
@@ -154,6 +155,62 @@ async def test_sighup_changes_the_token_and_a_mistake_changes_nothing(tmp_path, 
                 await new.send(OPEN, bytes(32), stream_number())
         server.process.terminate()
         assert await server.ended() == 0
+
+
+async def test_whatever_a_changed_file_says_the_server_goes_on(tmp_path, free_port):
+    with serving(tmp_path, free_port) as server:
+        await server.logs("listening")
+        async with hub(server) as one:
+            fields = {"port": free_port, "bind": "127.0.0.1", "secret": TOKEN}
+            for path in ("~nobody-at-all/x.pem", "x" * 300, "\ud800", "\0"):
+                said = len(server.events())
+                server.config.write_text(json.dumps(fields | {"tls_cert": path, "tls_key": path}))
+                server.process.send_signal(signal.SIGHUP)
+                with trio.fail_after(PATIENCE_S):
+                    while "not reloaded" not in server.events()[said:]:  # noqa: ASYNC110
+                        await trio.sleep(0.02)
+            async with hub(server) as other:
+                await one.send(OPEN, other.address, stream_number())
+                assert (await other.data()).kind == OPEN
+        server.process.terminate()
+        assert await server.ended() == 0
+
+
+async def test_a_log_that_nobody_reads_keeps_no_hub_waiting(tmp_path, free_port):
+    read, write = os.pipe()
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
+    with serving(tmp_path, free_port, stderr=write) as server:
+        os.close(write)
+        with trio.fail_after(PATIENCE_S):
+            while not await answers(free_port):  # noqa: ASYNC110
+                await trio.sleep(0.02)
+        with trio.fail_after(PATIENCE_S):
+            for _ in range(60):
+                async with hub(server):
+                    pass
+        # Who reads again is told how much was lost.
+        lines: list[dict[str, object]] = []
+        rest = b""
+        with open(read, "rb", buffering=0) as log, trio.fail_after(PATIENCE_S):
+            while not any(line["event"] == "log" for line in lines):
+                async with hub(server):
+                    pass
+                *whole, rest = (rest + log.read(64 * 1024)).split(b"\n")
+                lines += [json.loads(line) for line in whole]
+        assert lines[0]["event"] == "listening"
+        [lost] = [line["lost"] for line in lines if line["event"] == "log"]
+        assert isinstance(lost, int)
+        assert lost > 0
+        server.process.terminate()
+        assert await server.ended() == 0
+
+
+async def answers(port):
+    try:
+        return b"ok" in await asks(port, b"GET /healthz HTTP/1.1\r\n\r\n")
+    except OSError:
+        return False
 
 
 async def test_after_a_restart_hubs_come_back(tmp_path, free_port):

@@ -197,6 +197,26 @@ def test_a_flood_of_strangers_is_a_few_lines_and_a_number():
     assert found[-1]["left_out"] > 900
 
 
+def test_hubs_are_all_told_of_but_for_a_flood_of_them():
+    lines: list[bytes] = []
+    journal = Journal(lines.append, monotonic=lambda: 0.0)
+    for number in range(3_000):
+        journal.hub("joined", hub_id=f"h{number}")
+    journal.hub("left", hub_id="h0")
+    found = [json.loads(line) for line in lines]
+    assert [line["hub_id"] for line in found[:1_000]] == [f"h{number}" for number in range(1_000)]
+    assert len(found) < 2_100
+    assert found[-1]["event"] == "left"
+
+
+def test_a_line_has_nothing_that_could_disturb_a_terminal():
+    lines: list[bytes] = []
+    Journal(lines.append).say("x", said="\x1b[31m\u202e\x9b\ud800")
+    assert lines[0].isascii()
+    assert b"\x1b" not in lines[0]
+    assert json.loads(lines[0])["said"] == "\x1b[31m\u202e\x9b\ud800"
+
+
 def test_a_crash_is_logged_without_the_values_its_message_quotes():
     lines: list[bytes] = []
     try:
