@@ -256,7 +256,8 @@ class Server:
             await connection.serve()
         finally:
             del self.connections[hub]
-            self._perform(self.switch.leave(hub, connection.left))
+            if not self._stop.is_set():  # else nobody is told, and what it sent to others is still written
+                self._perform(self.switch.leave(hub, connection.left))
             code, reason = connection.ended or (1006, "the connection was lost")
             self.counts.closed[code] += 1
             self._journal.hub("left", **who, code=code, reason=reason)

@@ -28,6 +28,7 @@ from ecorelay.relay_wire import (
     DATA,
     OPEN,
     PIECE_MAX,
+    STREAMS_MAX,
     Congested,
     Joined,
     Left,
@@ -675,6 +676,26 @@ async def test_when_it_ends_all_hubs_are_told_and_what_waits_is_written():
             assert len((await other.data()).payload) == PIECE_MAX
         assert await other.closed() == (CLOSE_GOING, "the relay server ends or restarts: come again")
         assert (await one.closed())[0] == CLOSE_GOING
+
+
+async def test_when_it_ends_what_a_hub_sent_is_written_though_that_hub_is_gone(monkeypatch):
+    monkeypatch.setattr("ecorelay_relay_server.server.DRAIN_S", PATIENCE_S)
+    async with running() as server, hub(server) as one, hub(server) as slow:
+        streams = [stream_number() for _ in range(STREAMS_MAX)]
+        for stream in streams:
+            await one.send(OPEN, slow.address, stream)
+            for _ in range(CREDIT // PIECE_MAX):
+                await one.send(DATA, slow.address, stream, BIG)
+        await until(lambda: server.switch.counts["bytes"] == STREAMS_MAX * CREDIT)
+        assert server.switch.queued > CREDIT  # the kernel took the rest
+        server.stop()
+        assert (await one.closed())[0] == CLOSE_GOING
+        await trio.aclose_forcefully(one.socket._stream)
+        await until(lambda: len(server.connections) == 1)
+        got = 0
+        while got < STREAMS_MAX * CREDIT:
+            got += len((await slow.data()).payload)
+        assert (await slow.closed())[0] == CLOSE_GOING
 
 
 async def test_it_ends_though_a_hub_reads_nothing():
