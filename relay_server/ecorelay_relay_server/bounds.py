@@ -55,6 +55,8 @@ HEAD_MAX: Final = 8 * 1024
 HELLO_MAX: Final = 16 * 1024
 FAILED_MAX: Final = 5
 """Failed proofs of an identity, or of a source, in a window; then it is refused for a window."""
+STRONG_BITS: Final = 128
+"""A token that nobody guesses, and that may be used without TLS."""
 COMINGS_MAX: Final = 30
 """Proofs of one identity in a window: two machines that throw each other out do not keep all others busy."""
 WINDOW_S: Final = 60.0

@@ -2,7 +2,9 @@
 
 Failed proofs are counted against the source, and against the identity where its own signature shows that it
 is the one who failed: else anybody could have a hub locked out by failing in its name. A source that is
-refused does not lock out the hubs behind it that have been here before.
+refused does not lock out the hubs behind it that have been here before, nor, where no token can be guessed,
+any other that proves itself: else a stranger behind the same address, or the same tunnel, could keep all
+hubs out of a server that was just started.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from ecorelay import relay_wire
 from ecorelay.relay_wire import OLDEST_RELAY_VERSION, RELAY_VERSION, RelayHello
-from ecorelay_relay_server.bounds import COMINGS_MAX, FAILED_MAX
+from ecorelay_relay_server.bounds import COMINGS_MAX, FAILED_MAX, STRONG_BITS
 from ecorelay_relay_server.door import Failures, Familiar
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ class Judge:
     def use(self, settings: Settings) -> None:
         """Other settings from now on."""
         self._tokens = [Proven(realm.name, token) for realm in settings.realms for token in realm.tokens]
+        self._unguessable = all(each.token.bits() >= STRONG_BITS for each in self._tokens)
         self._urls = frozenset([normal(url) for url in settings.urls])
 
     def judge(self, hello: RelayHello, nonce: str, source: str, now: float) -> Proven | Refused:
@@ -77,10 +80,12 @@ class Judge:
         if self._identities.refused(identity, now):
             return _later("identity_refused", "too many failed proofs of this identity")
         said = relay_wire.statement(nonce, hello)
-        if self._sources.refused(source, now) and not (identity in self._familiar and _signed(hello, said)):
-            return _later("source_refused", "too many failed proofs from this address")
         proven = self._matching(said, hello.proof)
         signed = _signed(hello, said)
+        if self._sources.refused(source, now):
+            known = identity in self._familiar or (proven is not None and self._unguessable)
+            if not (signed and known):
+                return _later("source_refused", "too many failed proofs from this address")
         if proven is None or not signed:
             self._sources.count(source, now)
             if signed:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from ecorelay.names import NAME_RULE, is_name, key
 from ecorelay.secret import Secret
 from ecorelay.settings_file import encodable, kind_of, shown
+from ecorelay_relay_server.bounds import STRONG_BITS
 from ecorelay_relay_server.settings import (
     ALL_ADDRESSES,
     DEFAULT_REALM,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 SECRET_MIN: Final = 8
 """Characters."""
 SECRET_MAX: Final = 1024
-STRONG_BITS: Final = 128
 WEAK_BITS: Final = 80
 PORT_MAX: Final = 65535
 HUBS_MAX: Final = 100_000
