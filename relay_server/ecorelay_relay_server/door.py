@@ -10,7 +10,15 @@ from collections import OrderedDict
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from ecorelay_relay_server.bounds import HALF_OPEN_MAX, HALF_OPEN_PER_SOURCE, REMEMBERED_MAX, WINDOW_S
+from ecorelay_relay_server.bounds import (
+    HALF_OPEN_MAX,
+    HALF_OPEN_PER_SOURCE,
+    REMEMBERED_MAX,
+    SOURCE_BURST,
+    SOURCE_PER_S,
+    WINDOW_S,
+)
+from ecorelay_relay_server.pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -138,6 +146,24 @@ class Failures:
         for remembered in (self._times, self._until):
             if len(remembered) > REMEMBERED_MAX:
                 remembered.popitem(last=False)
+
+
+class Comings:
+    """How fast those who prove themselves may come from one source."""
+
+    def __init__(self) -> None:
+        self._paces: OrderedDict[str, Pace] = OrderedDict()
+
+    def too_many(self, source: str, now: float) -> bool:
+        """One more at `now`, in seconds; whether it is one too many."""
+        pace = self._paces.setdefault(source, Pace(SOURCE_PER_S, SOURCE_BURST))
+        self._paces.move_to_end(source)
+        if len(self._paces) > REMEMBERED_MAX:
+            self._paces.popitem(last=False)
+        if pace.wait(now) > 0:
+            return True
+        pace.spend(1)
+        return False
 
 
 class Familiar:

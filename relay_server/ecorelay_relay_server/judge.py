@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from ecorelay import relay_wire
 from ecorelay.relay_wire import OLDEST_RELAY_VERSION, RELAY_VERSION, RelayHello
 from ecorelay_relay_server.bounds import COMINGS_MAX, FAILED_MAX, STRONG_BITS
-from ecorelay_relay_server.door import Failures, Familiar
+from ecorelay_relay_server.door import Comings, Failures, Familiar
 
 if TYPE_CHECKING:
     from ecorelay.secret import Secret
@@ -55,6 +55,7 @@ class Judge:
         self._sources = Failures(FAILED_MAX)
         self._identities = Failures(FAILED_MAX)
         self._comings = Failures(COMINGS_MAX)
+        self._from = Comings()
         self._familiar = Familiar()
         self.use(settings)
 
@@ -102,6 +103,8 @@ class Judge:
             )
         if self._comings.refused(identity, now):
             return _later("comings", "this identity comes too often: do two machines have it?")
+        if self._from.too_many(source, now):
+            return _later("source_comings", "too many hubs come from this address")
         self._comings.count(identity, now)
         self._familiar.add(identity)
         return proven

@@ -21,6 +21,8 @@ from ecorelay_relay_server.metrics import CONTENT_TYPE, Counts, render
 from ecorelay_relay_server.switch import Actions, Hub, News, Switch, Wake
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ecorelay_relay_server.guest import Asked
     from ecorelay_relay_server.journal import Journal
     from ecorelay_relay_server.settings import Settings
@@ -30,7 +32,10 @@ TICK_S: Final = 1.0
 FROZEN_S: Final = 3.0
 """So late is no tick of a process that runs."""
 NEWS_S: Final = 0.1
-"""Seconds in which hubs are told at most once who came and went."""
+"""Seconds in which hubs are told at most once who came and went,"""
+NEWS_HUB_S: Final = 0.0005
+"""and so many for each hub where there are many."""
+NEWS_AT_ONCE: Final = 32
 VERSION_MAX: Final = 40
 """Characters of a hub's version that others are told."""
 SCRAPES_MAX: Final = 16
@@ -154,8 +159,11 @@ class Server:
         while True:
             await self._news.wait()
             self._news = trio.Event()
-            self._perform(self.switch.spread())
-            await trio.sleep(NEWS_S)
+            # A few at a time: what hubs say to each other does not wait for a thousand that are told.
+            for some in batched(self.switch.spread(), NEWS_AT_ONCE):
+                self._perform(some)
+                await trio.lowlevel.checkpoint()
+            await trio.sleep(max(NEWS_S, NEWS_HUB_S * self.switch.hubs))
 
     # --- one connection ----------------------------------------------------------------------------------
 
@@ -282,6 +290,12 @@ class Server:
         finally:
             self._scrapes -= 1
             await trio.aclose_forcefully(stream)
+
+
+def batched(actions: Actions, count: int) -> Iterator[Actions]:
+    """Some of them at a time."""
+    for at in range(0, len(actions), count):
+        yield actions[at : at + count]
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:

@@ -19,6 +19,7 @@ from ecorelay.relay_wire import CLOSE, CREDIT, CREDIT_MORE, OPEN, STREAMS_MAX, H
 from ecorelay_relay_server.bounds import (
     DESTINATION_MAX,
     LANE_MAX,
+    STREAMS_TOTAL,
     TOTAL_MAX,
     UNITS_BURST,
     UNITS_CONGESTED,
@@ -63,10 +64,12 @@ Actions = tuple[Action, ...]
 class Route:
     """One direction of an open stream."""
 
-    __slots__ = ("back", "left", "owed", "to")
+    __slots__ = ("back", "by", "left", "owed", "to")
 
-    def __init__(self, to: Hub) -> None:
+    def __init__(self, to: Hub, by: Hub) -> None:
         self.to = to
+        self.by = by
+        """Who opened it."""
         self.left = CREDIT
         """Bytes its sender may still send."""
         self.owed: Item | None = None
@@ -77,7 +80,7 @@ class Route:
 class Hub:
     """A hub that proved itself, as the switch sees it."""
 
-    __slots__ = ("address", "awake", "card", "flying", "outbox", "pace", "pairs", "realm", "routes")
+    __slots__ = ("address", "awake", "card", "flying", "opened", "outbox", "pace", "pairs", "realm", "routes")
 
     def __init__(self, realm: Realm, card: HubHere, outbox: Outbox) -> None:
         self.realm = realm
@@ -92,6 +95,8 @@ class Hub:
         """The other hub's address and the stream's number → the direction from here to there."""
         self.pairs: dict[bytes, int] = {}
         """The other hub's address → open streams."""
+        self.opened = 0
+        """Open streams that it opened itself."""
         self.pace = Pace(UNITS_PER_S, UNITS_BURST)
 
     def __repr__(self) -> str:
@@ -130,6 +135,8 @@ class Switch:
         self.realms = {name: Realm(name, most) for name, most in realms.items()}
         self.queued = 0
         """Cost of all data that waits, and of what was taken and may not be written yet."""
+        self.streams = 0
+        """How many are open."""
         self._news: set[str] = set()
         """Realms of which not every hub was woken for the last entry of the record."""
         self.counts: Counter[str] = Counter()
@@ -139,11 +146,6 @@ class Switch:
     def hubs(self) -> int:
         """How many are here."""
         return sum([len(realm.hubs) for realm in self.realms.values()])
-
-    @property
-    def streams(self) -> int:
-        """How many are open."""
-        return sum([len(hub.routes) for realm in self.realms.values() for hub in realm.hubs.values()]) // 2
 
     def limit(self, realms: dict[str, int], max_hubs: int) -> Actions:
         """Other realms and bounds from now on. Hubs of a realm that is no more are closed."""
@@ -211,6 +213,8 @@ class Switch:
             other = route.to
             del other.routes[hub.address + key[32:]]
             other.pairs.pop(hub.address, None)
+            route.by.opened -= 1
+        self.streams -= len(hub.routes)
         # Also of streams that were closed while their last pieces waited.
         for other in hub.realm.hubs.values():
             self.queued -= other.outbox.drop(hub.address)
@@ -306,13 +310,20 @@ class Switch:
             return self._refuse(hub, address, stream, "over_lane")
         if other.outbox.queued + item.cost > DESTINATION_MAX:
             return self._refuse(hub, address, stream, "over_destination")
-        there, back = Route(other), Route(hub)
+        relief: Actions = ()
+        if self.streams >= STREAMS_TOTAL:
+            relief = self._relieve_of_streams()
+            if not (self.here(hub) and self.here(other)):
+                return relief
+        there, back = Route(other, hub), Route(hub, hub)
         there.back, back.back = back, there
         hub.routes[address + stream] = there
         other.routes[hub.address + stream] = back
         hub.pairs[address] = other.pairs[hub.address] = hub.pairs.get(address, 0) + 1
+        hub.opened += 1
+        self.streams += 1
         self.counts["opened"] += 1
-        return self._queue(hub, other, item)
+        return (*relief, *self._queue(hub, other, item))
 
     def _credit(self, hub: Hub, route: Route, piece: relay_wire.Piece) -> Actions:
         # Never beyond what was sent: else two hubs could agree to fill the server.
@@ -330,6 +341,8 @@ class Switch:
     def _close(self, hub: Hub, route: Route, stream: bytes) -> None:
         """The stream is no more; what still waits for `hub` of it is of no use."""
         to = route.to
+        route.by.opened -= 1
+        self.streams -= 1
         del hub.routes[to.address + stream]
         del to.routes[hub.address + stream]
         for one, other in ((hub, to), (to, hub)):
@@ -344,10 +357,19 @@ class Switch:
             return self._wake(to)
         return (*self._wake(to), *self._relieve())
 
+    def _everyone(self) -> list[Hub]:
+        return [hub for realm in self.realms.values() for hub in realm.hubs.values()]
+
+    def _relieve_of_streams(self) -> Actions:
+        """Too many streams are open in all: who opened most of them ends."""
+        greediest = max(self._everyone(), key=lambda hub: hub.opened)
+        self.counts["relieved"] += 1
+        sentence = f"too many streams are open here, and {greediest.opened:,} of them it opened"
+        return self._end(greediest, relay_wire.CLOSE_RATE, sentence, "refused")
+
     def _relieve(self) -> Actions:
         """Too much waits in all: who has most to read ends, for no other could be blamed."""
-        everyone = [hub for realm in self.realms.values() for hub in realm.hubs.values()]
-        slowest = max(everyone, key=lambda hub: hub.outbox.queued + hub.flying)
+        slowest = max(self._everyone(), key=lambda hub: hub.outbox.queued + hub.flying)
         self.counts["relieved"] += 1
         waiting = slowest.outbox.queued // 1_000_000
         return self._end(slowest, relay_wire.CLOSE_SLOW, f"{waiting:,} MB wait for it unread", "lost")

@@ -153,6 +153,18 @@ def test_an_identity_that_comes_all_the_time_waits():
     assert isinstance(court.says(hub), Proven)
 
 
+def test_from_one_source_only_so_many_hubs_come_whatever_their_identities(monkeypatch):
+    monkeypatch.setattr("ecorelay_relay_server.door.SOURCE_BURST", 5)
+    monkeypatch.setattr("ecorelay_relay_server.door.SOURCE_PER_S", 0.1)
+    court = Court()
+    verdicts = [court.says(Identity()) for _ in range(8)]
+    assert [isinstance(each, Proven) for each in verdicts] == [True] * 6 + [False] * 2
+    assert verdicts[-1][:2] == (CLOSE_RATE, "source_comings")
+    assert isinstance(court.says(Identity(), source="192.0.2.2"), Proven)
+    court.now += 20
+    assert isinstance(court.says(Identity()), Proven)
+
+
 def test_where_urls_are_given_the_hub_must_have_dialed_one_of_them():
     court = Court(urls=("wss://Relay.example.org/", "ws://[::1]:9800/x"))
     assert isinstance(court.says(Identity(), url="wss://relay.example.org:443"), Proven)

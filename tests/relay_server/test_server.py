@@ -37,6 +37,7 @@ from ecorelay.relay_wire import (
 from ecorelay.secret import Secret
 from ecorelay_relay_server.bounds import FAILED_MAX, HALF_OPEN_MAX, HALF_OPEN_PER_SOURCE, LANE_MAX
 from ecorelay_relay_server.settings import RealmSettings
+from ecorelay_relay_server.switch import Wake
 from tests.relay_server.clients import (
     TOKEN,
     Identity,
@@ -434,6 +435,31 @@ async def test_the_same_identity_takes_the_place_of_a_connection_that_hangs():
                 assert (await new.data()).kind == OPEN
         left = await other.text()
         assert left == Left(address=identity.address.hex(), reason="closed")
+
+
+async def test_when_many_must_be_told_who_came_others_have_their_turn_in_between(monkeypatch):
+    monkeypatch.setattr("ecorelay_relay_server.server.NEWS_AT_ONCE", 2)
+    async with running() as server, trio.open_nursery() as nursery:
+        old = [await join(nursery, server) for _ in range(5)]
+        told = []
+        perform = server.server._perform
+
+        def watched(actions):
+            told.append(actions)
+            perform(actions)
+
+        monkeypatch.setattr(server.server, "_perform", watched)
+        new = await join(nursery, server)
+        for each in old:
+            while True:
+                found = await each.text()
+                assert isinstance(found, Joined)
+                if found.hub.address == new.address.hex():
+                    break
+        wakes = [len([each for each in actions if isinstance(each, Wake)]) for actions in told]
+        assert sum(wakes) >= 5
+        assert max(wakes) <= 2
+        nursery.cancel_scope.cancel()
 
 
 async def test_another_identity_with_the_same_name_takes_nobodys_place():

@@ -372,6 +372,31 @@ def test_what_is_being_written_still_counts():
     assert at.queued == 0
 
 
+def test_where_too_many_streams_are_open_the_hub_goes_that_opened_most(monkeypatch):
+    monkeypatch.setattr("ecorelay_relay_server.switch.STREAMS_TOTAL", 6)
+    at = switch()
+    good, other, greedy = join(at, "good"), join(at, "other"), join(at, "greedy")
+    at.data(good, opening(other))
+    for number in range(5):
+        at.data(greedy, opening(other, bytes(7) + bytes([number])))
+    assert (at.streams, greedy.opened, other.opened, len(other.routes)) == (6, 5, 0, 6)
+    ended = [each for each in at.data(good, opening(other, OTHER)) if isinstance(each, End)]
+    assert [(each.hub, each.code) for each in ended] == [(greedy, relay_wire.CLOSE_RATE)]
+    assert (at.streams, good.opened, len(good.routes)) == (2, 2, 2)
+    at.data(other, closing(good, OTHER))
+    assert (at.streams, good.opened) == (1, 1)
+
+
+def test_who_opened_most_streams_itself_goes_before_it_opens_another(monkeypatch):
+    monkeypatch.setattr("ecorelay_relay_server.switch.STREAMS_TOTAL", 1)
+    at = switch()
+    one, other = join(at, "a"), join(at, "b")
+    at.data(one, opening(other))
+    actions = at.data(one, opening(other, OTHER))
+    assert [each.hub for each in actions if isinstance(each, End)] == [one]
+    assert (at.streams, other.routes, other.outbox.queued) == (0, {}, 0)
+
+
 def test_a_flood_to_nobody_is_answered_so_often_and_no_more():
     at = switch()
     hub = join(at, "a")

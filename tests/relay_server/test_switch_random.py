@@ -145,6 +145,8 @@ class AnySwitch(RuleBasedStateMachine):
         everyone = [hub for realm in at.realms.values() for hub in realm.hubs.values()]
         assert {*everyone} == {*self.hubs.values()}
         assert at.queued == sum(hub.outbox.queued + hub.flying for hub in everyone)
+        assert 2 * at.streams == sum(len(hub.routes) for hub in everyone)
+        assert at.streams == sum(hub.opened for hub in everyone)
         for hub in everyone:
             lanes = hub.outbox._lanes.values()
             assert hub.outbox.queued == sum(lane.size for lane in lanes)
