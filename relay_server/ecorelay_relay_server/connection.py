@@ -161,10 +161,10 @@ class Connection:
                         return
                     if handled % MESSAGES_AT_ONCE == 0:
                         await trio.lowlevel.checkpoint()
+                data, each = b"", None  # a hub that is silent now holds nothing of what it said last
                 pause = self._switch.pause(self.hub, trio.current_time())
                 if pause:
                     await trio.sleep(pause)
-                data = b""
                 data = bytes(await self._stream.receive_some(RECEIVE))
                 self.heard = trio.current_time()
                 if not data:

@@ -69,9 +69,13 @@ class HalfOpen(Generic[Ticket]):
     """Connections that have not proved themselves. For a new one room is made: the oldest has had its time.
 
     So neither silent connections nor many of them at once keep a hub out that proves itself at once.
+
+    Args:
+        most: connections in all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = HALF_OPEN_MAX) -> None:
+        self._most = most
         self._by_source: dict[str, OrderedDict[Ticket, None]] = {}
         self._source: dict[Ticket, str] = {}
 
@@ -93,7 +97,7 @@ class HalfOpen(Generic[Ticket]):
         victim: Ticket | None = None
         if len(mates) >= HALF_OPEN_PER_SOURCE and not proxy:
             victim = next(iter(mates))
-        elif len(self._source) >= HALF_OPEN_MAX:
+        elif len(self._source) >= self._most:
             fullest = max(self._by_source.values(), key=len)
             victim = next(iter(fullest))
         if victim is not None:

@@ -12,7 +12,7 @@ from ecorelay import relay_wire
 from ecorelay.errors import RelayError
 from ecorelay.relay_wire import CLOSE_FULL, CLOSE_GOING, CLOSE_TOKEN, HELLO_S, HubHere
 from ecorelay_relay_server import guest
-from ecorelay_relay_server.bounds import CLOSING_MAX, DRAIN_S
+from ecorelay_relay_server.bounds import CLOSING_MAX, DRAIN_S, HALF_OPEN_MAX
 from ecorelay_relay_server.connection import Connection
 from ecorelay_relay_server.door import HalfOpen, behind, is_in, source_of
 from ecorelay_relay_server.guest import Turned
@@ -52,16 +52,17 @@ class Server:
     Args:
         settings: may be changed later, see :meth:`use`.
         journal: where it says what happens.
+        half_open: connections without a proof at a time.
 
     Raises:
         RelayError: ``bad_args``, certificate and key cannot be used.
     """
 
-    def __init__(self, settings: Settings, journal: Journal) -> None:
+    def __init__(self, settings: Settings, journal: Journal, half_open: int = HALF_OPEN_MAX) -> None:
         self.settings = settings
         self.switch = Switch(_realms(settings), settings.max_hubs)
         self.counts = Counts()
-        self.half_open: HalfOpen[trio.CancelScope] = HalfOpen()
+        self.half_open: HalfOpen[trio.CancelScope] = HalfOpen(half_open)
         self.connections: dict[Hub, Connection] = {}
         self._journal = journal
         self._judge = Judge(settings)
@@ -308,6 +309,8 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # A new handshake within a connection costs much, and whoever asks for it little.
+    context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
     try:
         # A key with a password would ask for it at a terminal that nobody watches.

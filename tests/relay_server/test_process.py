@@ -63,12 +63,17 @@ def command(*words, **environ):
     )
 
 
+def limited(files):
+    """Words before a command that let it open only so many files."""
+    return [] if files is None else ["/bin/sh", "-c", f'ulimit -n {files} && exec "$@"', "sh"]
+
+
 def without_settings():
     return {name: value for name, value in os.environ.items() if not name.startswith("ECORELAY_")}
 
 
 @contextmanager
-def serving(tmp_path, port, *, environ=None, stderr=None, **fields):
+def serving(tmp_path, port, *, environ=None, stderr=None, files=None, **fields):
     """A process that listens, with that configuration."""
     config = tmp_path / "relay-config.json"
     config.write_text(json.dumps({"port": port, "secret": TOKEN, "bind": "127.0.0.1"} | fields))
@@ -76,7 +81,7 @@ def serving(tmp_path, port, *, environ=None, stderr=None, **fields):
     log = tmp_path / "log"
     with open(log, "wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "ecorelay", "relay-server", str(config)],
+            [*limited(files), sys.executable, "-P", "-m", "ecorelay", "relay-server", str(config)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=file if stderr is None else stderr,
@@ -172,6 +177,20 @@ async def test_whatever_a_changed_file_says_the_server_goes_on(tmp_path, free_po
             async with hub(server) as other:
                 await one.send(OPEN, other.address, stream_number())
                 assert (await other.data()).kind == OPEN
+        server.process.terminate()
+        assert await server.ended() == 0
+
+
+async def test_silent_connections_never_use_up_the_files_that_may_be_open(tmp_path, free_port):
+    few = 300
+    with serving(tmp_path, free_port, files=few, max_hubs=40) as server:
+        await server.logs("listening")
+        silent = [await trio.open_tcp_stream("127.0.0.1", free_port) for _ in range(few)]
+        async with hub(server, Identity()):
+            assert "library" not in server.events(), "Trio says there that no more can be opened"
+            assert "crowded" in {line.get("why") for line in server.lines()}
+        for stream in silent:
+            await trio.aclose_forcefully(stream)
         server.process.terminate()
         assert await server.ended() == 0
 

@@ -4,10 +4,12 @@ import json
 import secrets
 import ssl
 import time
+import tracemalloc
 from contextlib import suppress
 
 import pytest
 import trio
+import trio.testing
 import trio_websocket
 import wsproto
 
@@ -36,6 +38,7 @@ from ecorelay.relay_wire import (
 )
 from ecorelay.secret import Secret
 from ecorelay_relay_server.bounds import FAILED_MAX, HALF_OPEN_MAX, HALF_OPEN_PER_SOURCE, LANE_MAX
+from ecorelay_relay_server.server import tls_context
 from ecorelay_relay_server.settings import RealmSettings
 from ecorelay_relay_server.switch import Wake
 from tests.relay_server.clients import (
@@ -625,6 +628,23 @@ async def test_a_flood_of_junk_is_read_slowly_and_others_are_not_kept_waiting():
             nursery.cancel_scope.cancel()
 
 
+async def test_a_hub_that_is_silent_holds_nothing_of_what_it_said_last():
+    async with running() as server, hub(server) as other, trio.open_nursery() as nursery:
+        hubs = [await join(nursery, server) for _ in range(10)]
+        tracemalloc.start()
+        try:
+            for each in hubs:
+                await each.send(DATA, other.address, b"no such!", BIG)
+            await until(lambda: server.switch.counts["dropped_stream"] == len(hubs))
+            await trio.testing.wait_all_tasks_blocked()
+            here = tracemalloc.Filter(inclusive=True, filename_pattern="*/ecorelay_relay_server/*")
+            found = tracemalloc.take_snapshot().filter_traces([here]).statistics("filename")
+        finally:
+            tracemalloc.stop()
+        assert sum(each.size for each in found) < len(BIG) * len(hubs) / 4
+        nursery.cancel_scope.cancel()
+
+
 # --- HTTP ------------------------------------------------------------------------------------------------
 
 
@@ -668,6 +688,14 @@ async def test_with_a_certificate_of_its_own_it_speaks_tls(certificate):
             await trio.aclose_forcefully(stream)
         assert await asks(server.port, b"GET /healthz HTTP/1.1\r\n\r\n") != b"ok"
         await until(lambda: server.counts.refused["tls"] == 1)
+
+
+def test_nobody_asks_for_a_second_handshake(certificate):
+    cert, key = certificate
+    context = tls_context(settings(tls_cert=str(cert), tls_key=str(key)))
+    assert context is not None
+    assert context.options & ssl.OP_NO_RENEGOTIATION
+    assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
 
 
 async def test_hubs_talk_over_tls_and_are_told_when_it_ends(certificate, monkeypatch):
