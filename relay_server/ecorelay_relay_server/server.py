@@ -70,7 +70,7 @@ class Server:
         self._stop = trio.Event()
         self._news = trio.Event()
         self._partings = 0
-        self._scrapes = 0
+        self._scrapes: set[trio.CancelScope] = set()
         self._began = 0.0
 
     async def run(
@@ -98,8 +98,8 @@ class Server:
                 await self._stop.wait()
                 listening.cancel_scope.cancel()
             self._journal.say("ending", hubs=len(self.connections), queued=self.switch.queued)
-            for ticket in self.half_open.all():
-                ticket.cancel()
+            for scope in (*self.half_open.all(), *self._scrapes):
+                scope.cancel()
             for connection in list(self.connections.values()):
                 connection.end(CLOSE_GOING, RESTARTS, "closed", within=DRAIN_S, drain=True)
 
@@ -274,12 +274,13 @@ class Server:
     # --- metrics -----------------------------------------------------------------------------------------
 
     async def _serve_metrics(self, stream: trio.SocketStream) -> None:
-        if self._scrapes >= SCRAPES_MAX:
+        if len(self._scrapes) >= SCRAPES_MAX:
             await trio.aclose_forcefully(stream)
             return
-        self._scrapes += 1
+        scope = trio.move_on_after(HELLO_S)
+        self._scrapes.add(scope)
         try:
-            with trio.move_on_after(HELLO_S):
+            with scope:
                 uptime_s = trio.current_time() - self._began
                 await guest.answer_scrape(
                     stream,
@@ -289,7 +290,7 @@ class Server:
         except Exception as error:
             self._journal.crash("metrics", error)
         finally:
-            self._scrapes -= 1
+            self._scrapes.remove(scope)
             await trio.aclose_forcefully(stream)
 
 

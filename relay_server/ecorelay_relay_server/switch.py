@@ -88,7 +88,7 @@ class Hub:
         self.address = bytes.fromhex(card.address)
         self.outbox = outbox
         self.flying = 0
-        """Cost of what its writer took last, and may be writing still."""
+        """Cost of what its writer took last, texts too, and may be writing still."""
         self.awake = True
         """Whether its writer will take on its own; it begins so."""
         self.routes: dict[bytes, Route] = {}
@@ -429,8 +429,10 @@ class Switch:
         taken = hub.outbox.take(limit)
         if not self.here(hub):
             return taken or [], ()
-        self.queued -= hub.flying
-        hub.flying = before - hub.outbox.queued
+        # Texts are counted from here on: a hub that reads nothing holds its `here` and more.
+        texts = sum([len(each) for each in taken or () if isinstance(each, str)])
+        self.queued += texts - hub.flying
+        hub.flying = before - hub.outbox.queued + texts
         if taken is None:
             sentence = "it has not read who came and went"
             return [], self._end(hub, relay_wire.CLOSE_SLOW, sentence, "lost")

@@ -397,6 +397,19 @@ def test_who_opened_most_streams_itself_goes_before_it_opens_another(monkeypatch
     assert (at.streams, other.routes, other.outbox.queued) == (0, {}, 0)
 
 
+def test_texts_that_are_being_written_count_as_data_does():
+    at = switch()
+    for number in range(50):
+        at.join("default", card(f"h{number}"))
+    late, _ = at.join("default", card("late"))
+    taken, _ = at.take(late, EVERYTHING)
+    assert at.queued == late.flying == sum(len(each) for each in taken) > 50 * 64
+    assert at.take(late, EVERYTHING)[0] == []
+    assert at.queued == 0
+    at.leave(late, "lost")
+    assert at.queued == 0
+
+
 def test_a_flood_to_nobody_is_answered_so_often_and_no_more():
     at = switch()
     hub = join(at, "a")
