@@ -20,6 +20,9 @@ DESTINATION_MAX: Final = 64 * 1024 * 1024
 """Bytes that wait for one hub. A stream that would go beyond is closed as congested."""
 TOTAL_MAX: Final = 256 * 1024 * 1024
 """Bytes that wait for all hubs, or are being written. Beyond, the hub for which most waits is closed."""
+STREAMS_TOTAL: Final = 500_000
+"""Streams open in all, some 400 bytes each: all of 1,000 hubs to all others. Beyond, the hub that opened most
+of them is closed."""
 NOTES_MAX: Final = 256
 """Texts for one hub alone (`no_such_hub`, `congested`) that wait."""
 RECORD_MAX: Final = 4_000
@@ -37,6 +40,8 @@ UNITS_OPEN: Final = 20
 """A hub that comes back opens a stream to each of its many others at once: that is within the burst."""
 UNITS_DROPPED: Final = 10
 """A message for nothing: of a dead stream, or to nobody."""
+UNITS_CONGESTED: Final = 400
+"""A stream that had to be closed: the other hub must be told too, and what waits of it thrown away."""
 UNITS_TEXT: Final = 100
 MESSAGES_AT_ONCE: Final = 64
 """Of one hub, before the others have their turn."""
@@ -53,8 +58,14 @@ HEAD_MAX: Final = 8 * 1024
 HELLO_MAX: Final = 16 * 1024
 FAILED_MAX: Final = 5
 """Failed proofs of an identity, or of a source, in a window; then it is refused for a window."""
+STRONG_BITS: Final = 128
+"""A token that nobody guesses, and that may be used without TLS."""
 COMINGS_MAX: Final = 30
 """Proofs of one identity in a window: two machines that throw each other out do not keep all others busy."""
+SOURCE_PER_S: Final = 10.0
+"""Hubs of one source that come, whatever their identities: each is told to all others of its realm."""
+SOURCE_BURST: Final = 2_000.0
+"""All hubs behind one tunnel that come back at once, twice."""
 WINDOW_S: Final = 60.0
 REMEMBERED_MAX: Final = 4_000
 """Sources, and as many identities, of which something is remembered."""

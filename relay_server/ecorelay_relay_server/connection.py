@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -160,10 +161,10 @@ class Connection:
                         return
                     if handled % MESSAGES_AT_ONCE == 0:
                         await trio.lowlevel.checkpoint()
+                data, each = b"", None  # a hub that is silent now holds nothing of what it said last
                 pause = self._switch.pause(self.hub, trio.current_time())
                 if pause:
                     await trio.sleep(pause)
-                data = b""
                 data = bytes(await self._stream.receive_some(RECEIVE))
                 self.heard = trio.current_time()
                 if not data:
@@ -210,13 +211,13 @@ class Connection:
         await linger(self._stream)
 
 
-async def linger(stream: trio.abc.Stream) -> None:
-    """Read on until the other side closes too; the caller bounds the time.
+async def linger(stream: trio.abc.Stream, most: float = math.inf) -> None:
+    """Read on until the other side closes too, or `most` bytes have come; the caller bounds the time.
 
     Closing with its words unread would make the kernel reset the connection, our reason and all.
     """
     with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
         if isinstance(stream, trio.SocketStream):
             await stream.send_eof()
-        while await stream.receive_some(RECEIVE):
-            pass
+        while most > 0 and (data := await stream.receive_some(RECEIVE)):
+            most -= len(data)

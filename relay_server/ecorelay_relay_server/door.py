@@ -10,7 +10,15 @@ from collections import OrderedDict
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from ecorelay_relay_server.bounds import HALF_OPEN_MAX, HALF_OPEN_PER_SOURCE, REMEMBERED_MAX, WINDOW_S
+from ecorelay_relay_server.bounds import (
+    HALF_OPEN_MAX,
+    HALF_OPEN_PER_SOURCE,
+    REMEMBERED_MAX,
+    SOURCE_BURST,
+    SOURCE_PER_S,
+    WINDOW_S,
+)
+from ecorelay_relay_server.pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -61,9 +69,13 @@ class HalfOpen(Generic[Ticket]):
     """Connections that have not proved themselves. For a new one room is made: the oldest has had its time.
 
     So neither silent connections nor many of them at once keep a hub out that proves itself at once.
+
+    Args:
+        most: connections in all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = HALF_OPEN_MAX) -> None:
+        self._most = most
         self._by_source: dict[str, OrderedDict[Ticket, None]] = {}
         self._source: dict[Ticket, str] = {}
 
@@ -85,7 +97,7 @@ class HalfOpen(Generic[Ticket]):
         victim: Ticket | None = None
         if len(mates) >= HALF_OPEN_PER_SOURCE and not proxy:
             victim = next(iter(mates))
-        elif len(self._source) >= HALF_OPEN_MAX:
+        elif len(self._source) >= self._most:
             fullest = max(self._by_source.values(), key=len)
             victim = next(iter(fullest))
         if victim is not None:
@@ -138,6 +150,24 @@ class Failures:
         for remembered in (self._times, self._until):
             if len(remembered) > REMEMBERED_MAX:
                 remembered.popitem(last=False)
+
+
+class Comings:
+    """How fast those who prove themselves may come from one source."""
+
+    def __init__(self) -> None:
+        self._paces: OrderedDict[str, Pace] = OrderedDict()
+
+    def too_many(self, source: str, now: float) -> bool:
+        """One more at `now`, in seconds; whether it is one too many."""
+        pace = self._paces.setdefault(source, Pace(SOURCE_PER_S, SOURCE_BURST))
+        self._paces.move_to_end(source)
+        if len(self._paces) > REMEMBERED_MAX:
+            self._paces.popitem(last=False)
+        if pace.wait(now) > 0:
+            return True
+        pace.spend(1)
+        return False
 
 
 class Familiar:

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from ecorelay_relay_server.judge import Refused
 
 RECEIVE: Final = 8 * 1024
+FRAMES_MAX: Final = 64
+"""Pings, pongs and parts of messages before the hello."""
+LINGER_MAX: Final = 256 * 1024
+"""Bytes that are read, and thrown away, of somebody who was turned away: reading costs time too."""
 _TLS_RECORD: Final = b"\x16\x03"
 
 
@@ -117,11 +121,18 @@ async def greet(stream: trio.abc.Stream, request: bytes) -> Asked:
 
 
 async def _read_hello(stream: trio.abc.Stream, socket: WebSocket) -> RelayHello:
+    size = frames = 0
     while True:
         data = await _receive(stream)
         if not data:
             raise Turned("closed")
-        for each in socket.feed(data):
+        # A stranger's frames are not paid for by anybody, so there are only so many.
+        size += len(data)
+        for number, each in enumerate(socket.feed(data)):
+            # The first of one reading may be no more than a piece of a frame that came in pieces.
+            frames += number > 0
+            if size > HELLO_MAX + RECEIVE or frames > FRAMES_MAX:
+                raise WireError("no hello, but very much else")
             match each:
                 case str():
                     return _hello(each)
@@ -185,7 +196,7 @@ async def part(stream: trio.abc.Stream, last: bytes) -> None:
             await stream.send_all(last)
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
             return
-        await linger(stream)
+        await linger(stream, LINGER_MAX)
 
 
 async def _receive(stream: trio.abc.Stream) -> bytes:

@@ -5,14 +5,15 @@ A line holds ``ts`` (RFC 3339 UTC), ``level``, ``event`` (a word or two) and the
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import select
 import sys
 import time
 import traceback
-from collections import Counter, defaultdict
+from collections import Counter
 from typing import TYPE_CHECKING, Final
-
-import msgspec
 
 from ecorelay_relay_server.pace import Pace
 
@@ -22,16 +23,59 @@ if TYPE_CHECKING:
 STRANGERS_PER_S: Final = 1.0
 """Lines about those who proved nothing, of each kind; the rest is counted in the next line of it."""
 STRANGERS_BURST: Final = 20
+HUBS_PER_S: Final = 10.0
+"""Lines about hubs that come, and as many about hubs that go."""
+HUBS_BURST: Final = 2_000
 FRAMES_MAX: Final = 20
+KEPT_MAX: Final = 16 * 1024
+"""Bytes of lines that wait for a reader of the log."""
+ATOMIC: Final = 4096
+"""Bytes that a pipe takes whole, if it takes any."""
 
 
-def write_stderr(line: bytes) -> None:
-    """Write one line. If nobody reads there any more, the server goes on without."""
-    try:
-        sys.stderr.buffer.write(line)
-        sys.stderr.buffer.flush()
-    except (OSError, ValueError):
-        pass
+class Stderr:
+    """Writes lines to stderr, and waits for nobody: a log that nobody reads must not keep all hubs waiting.
+
+    What cannot be written is kept up to `KEPT_MAX` and goes out before the next line; beyond that, lines are
+    lost and counted in a line of their own. If nobody can read there any more, the server goes on without.
+    """
+
+    def __init__(self) -> None:
+        self._kept = bytearray()
+        self._lost = 0
+
+    def __call__(self, line: bytes) -> None:
+        """Write one line, or keep it."""
+        if self._flush() and self._lost:
+            self._kept += _line({"level": "warning", "event": "log", "lost": self._lost})
+            self._lost = 0
+        if self._kept and len(self._kept) + len(line) > KEPT_MAX:
+            self._lost += 1
+        else:
+            self._kept += line
+            self._flush()
+
+    def _flush(self) -> bool:
+        """Write what the other side takes now; whether that is all."""
+        try:
+            number = sys.stderr.fileno()
+            while self._kept and _takes_more(number):
+                del self._kept[: os.write(number, self._kept[:ATOMIC])]
+        except BlockingIOError:
+            pass
+        except (OSError, ValueError, AttributeError):  # nobody is there, or there is no stderr
+            self._kept.clear()
+        return not self._kept
+
+
+def _takes_more(number: int) -> bool:
+    """Whether a write of `ATOMIC` bytes would not wait."""
+    return sys.platform == "win32" or bool(select.select((), (number,), (), 0)[1])
+
+
+def _line(fields: dict[str, object]) -> bytes:
+    # All but ASCII is escaped: half a character, or one that turns the direction of a terminal, does no harm.
+    return json.dumps(fields, separators=(",", ":"), default=str).encode() + b"\n"
 
 
 class FromLibraries(logging.Handler):
@@ -50,21 +94,21 @@ class Journal:
     """Writes lines.
 
     Args:
-        write: where each goes, as UTF-8 with its end.
+        write: where each goes, as ASCII with its end; None: to stderr.
         monotonic: seconds.
         wall: seconds since 1970.
     """
 
     def __init__(
         self,
-        write: Callable[[bytes], None] = write_stderr,
+        write: Callable[[bytes], None] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._write = write
+        self._write = write or Stderr()
         self._monotonic = monotonic
         self._wall = wall
-        self._paces: defaultdict[str, Pace] = defaultdict(lambda: Pace(STRANGERS_PER_S, STRANGERS_BURST))
+        self._paces: dict[str, Pace] = {}
         self._left_out: Counter[str] = Counter()
 
     def say(self, event: str, /, level: str = "info", **fields: object) -> None:
@@ -72,7 +116,7 @@ class Journal:
         now = self._wall()
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
         line = {"ts": f"{stamp}.{int(now % 1 * 1000):03d}Z", "level": level, "event": event, **fields}
-        self._write(msgspec.json.encode(line) + b"\n")
+        self._write(_line(line))
 
     def warn(self, event: str, /, **fields: object) -> None:
         """One line of level warning."""
@@ -86,13 +130,25 @@ class Journal:
             why: a word, each of which has its own bound.
             fields: more.
         """
-        pace = self._paces[why]
+        left_out = self._let(why, STRANGERS_PER_S, STRANGERS_BURST)
+        if left_out is not None:
+            self.warn(event, why=why, **fields, **left_out)
+
+    def hub(self, event: str, /, **fields: object) -> None:
+        """One line about a hub that proved itself: all of them, but for a flood of hubs."""
+        left_out = self._let(event, HUBS_PER_S, HUBS_BURST)
+        if left_out is not None:
+            self.say(event, "info", **fields, **left_out)
+
+    def _let(self, kind: str, per_s: float, burst: float) -> dict[str, int] | None:
+        """None: no line this time. Else how many were left out before it, if any."""
+        pace = self._paces.setdefault(kind, Pace(per_s, burst))
         if pace.wait(self._monotonic()) > 0:
-            self._left_out[why] += 1
-            return
+            self._left_out[kind] += 1
+            return None
         pace.spend(1)
-        left_out = self._left_out.pop(why, 0)
-        self.warn(event, why=why, **fields, **({"left_out": left_out} if left_out else {}))
+        count = self._left_out.pop(kind, 0)
+        return {"left_out": count} if count else {}
 
     def crash(self, where: str, error: BaseException) -> None:
         """A bug of ours: where it happened, without the values its message may quote."""

@@ -2,7 +2,9 @@
 
 Failed proofs are counted against the source, and against the identity where its own signature shows that it
 is the one who failed: else anybody could have a hub locked out by failing in its name. A source that is
-refused does not lock out the hubs behind it that have been here before.
+refused does not lock out the hubs behind it that have been here before, nor, where no token can be guessed,
+any other that proves itself: else a stranger behind the same address, or the same tunnel, could keep all
+hubs out of a server that was just started.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from ecorelay import relay_wire
 from ecorelay.relay_wire import OLDEST_RELAY_VERSION, RELAY_VERSION, RelayHello
-from ecorelay_relay_server.bounds import COMINGS_MAX, FAILED_MAX
-from ecorelay_relay_server.door import Failures, Familiar
+from ecorelay_relay_server.bounds import COMINGS_MAX, FAILED_MAX, STRONG_BITS
+from ecorelay_relay_server.door import Comings, Failures, Familiar
 
 if TYPE_CHECKING:
     from ecorelay.secret import Secret
@@ -53,12 +55,14 @@ class Judge:
         self._sources = Failures(FAILED_MAX)
         self._identities = Failures(FAILED_MAX)
         self._comings = Failures(COMINGS_MAX)
+        self._from = Comings()
         self._familiar = Familiar()
         self.use(settings)
 
     def use(self, settings: Settings) -> None:
         """Other settings from now on."""
         self._tokens = [Proven(realm.name, token) for realm in settings.realms for token in realm.tokens]
+        self._unguessable = all(each.token.bits() >= STRONG_BITS for each in self._tokens)
         self._urls = frozenset([normal(url) for url in settings.urls])
 
     def judge(self, hello: RelayHello, nonce: str, source: str, now: float) -> Proven | Refused:
@@ -77,10 +81,12 @@ class Judge:
         if self._identities.refused(identity, now):
             return _later("identity_refused", "too many failed proofs of this identity")
         said = relay_wire.statement(nonce, hello)
-        if self._sources.refused(source, now) and not (identity in self._familiar and _signed(hello, said)):
-            return _later("source_refused", "too many failed proofs from this address")
         proven = self._matching(said, hello.proof)
         signed = _signed(hello, said)
+        if self._sources.refused(source, now):
+            known = identity in self._familiar or (proven is not None and self._unguessable)
+            if not (signed and known):
+                return _later("source_refused", "too many failed proofs from this address")
         if proven is None or not signed:
             self._sources.count(source, now)
             if signed:
@@ -97,6 +103,8 @@ class Judge:
             )
         if self._comings.refused(identity, now):
             return _later("comings", "this identity comes too often: do two machines have it?")
+        if self._from.too_many(source, now):
+            return _later("source_comings", "too many hubs come from this address")
         self._comings.count(identity, now)
         self._familiar.add(identity)
         return proven
@@ -119,10 +127,12 @@ def other_version(version: int) -> Refused | None:
     if OLDEST_RELAY_VERSION <= version <= RELAY_VERSION:
         return None
     older = "server" if version > RELAY_VERSION else "hub"
+    # It may have thousands of digits.
+    its = f"relay version {version}" if abs(version) < 1_000 else "another relay version"
     return Refused(
         relay_wire.CLOSE_VERSION,
         "version",
-        f"relay version {version}, this server speaks {_versions()}: upgrade the {older}",
+        f"{its}, this server speaks {_versions()}: upgrade the {older}",
     )
 
 

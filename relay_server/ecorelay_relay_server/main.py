@@ -13,7 +13,7 @@ import trio
 
 from ecorelay import __version__
 from ecorelay.errors import RelayError
-from ecorelay_relay_server.bounds import HALF_OPEN_MAX
+from ecorelay_relay_server.bounds import HALF_OPEN_MAX, HALF_OPEN_PER_SOURCE
 from ecorelay_relay_server.journal import FromLibraries, Journal
 from ecorelay_relay_server.server import Server
 from ecorelay_relay_server.settings import read_settings
@@ -68,7 +68,9 @@ def _refusal(error: BaseException) -> RelayError | None:
 async def _serve(
     settings: Settings, path: Path, environ: Mapping[str, str], journal: Journal, files: int
 ) -> None:
-    server = Server(settings, journal)
+    # One more than there are files for could not even be accepted to make room for it.
+    spare = files - settings.max_hubs - FILES_BESIDE
+    server = Server(settings, journal, max(HALF_OPEN_PER_SOURCE, min(HALF_OPEN_MAX, spare)))
     for warning in settings.warnings:
         journal.warn("settings", note=warning)
     if files < settings.max_hubs + FILES_BESIDE:
@@ -108,11 +110,13 @@ async def _obey(
                 journal.say("signal", signal=signal.Signals(number).name)
                 server.stop()
                 return
+            # As it was if it fails, however it fails, so that a slip in the file throws nobody out.
             try:
                 server.use(read_settings(path, environ))
             except RelayError as error:
-                # As it was, so that a slip in the file throws nobody out.
                 journal.say("not reloaded", "error", mistakes=error.message.split("\n"))
+            except Exception as error:
+                journal.crash("reload", error)
 
 
 def _allow_files(wanted: int) -> int:

@@ -59,14 +59,61 @@ class Item:
 class Lane:
     """What waits from one hub for one other, in order."""
 
-    __slots__ = ("items", "size", "source")
+    __slots__ = ("_gone", "_items", "_streams", "size", "source")
 
     def __init__(self, source: bytes) -> None:
         self.source = source
         """Address of the hub it comes from."""
-        self.items: deque[Item] = deque()
         self.size = 0
-        """Cost of all items."""
+        """Cost of all that waits."""
+        self._items: deque[Item] = deque()
+        self._streams: dict[bytes, deque[Item]] = {}
+        """Stream → what waits of it: nothing has to be searched for when it is closed."""
+        self._gone = 0
+        """Items of closed streams that are still in line: no more than what waited beside them."""
+
+    def put(self, item: Item) -> int:
+        """Queue a message; its cost."""
+        self._items.append(item)
+        self._streams.setdefault(item.stream, deque()).append(item)
+        cost = item.cost
+        self.size += cost
+        return cost
+
+    def take(self) -> Item | None:
+        """The next message, out of the lane; None: there is none."""
+        while self._items:
+            item = self._items.popleft()
+            if not item.queued:
+                self._gone -= 1
+                continue
+            item.queued = False
+            mates = self._streams[item.stream]
+            mates.popleft()
+            if not mates:
+                del self._streams[item.stream]
+            self.size -= item.cost
+            return item
+        return None
+
+    def purge(self, stream: bytes) -> int:
+        """Forget what waits of one stream; what it cost. Takes time for each message of that stream alone.
+
+        A search through the lane would be dear: whoever lets much wait for himself, and opens and closes
+        streams all the time, would keep the server busy with it.
+        """
+        freed = 0
+        gone = self._streams.pop(stream, ())
+        for item in gone:
+            freed += item.cost
+            item.queued = False
+            item.payload = b""
+        self.size -= freed
+        self._gone += len(gone)
+        if 2 * self._gone > len(self._items):
+            self._items = deque([item for item in self._items if item.queued])
+            self._gone = 0
+        return freed
 
 
 class Outbox:
@@ -105,9 +152,7 @@ class Outbox:
         lane = self._lanes.get(source)
         if lane is None:
             lane = self._lanes[source] = Lane(source)
-        lane.items.append(item)
-        cost = item.cost
-        lane.size += cost
+        cost = lane.put(item)
         self.queued += cost
         return cost
 
@@ -123,27 +168,26 @@ class Outbox:
         lane = self._lanes.get(source)
         if lane is None:
             return 0
-        kept = [item for item in lane.items if item.stream != stream]
-        if len(kept) == len(lane.items):
-            return 0
-        freed = lane.size
-        self._forget(lane)
-        for item in kept:
-            self.put(source, item)
-        return freed - self.lane_size(source)
+        freed = lane.purge(stream)
+        self.queued -= freed
+        if not lane.size:
+            del self._lanes[source]
+        return freed
 
     def drop(self, source: bytes) -> int:
         """Forget all that waits from that hub; what it cost."""
-        lane = self._lanes.get(source)
+        lane = self._lanes.pop(source, None)
         if lane is None:
             return 0
-        freed = lane.size
-        self._forget(lane)
-        return freed
-
-    def _forget(self, lane: Lane) -> None:
-        del self._lanes[lane.source]
         self.queued -= lane.size
+        return lane.size
+
+    def clear(self) -> None:
+        """Forget everything: nobody will read it any more."""
+        self._here = None
+        self._notes = []
+        self._lanes = {}
+        self.queued = 0
 
     def take(self, limit: int) -> list[Outgoing] | None:
         """Remove what goes next, of about `limit` bytes; empty: nothing waits.
@@ -189,16 +233,13 @@ class Outbox:
 
     def _take_turn(self, taken: list[Outgoing]) -> int:
         lane = self._lanes.pop(next(iter(self._lanes)))
-        size = cost = 0
-        while lane.items and size < PIECE_MAX:
-            item = lane.items.popleft()
-            item.queued = False
+        before = lane.size
+        size = 0
+        while size < PIECE_MAX and (item := lane.take()) is not None:
             head = relay_wire.piece(item.kind, lane.source, item.stream)
             taken.append(Data(head, item.payload))
             size += HEADER + len(item.payload)
-            cost += item.cost
-        lane.size -= cost
-        self.queued -= cost
-        if lane.items:
+        self.queued -= before - lane.size
+        if lane.size:
             self._lanes[lane.source] = lane  # behind all others
         return size

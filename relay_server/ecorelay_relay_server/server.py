@@ -12,7 +12,7 @@ from ecorelay import relay_wire
 from ecorelay.errors import RelayError
 from ecorelay.relay_wire import CLOSE_FULL, CLOSE_GOING, CLOSE_TOKEN, HELLO_S, HubHere
 from ecorelay_relay_server import guest
-from ecorelay_relay_server.bounds import CLOSING_MAX, DRAIN_S
+from ecorelay_relay_server.bounds import CLOSING_MAX, DRAIN_S, HALF_OPEN_MAX
 from ecorelay_relay_server.connection import Connection
 from ecorelay_relay_server.door import HalfOpen, behind, is_in, source_of
 from ecorelay_relay_server.guest import Turned
@@ -21,6 +21,8 @@ from ecorelay_relay_server.metrics import CONTENT_TYPE, Counts, render
 from ecorelay_relay_server.switch import Actions, Hub, News, Switch, Wake
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ecorelay_relay_server.guest import Asked
     from ecorelay_relay_server.journal import Journal
     from ecorelay_relay_server.settings import Settings
@@ -30,7 +32,10 @@ TICK_S: Final = 1.0
 FROZEN_S: Final = 3.0
 """So late is no tick of a process that runs."""
 NEWS_S: Final = 0.1
-"""Seconds in which hubs are told at most once who came and went."""
+"""Seconds in which hubs are told at most once who came and went,"""
+NEWS_HUB_S: Final = 0.0005
+"""and so many for each hub where there are many."""
+NEWS_AT_ONCE: Final = 32
 VERSION_MAX: Final = 40
 """Characters of a hub's version that others are told."""
 SCRAPES_MAX: Final = 16
@@ -47,16 +52,17 @@ class Server:
     Args:
         settings: may be changed later, see :meth:`use`.
         journal: where it says what happens.
+        half_open: connections without a proof at a time.
 
     Raises:
         RelayError: ``bad_args``, certificate and key cannot be used.
     """
 
-    def __init__(self, settings: Settings, journal: Journal) -> None:
+    def __init__(self, settings: Settings, journal: Journal, half_open: int = HALF_OPEN_MAX) -> None:
         self.settings = settings
         self.switch = Switch(_realms(settings), settings.max_hubs)
         self.counts = Counts()
-        self.half_open: HalfOpen[trio.CancelScope] = HalfOpen()
+        self.half_open: HalfOpen[trio.CancelScope] = HalfOpen(half_open)
         self.connections: dict[Hub, Connection] = {}
         self._journal = journal
         self._judge = Judge(settings)
@@ -64,7 +70,7 @@ class Server:
         self._stop = trio.Event()
         self._news = trio.Event()
         self._partings = 0
-        self._scrapes = 0
+        self._scrapes: set[trio.CancelScope] = set()
         self._began = 0.0
 
     async def run(
@@ -92,8 +98,8 @@ class Server:
                 await self._stop.wait()
                 listening.cancel_scope.cancel()
             self._journal.say("ending", hubs=len(self.connections), queued=self.switch.queued)
-            for ticket in self.half_open.all():
-                ticket.cancel()
+            for scope in (*self.half_open.all(), *self._scrapes):
+                scope.cancel()
             for connection in list(self.connections.values()):
                 connection.end(CLOSE_GOING, RESTARTS, "closed", within=DRAIN_S, drain=True)
 
@@ -154,8 +160,11 @@ class Server:
         while True:
             await self._news.wait()
             self._news = trio.Event()
-            self._perform(self.switch.spread())
-            await trio.sleep(NEWS_S)
+            # A few at a time: what hubs say to each other does not wait for a thousand that are told.
+            for some in batched(self.switch.spread(), NEWS_AT_ONCE):
+                self._perform(some)
+                await trio.lowlevel.checkpoint()
+            await trio.sleep(max(NEWS_S, NEWS_HUB_S * self.switch.hubs))
 
     # --- one connection ----------------------------------------------------------------------------------
 
@@ -250,26 +259,28 @@ class Server:
         self.connections[hub] = connection
         self.counts.proven += 1
         who = {"hub_id": hello.hub_id, "identity": identity[:_SHOWN], "realm": proven.realm}
-        self._journal.say("joined", **who, source=source, app_version=version)
+        self._journal.hub("joined", **who, source=source, app_version=version)
         try:
             self._perform(actions)
             await connection.serve()
         finally:
             del self.connections[hub]
-            self._perform(self.switch.leave(hub, connection.left))
+            if not self._stop.is_set():  # else nobody is told, and what it sent to others is still written
+                self._perform(self.switch.leave(hub, connection.left))
             code, reason = connection.ended or (1006, "the connection was lost")
             self.counts.closed[code] += 1
-            self._journal.say("left", **who, code=code, reason=reason)
+            self._journal.hub("left", **who, code=code, reason=reason)
 
     # --- metrics -----------------------------------------------------------------------------------------
 
     async def _serve_metrics(self, stream: trio.SocketStream) -> None:
-        if self._scrapes >= SCRAPES_MAX:
+        if len(self._scrapes) >= SCRAPES_MAX:
             await trio.aclose_forcefully(stream)
             return
-        self._scrapes += 1
+        scope = trio.move_on_after(HELLO_S)
+        self._scrapes.add(scope)
         try:
-            with trio.move_on_after(HELLO_S):
+            with scope:
                 uptime_s = trio.current_time() - self._began
                 await guest.answer_scrape(
                     stream,
@@ -279,8 +290,14 @@ class Server:
         except Exception as error:
             self._journal.crash("metrics", error)
         finally:
-            self._scrapes -= 1
+            self._scrapes.remove(scope)
             await trio.aclose_forcefully(stream)
+
+
+def batched(actions: Actions, count: int) -> Iterator[Actions]:
+    """Some of them at a time."""
+    for at in range(0, len(actions), count):
+        yield actions[at : at + count]
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:
@@ -293,6 +310,8 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # A new handshake within a connection costs much, and whoever asks for it little.
+    context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
     try:
         # A key with a password would ask for it at a terminal that nobody watches.

@@ -7,13 +7,13 @@ import os
 import socket
 import unicodedata
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from ecorelay.names import NAME_RULE, is_name, key
 from ecorelay.secret import Secret
 from ecorelay.settings_file import encodable, kind_of, shown
+from ecorelay_relay_server.bounds import STRONG_BITS
 from ecorelay_relay_server.settings import (
     ALL_ADDRESSES,
     DEFAULT_REALM,
@@ -27,11 +27,11 @@ from ecorelay_relay_server.settings import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 SECRET_MIN: Final = 8
 """Characters."""
 SECRET_MAX: Final = 1024
-STRONG_BITS: Final = 128
 WEAK_BITS: Final = 80
 PORT_MAX: Final = 65535
 HUBS_MAX: Final = 100_000
@@ -149,7 +149,8 @@ class Reader:
             )
             return default
         if not address.is_unspecified and not is_own_address(value):
-            self._wrong(f"{field} is {value}: this machine does not have that address")
+            what = value if value.isprintable() else shown(value)
+            self._wrong(f"{field} is {what}: this machine does not have that address")
         return value
 
     def _tls(self) -> tuple[str, str]:
@@ -163,12 +164,20 @@ class Reader:
                 self._wrong(f"{field} is {kind_of(value)}: it must be the path of a PEM file")
                 found.append("")
                 continue
+            if "-----BEGIN" in value:  # and must not be shown
+                self._wrong(f"{field} is the text of a PEM file: it must be the path of one")
+                found.append("")
+                continue
             # Relative to the file that names it, not to wherever the server was started.
-            path = self.path.parent / Path(value).expanduser()
-            if not path.is_file():
-                self._wrong(f"{field}: there is no file {path}")
-            elif not os.access(path, os.R_OK):
-                self._wrong(f"{field}: {path} cannot be read by this user")
+            path = self.path.parent / os.path.expanduser(value)
+            try:
+                if not encodable(value) or not path.is_file():
+                    what = path if encodable(value) else ascii(value)
+                    self._wrong(f"{field}: there is no file {what}")
+                elif not os.access(path, os.R_OK):
+                    self._wrong(f"{field}: {path} cannot be read by this user")
+            except OSError as error:  # a directory on the way may not be looked into, a name is too long
+                self._wrong(f"{field}: {path} cannot be read: {error.strerror or error}")
             found.append(str(path))
         cert, tls_key = found
         if bool(cert) != bool(tls_key):
@@ -331,7 +340,7 @@ def is_own_address(address: str) -> bool:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as sock:
             sock.bind((address, 0))
-    except OSError:
+    except (OSError, TypeError, ValueError):  # the last two: of a scope that is no text for the kernel
         return False
     return True
 

@@ -19,8 +19,10 @@ from ecorelay.relay_wire import CLOSE, CREDIT, CREDIT_MORE, OPEN, STREAMS_MAX, H
 from ecorelay_relay_server.bounds import (
     DESTINATION_MAX,
     LANE_MAX,
+    STREAMS_TOTAL,
     TOTAL_MAX,
     UNITS_BURST,
+    UNITS_CONGESTED,
     UNITS_DROPPED,
     UNITS_MESSAGE,
     UNITS_OPEN,
@@ -62,10 +64,12 @@ Actions = tuple[Action, ...]
 class Route:
     """One direction of an open stream."""
 
-    __slots__ = ("back", "left", "owed", "to")
+    __slots__ = ("back", "by", "left", "owed", "to")
 
-    def __init__(self, to: Hub) -> None:
+    def __init__(self, to: Hub, by: Hub) -> None:
         self.to = to
+        self.by = by
+        """Who opened it."""
         self.left = CREDIT
         """Bytes its sender may still send."""
         self.owed: Item | None = None
@@ -76,7 +80,7 @@ class Route:
 class Hub:
     """A hub that proved itself, as the switch sees it."""
 
-    __slots__ = ("address", "awake", "card", "flying", "outbox", "pace", "pairs", "realm", "routes")
+    __slots__ = ("address", "awake", "card", "flying", "opened", "outbox", "pace", "pairs", "realm", "routes")
 
     def __init__(self, realm: Realm, card: HubHere, outbox: Outbox) -> None:
         self.realm = realm
@@ -84,13 +88,15 @@ class Hub:
         self.address = bytes.fromhex(card.address)
         self.outbox = outbox
         self.flying = 0
-        """Cost of what its writer took last, and may be writing still."""
+        """Cost of what its writer took last, texts too, and may be writing still."""
         self.awake = True
         """Whether its writer will take on its own; it begins so."""
         self.routes: dict[bytes, Route] = {}
         """The other hub's address and the stream's number → the direction from here to there."""
         self.pairs: dict[bytes, int] = {}
         """The other hub's address → open streams."""
+        self.opened = 0
+        """Open streams that it opened itself."""
         self.pace = Pace(UNITS_PER_S, UNITS_BURST)
 
     def __repr__(self) -> str:
@@ -112,6 +118,10 @@ class Realm:
         self.record = Record()
 
 
+def _congested(address: bytes, stream: bytes) -> str:
+    return relay_wire.encode(relay_wire.Congested(address=address.hex(), stream=stream.hex()))
+
+
 class Switch:
     """All hubs of a relay server.
 
@@ -125,6 +135,8 @@ class Switch:
         self.realms = {name: Realm(name, most) for name, most in realms.items()}
         self.queued = 0
         """Cost of all data that waits, and of what was taken and may not be written yet."""
+        self.streams = 0
+        """How many are open."""
         self._news: set[str] = set()
         """Realms of which not every hub was woken for the last entry of the record."""
         self.counts: Counter[str] = Counter()
@@ -134,11 +146,6 @@ class Switch:
     def hubs(self) -> int:
         """How many are here."""
         return sum([len(realm.hubs) for realm in self.realms.values()])
-
-    @property
-    def streams(self) -> int:
-        """How many are open."""
-        return sum([len(hub.routes) for realm in self.realms.values() for hub in realm.hubs.values()]) // 2
 
     def limit(self, realms: dict[str, int], max_hubs: int) -> Actions:
         """Other realms and bounds from now on. Hubs of a realm that is no more are closed."""
@@ -206,12 +213,16 @@ class Switch:
             other = route.to
             del other.routes[hub.address + key[32:]]
             other.pairs.pop(hub.address, None)
+            route.by.opened -= 1
+        self.streams -= len(hub.routes)
         # Also of streams that were closed while their last pieces waited.
         for other in hub.realm.hubs.values():
             self.queued -= other.outbox.drop(hub.address)
         hub.routes.clear()
         hub.pairs.clear()
         self.queued -= hub.outbox.queued + hub.flying
+        # At once: its connection may take a while to end, and this is no longer counted.
+        hub.outbox.clear()
 
     def _tell(self, realm: Realm) -> Actions:
         # Not each time: a thousand hubs that come back at once would be a million wake-ups.
@@ -299,13 +310,20 @@ class Switch:
             return self._refuse(hub, address, stream, "over_lane")
         if other.outbox.queued + item.cost > DESTINATION_MAX:
             return self._refuse(hub, address, stream, "over_destination")
-        there, back = Route(other), Route(hub)
+        relief: Actions = ()
+        if self.streams >= STREAMS_TOTAL:
+            relief = self._relieve_of_streams()
+            if not (self.here(hub) and self.here(other)):
+                return relief
+        there, back = Route(other, hub), Route(hub, hub)
         there.back, back.back = back, there
         hub.routes[address + stream] = there
         other.routes[hub.address + stream] = back
         hub.pairs[address] = other.pairs[hub.address] = hub.pairs.get(address, 0) + 1
+        hub.opened += 1
+        self.streams += 1
         self.counts["opened"] += 1
-        return self._queue(hub, other, item)
+        return (*relief, *self._queue(hub, other, item))
 
     def _credit(self, hub: Hub, route: Route, piece: relay_wire.Piece) -> Actions:
         # Never beyond what was sent: else two hubs could agree to fill the server.
@@ -323,6 +341,8 @@ class Switch:
     def _close(self, hub: Hub, route: Route, stream: bytes) -> None:
         """The stream is no more; what still waits for `hub` of it is of no use."""
         to = route.to
+        route.by.opened -= 1
+        self.streams -= 1
         del hub.routes[to.address + stream]
         del to.routes[hub.address + stream]
         for one, other in ((hub, to), (to, hub)):
@@ -337,10 +357,19 @@ class Switch:
             return self._wake(to)
         return (*self._wake(to), *self._relieve())
 
+    def _everyone(self) -> list[Hub]:
+        return [hub for realm in self.realms.values() for hub in realm.hubs.values()]
+
+    def _relieve_of_streams(self) -> Actions:
+        """Too many streams are open in all: who opened most of them ends."""
+        greediest = max(self._everyone(), key=lambda hub: hub.opened)
+        self.counts["relieved"] += 1
+        sentence = f"too many streams are open here, and {greediest.opened:,} of them it opened"
+        return self._end(greediest, relay_wire.CLOSE_RATE, sentence, "refused")
+
     def _relieve(self) -> Actions:
         """Too much waits in all: who has most to read ends, for no other could be blamed."""
-        everyone = [hub for realm in self.realms.values() for hub in realm.hubs.values()]
-        slowest = max(everyone, key=lambda hub: hub.outbox.queued + hub.flying)
+        slowest = max(self._everyone(), key=lambda hub: hub.outbox.queued + hub.flying)
         self.counts["relieved"] += 1
         waiting = slowest.outbox.queued // 1_000_000
         return self._end(slowest, relay_wire.CLOSE_SLOW, f"{waiting:,} MB wait for it unread", "lost")
@@ -357,7 +386,7 @@ class Switch:
     def _no_such_hub(self, hub: Hub, address: bytes, stream: bytes) -> Actions:
         self._dropped(hub, "no_such_hub")
         said = relay_wire.NoSuchHub(address=address.hex(), stream=stream.hex())
-        # One that floods without reading is told the first thousand times.
+        # One that floods without reading is told the first times only.
         return self._wake(hub) if hub.outbox.note(relay_wire.encode(said)) else ()
 
     def _dropped(self, hub: Hub, why: str) -> Actions:
@@ -370,18 +399,23 @@ class Switch:
         to = route.to
         self._close(hub, route, stream)
         self.queued -= to.outbox.purge(hub.address, stream)
-        return (*self._refuse(hub, to.address, stream, why), *self._tell_congested(to, hub.address, stream))
+        hub.pace.spend(UNITS_CONGESTED)
+        if not to.outbox.note(_congested(hub.address, stream)):
+            # Not told, it would hold the stream for open. Who goes beyond its credit breaks the rules, and
+            # could so have a hub thrown out whose line is slow: that one goes, and the other hears of it.
+            if why == "over_credit":
+                sentence = "it goes beyond its credit again and again"
+                return self._end(hub, relay_wire.CLOSE_FRAME, sentence, "refused")
+            return (*self._refuse(hub, to.address, stream, why), *self._end_deaf(to))
+        return (*self._refuse(hub, to.address, stream, why), *self._wake(to))
 
     def _refuse(self, hub: Hub, address: bytes, stream: bytes, why: str) -> Actions:
         self._dropped(hub, why)
         self.counts["congested"] += 1
-        return self._tell_congested(hub, address, stream)
+        told = hub.outbox.note(_congested(address, stream))
+        return self._wake(hub) if told else self._end_deaf(hub)
 
-    def _tell_congested(self, hub: Hub, address: bytes, stream: bytes) -> Actions:
-        said = relay_wire.encode(relay_wire.Congested(address=address.hex(), stream=stream.hex()))
-        if hub.outbox.note(said):
-            return self._wake(hub)
-        # Not told, it would hold the stream for open.
+    def _end_deaf(self, hub: Hub) -> Actions:
         return self._end(hub, relay_wire.CLOSE_SLOW, "it does not read what it is told", "lost")
 
     # --- what goes out -----------------------------------------------------------------------------------
@@ -395,8 +429,10 @@ class Switch:
         taken = hub.outbox.take(limit)
         if not self.here(hub):
             return taken or [], ()
-        self.queued -= hub.flying
-        hub.flying = before - hub.outbox.queued
+        # Texts are counted from here on: a hub that reads nothing holds its `here` and more.
+        texts = sum([len(each) for each in taken or () if isinstance(each, str)])
+        self.queued += texts - hub.flying
+        hub.flying = before - hub.outbox.queued + texts
         if taken is None:
             sentence = "it has not read who came and went"
             return [], self._end(hub, relay_wire.CLOSE_SLOW, sentence, "lost")

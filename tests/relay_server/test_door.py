@@ -5,7 +5,7 @@ from ipaddress import ip_network
 import pytest
 
 from ecorelay_relay_server.bounds import HALF_OPEN_MAX, HALF_OPEN_PER_SOURCE, REMEMBERED_MAX, WINDOW_S
-from ecorelay_relay_server.door import Failures, Familiar, HalfOpen, behind, is_in, source_of
+from ecorelay_relay_server.door import Comings, Failures, Familiar, HalfOpen, behind, is_in, source_of
 
 LOCAL = (ip_network("127.0.0.0/8"), ip_network("10.1.0.0/16"), ip_network("::1/128"))
 
@@ -75,6 +75,13 @@ def test_what_is_remembered_of_strangers_is_bounded():
     assert failures.refused(REMEMBERED_MAX + 9, 0.0)
     assert 0 not in familiar
     assert REMEMBERED_MAX + 9 in familiar
+
+
+def test_what_is_remembered_of_sources_is_bounded():
+    comings = Comings()
+    for number in range(REMEMBERED_MAX + 10):
+        assert not comings.too_many(str(number), 0.0)
+    assert len(comings._paces) == REMEMBERED_MAX
 
 
 @pytest.mark.parametrize(

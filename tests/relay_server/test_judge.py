@@ -13,6 +13,7 @@ from ecorelay_relay_server.settings import RealmSettings, Settings
 from tests.relay_server.clients import TOKEN, Identity, settings
 
 WRONG = "not the token, but as long as it"
+WEAK = "no strong one"
 SOURCE = "192.0.2.1"
 
 
@@ -92,14 +93,28 @@ def test_each_realm_has_its_token_and_each_token_leads_to_its_realm():
 
 
 def test_five_failed_proofs_and_the_address_waits_a_minute():
+    court = Court(token=WEAK)
+    for _ in range(FAILED_MAX):
+        assert court.says(Identity(), token=WRONG).code == CLOSE_TOKEN
+    assert court.says(Identity(), token=WRONG)[:2] == (CLOSE_RATE, "source_refused")
+    assert court.says(Identity(), token=WEAK)[:2] == (CLOSE_RATE, "source_refused")
+    assert isinstance(court.says(Identity(), token=WEAK, source="192.0.2.2"), Proven)
+    court.now += WINDOW_S
+    assert isinstance(court.says(Identity(), token=WEAK), Proven)
+
+
+def test_who_fails_behind_an_address_keeps_no_hub_there_out_where_the_token_cannot_be_guessed():
     court = Court()
     for _ in range(FAILED_MAX):
         assert court.says(Identity(), token=WRONG).code == CLOSE_TOKEN
     assert court.says(Identity(), token=WRONG)[:2] == (CLOSE_RATE, "source_refused")
-    assert court.says(Identity())[:2] == (CLOSE_RATE, "source_refused")
-    assert isinstance(court.says(Identity(), source="192.0.2.2"), Proven)
-    court.now += WINDOW_S
     assert isinstance(court.says(Identity()), Proven)
+    # With another's identity, or by another's URL, it is no proof.
+    assert court.says(Identity(), key=Identity().key)[:2] == (CLOSE_RATE, "source_refused")
+    # One weak token among strong ones, and guesses are few again.
+    old = (Secret(TOKEN), Secret(WEAK))
+    court.judge.use(settings(realms=(RealmSettings(name="default", tokens=old, max_hubs=9),)))
+    assert court.says(Identity())[:2] == (CLOSE_RATE, "source_refused")
 
 
 def test_a_hub_that_was_here_before_gets_in_from_an_address_that_is_refused():
@@ -136,6 +151,18 @@ def test_an_identity_that_comes_all_the_time_waits():
     assert court.says(hub)[:2] == (CLOSE_RATE, "comings")
     court.now += WINDOW_S
     assert isinstance(court.says(hub), Proven)
+
+
+def test_from_one_source_only_so_many_hubs_come_whatever_their_identities(monkeypatch):
+    monkeypatch.setattr("ecorelay_relay_server.door.SOURCE_BURST", 5)
+    monkeypatch.setattr("ecorelay_relay_server.door.SOURCE_PER_S", 0.1)
+    court = Court()
+    verdicts = [court.says(Identity()) for _ in range(8)]
+    assert [isinstance(each, Proven) for each in verdicts] == [True] * 6 + [False] * 2
+    assert verdicts[-1][:2] == (CLOSE_RATE, "source_comings")
+    assert isinstance(court.says(Identity(), source="192.0.2.2"), Proven)
+    court.now += 20
+    assert isinstance(court.says(Identity()), Proven)
 
 
 def test_where_urls_are_given_the_hub_must_have_dialed_one_of_them():

@@ -1,5 +1,6 @@
 """The relay server as a person or a service manager runs it: a process, its command line, its signals."""
 
+import fcntl
 import json
 import os
 import signal
@@ -62,12 +63,17 @@ def command(*words, **environ):
     )
 
 
+def limited(files):
+    """Words before a command that let it open only so many files."""
+    return [] if files is None else ["/bin/sh", "-c", f'ulimit -n {files} && exec "$@"', "sh"]
+
+
 def without_settings():
     return {name: value for name, value in os.environ.items() if not name.startswith("ECORELAY_")}
 
 
 @contextmanager
-def serving(tmp_path, port, *, environ=None, **fields):
+def serving(tmp_path, port, *, environ=None, stderr=None, files=None, **fields):
     """A process that listens, with that configuration."""
     config = tmp_path / "relay-config.json"
     config.write_text(json.dumps({"port": port, "secret": TOKEN, "bind": "127.0.0.1"} | fields))
@@ -75,10 +81,10 @@ def serving(tmp_path, port, *, environ=None, **fields):
     log = tmp_path / "log"
     with open(log, "wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "ecorelay", "relay-server", str(config)],
+            [*limited(files), sys.executable, "-P", "-m", "ecorelay", "relay-server", str(config)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=file,
+            stderr=file if stderr is None else stderr,
             env=without_settings() | (environ or {}),
         )
     running = Running(process, port, log, config)
@@ -154,6 +160,76 @@ async def test_sighup_changes_the_token_and_a_mistake_changes_nothing(tmp_path, 
                 await new.send(OPEN, bytes(32), stream_number())
         server.process.terminate()
         assert await server.ended() == 0
+
+
+async def test_whatever_a_changed_file_says_the_server_goes_on(tmp_path, free_port):
+    with serving(tmp_path, free_port) as server:
+        await server.logs("listening")
+        async with hub(server) as one:
+            fields = {"port": free_port, "bind": "127.0.0.1", "secret": TOKEN}
+            for path in ("~nobody-at-all/x.pem", "x" * 300, "\ud800", "\0"):
+                said = len(server.events())
+                server.config.write_text(json.dumps(fields | {"tls_cert": path, "tls_key": path}))
+                server.process.send_signal(signal.SIGHUP)
+                with trio.fail_after(PATIENCE_S):
+                    while "not reloaded" not in server.events()[said:]:  # noqa: ASYNC110
+                        await trio.sleep(0.02)
+            async with hub(server) as other:
+                await one.send(OPEN, other.address, stream_number())
+                assert (await other.data()).kind == OPEN
+        server.process.terminate()
+        assert await server.ended() == 0
+
+
+async def test_silent_connections_never_use_up_the_files_that_may_be_open(tmp_path, free_port):
+    few = 300
+    with serving(tmp_path, free_port, files=few, max_hubs=40) as server:
+        await server.logs("listening")
+        silent = [await trio.open_tcp_stream("127.0.0.1", free_port) for _ in range(few)]
+        async with hub(server, Identity()):
+            assert "library" not in server.events(), "Trio says there that no more can be opened"
+            assert "crowded" in {line.get("why") for line in server.lines()}
+        for stream in silent:
+            await trio.aclose_forcefully(stream)
+        server.process.terminate()
+        assert await server.ended() == 0
+
+
+async def test_a_log_that_nobody_reads_keeps_no_hub_waiting(tmp_path, free_port):
+    read, write = os.pipe()
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
+    with serving(tmp_path, free_port, stderr=write) as server:
+        os.close(write)
+        with trio.fail_after(PATIENCE_S):
+            while not await answers(free_port):  # noqa: ASYNC110
+                await trio.sleep(0.02)
+        with trio.fail_after(PATIENCE_S):
+            for _ in range(60):
+                async with hub(server):
+                    pass
+        # Who reads again is told how much was lost.
+        lines: list[dict[str, object]] = []
+        rest = b""
+        with open(read, "rb", buffering=0) as log, trio.fail_after(PATIENCE_S):
+            while not any(line["event"] == "log" for line in lines):
+                async with hub(server):
+                    pass
+                *whole, rest = (rest + log.read(64 * 1024)).split(b"\n")
+                lines += [json.loads(line) for line in whole]
+        assert lines[0]["event"] == "listening"
+        [lost] = [line["lost"] for line in lines if line["event"] == "log"]
+        assert isinstance(lost, int)
+        assert lost > 0
+        server.process.terminate()
+        assert await server.ended() == 0
+
+
+async def answers(port):
+    try:
+        return b"ok" in await asks(port, b"GET /healthz HTTP/1.1\r\n\r\n")
+    except OSError:
+        return False
 
 
 async def test_after_a_restart_hubs_come_back(tmp_path, free_port):

@@ -4,10 +4,14 @@ import json
 import secrets
 import ssl
 import time
+import tracemalloc
+from contextlib import suppress
 
 import pytest
 import trio
+import trio.testing
 import trio_websocket
+import wsproto
 
 from ecorelay import relay_wire
 from ecorelay.relay_wire import (
@@ -26,6 +30,7 @@ from ecorelay.relay_wire import (
     DATA,
     OPEN,
     PIECE_MAX,
+    STREAMS_MAX,
     Congested,
     Joined,
     Left,
@@ -33,7 +38,9 @@ from ecorelay.relay_wire import (
 )
 from ecorelay.secret import Secret
 from ecorelay_relay_server.bounds import FAILED_MAX, HALF_OPEN_MAX, HALF_OPEN_PER_SOURCE, LANE_MAX
+from ecorelay_relay_server.server import tls_context
 from ecorelay_relay_server.settings import RealmSettings
+from ecorelay_relay_server.switch import Wake
 from tests.relay_server.clients import (
     TOKEN,
     Identity,
@@ -154,6 +161,49 @@ async def test_anything_but_a_hello_is_closed(said, code):
             pass
 
 
+@pytest.mark.parametrize(
+    "frame",
+    [b"\x8a\x80\0\0\0\0", b"\x89\x80\0\0\0\0", b"\x01\x80\0\0\0\0"],
+    ids=["pongs", "pings", "parts"],
+)
+async def test_who_floods_before_the_hello_is_closed(frame):
+    async with running() as server, trio.open_nursery() as nursery:
+        socket = await connect(nursery, server.port)
+        await nonce_of(socket)
+        more = frame.replace(b"\x01", b"\x00") * 1_000
+        with suppress(trio.BrokenResourceError):
+            await socket._stream.send_all(frame + more)
+        await until(lambda: server.counts.refused["garbage"] == 1)
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_is_turned_away_and_goes_on_sending_is_not_listened_to_for_long(monkeypatch):
+    monkeypatch.setattr("ecorelay_relay_server.guest.CLOSING_S", PATIENCE_S)
+    async with running() as server:
+        stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+        sent = 0
+        with trio.fail_after(PATIENCE_S), suppress(trio.BrokenResourceError):
+            await stream.send_all(b"POST / HTTP/1.1\r\n\r\n")
+            while sent < 40_000_000:  # what the kernel holds comes on top
+                await stream.send_all(bytes(PIECE_MAX))
+                sent += PIECE_MAX
+        assert sent < 40_000_000
+        await trio.aclose_forcefully(stream)
+
+
+async def test_a_hello_that_comes_in_small_pieces_is_one():
+    async with running() as server, trio.open_nursery() as nursery:
+        socket = await connect(nursery, server.port)
+        identity = Identity()
+        said = relay_wire.encode(identity.hello(await nonce_of(socket)))
+        wire = socket._wsproto.send(wsproto.events.TextMessage(data=said))
+        for at in range(0, len(wire), 5):
+            await socket._stream.send_all(wire[at : at + 5])
+            await trio.lowlevel.checkpoint()
+        await until(lambda: server.connections)
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_hub_id_that_is_no_name_has_its_own_code():
     async with running() as server:
         async with trio.open_nursery() as nursery:
@@ -167,11 +217,23 @@ async def test_a_hub_id_that_is_no_name_has_its_own_code():
             nursery.cancel_scope.cancel()
 
 
-async def test_a_newer_version_is_told_what_this_one_speaks():
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        (2, "relay version 2, this server speaks 1: upgrade the server"),
+        (0, "relay version 0, this server speaks 1: upgrade the hub"),
+        (10**100, "another relay version, this server speaks 1: upgrade the server"),
+    ],
+    ids=["newer", "older", "absurd"],
+)
+async def test_another_version_is_told_what_this_one_speaks(version, words):
     async with running() as server:
-        code, reason = await refused(server, hello(Identity(), version=2))
-        assert code == CLOSE_VERSION
-        assert reason == "relay version 2, this server speaks 1: upgrade the server"
+        assert await refused(server, hello(Identity(), version=version)) == (CLOSE_VERSION, words)
+        [line] = server.lines
+        assert json.loads(line)["detail"] == words
+        # The next one comes in.
+        async with hub(server):
+            pass
 
 
 async def test_a_hello_of_another_version_need_not_look_like_ours_to_be_told_so():
@@ -182,14 +244,15 @@ async def test_a_hello_of_another_version_need_not_look_like_ours_to_be_told_so(
 
 
 async def test_failed_proofs_make_an_address_wait_and_hubs_behind_a_proxy_are_told_apart():
-    async with running() as server:
+    weak = "no strong token"
+    async with running(token=weak) as server:
         near = [(b"X-Forwarded-For", b"192.0.2.1")]
         far = [(b"X-Forwarded-For", b"192.0.2.2")]
         wrong = "wrong token, quite long"
         for _ in range(FAILED_MAX):
             assert (await refused(server, hello(Identity(), token=wrong), headers=near))[0] == CLOSE_TOKEN
-        assert (await refused(server, hello(Identity()), headers=near))[0] == CLOSE_RATE
-        async with hub(server, headers=far):
+        assert (await refused(server, hello(Identity(), token=weak), headers=near))[0] == CLOSE_RATE
+        async with hub(server, headers=far, token=weak):
             pass
         sources = {json.loads(line).get("source") for line in server.lines}
         assert {"192.0.2.1", "192.0.2.2"} <= sources
@@ -377,6 +440,31 @@ async def test_the_same_identity_takes_the_place_of_a_connection_that_hangs():
         assert left == Left(address=identity.address.hex(), reason="closed")
 
 
+async def test_when_many_must_be_told_who_came_others_have_their_turn_in_between(monkeypatch):
+    monkeypatch.setattr("ecorelay_relay_server.server.NEWS_AT_ONCE", 2)
+    async with running() as server, trio.open_nursery() as nursery:
+        old = [await join(nursery, server) for _ in range(5)]
+        told = []
+        perform = server.server._perform
+
+        def watched(actions):
+            told.append(actions)
+            perform(actions)
+
+        monkeypatch.setattr(server.server, "_perform", watched)
+        new = await join(nursery, server)
+        for each in old:
+            while True:
+                found = await each.text()
+                assert isinstance(found, Joined)
+                if found.hub.address == new.address.hex():
+                    break
+        wakes = [len([each for each in actions if isinstance(each, Wake)]) for actions in told]
+        assert sum(wakes) >= 5
+        assert max(wakes) <= 2
+        nursery.cancel_scope.cancel()
+
+
 async def test_another_identity_with_the_same_name_takes_nobodys_place():
     async with running() as server, hub(server, hub_id="same") as one, hub(server, hub_id="same") as other:
         assert [each.hub_id for each in other.here] == ["same"]
@@ -447,23 +535,26 @@ async def meant_for_a_deaf_hub(server, megabytes, senders):
         deaf = await join(nursery, server, hub_id="deaf")
         deaf.socket._stream.receive_some = never
         pair = [await join(nursery, server, hub_id=f"pair-{n}") for n in range(2)]
-        flooding = [await join(nursery, server, hub_id=f"flood-{n}") for n in range(senders)]
         rest = [megabytes * 1_000_000 // senders] * senders
 
         async def read(client):
-            while True:
-                await client.socket.get_message()
+            with suppress(trio_websocket.ConnectionClosed):
+                while True:
+                    await client.socket.get_message()
 
         async def flood(number):
             while rest[number] > 0:
-                stream = stream_number()
-                await flooding[number].send(OPEN, deaf.address, stream)
-                for _ in range(CREDIT // PIECE_MAX + 1):
-                    await flooding[number].send(DATA, deaf.address, stream, BIG)
-                    rest[number] -= PIECE_MAX
+                # Who does it too often is thrown out, and comes again as somebody else.
+                with suppress(trio_websocket.ConnectionClosed):
+                    client = await join(nursery, server, hub_id=f"flood-{number}")
+                    nursery.start_soon(read, client)
+                    while rest[number] > 0:
+                        stream = stream_number()
+                        await client.send(OPEN, deaf.address, stream)
+                        for _ in range(CREDIT // PIECE_MAX + 1):
+                            await client.send(DATA, deaf.address, stream, BIG)
+                            rest[number] -= PIECE_MAX
 
-        for each in flooding:
-            nursery.start_soon(read, each)
         async with trio.open_nursery() as floods:
             for number in range(senders):
                 floods.start_soon(flood, number)
@@ -540,6 +631,23 @@ async def test_a_flood_of_junk_is_read_slowly_and_others_are_not_kept_waiting():
             nursery.cancel_scope.cancel()
 
 
+async def test_a_hub_that_is_silent_holds_nothing_of_what_it_said_last():
+    async with running() as server, hub(server) as other, trio.open_nursery() as nursery:
+        hubs = [await join(nursery, server) for _ in range(10)]
+        tracemalloc.start()
+        try:
+            for each in hubs:
+                await each.send(DATA, other.address, b"no such!", BIG)
+            await until(lambda: server.switch.counts["dropped_stream"] == len(hubs))
+            await trio.testing.wait_all_tasks_blocked()
+            here = tracemalloc.Filter(inclusive=True, filename_pattern="*/ecorelay_relay_server/*")
+            found = tracemalloc.take_snapshot().filter_traces([here]).statistics("filename")
+        finally:
+            tracemalloc.stop()
+        assert sum(each.size for each in found) < len(BIG) * len(hubs) / 4
+        nursery.cancel_scope.cancel()
+
+
 # --- HTTP ------------------------------------------------------------------------------------------------
 
 
@@ -585,6 +693,14 @@ async def test_with_a_certificate_of_its_own_it_speaks_tls(certificate):
         await until(lambda: server.counts.refused["tls"] == 1)
 
 
+def test_nobody_asks_for_a_second_handshake(certificate):
+    cert, key = certificate
+    context = tls_context(settings(tls_cert=str(cert), tls_key=str(key)))
+    assert context is not None
+    assert context.options & ssl.OP_NO_RENEGOTIATION
+    assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
+
+
 async def test_hubs_talk_over_tls_and_are_told_when_it_ends(certificate, monkeypatch):
     cert, key = certificate
     over_tls(monkeypatch, cert)
@@ -618,6 +734,26 @@ async def test_when_it_ends_all_hubs_are_told_and_what_waits_is_written():
             assert len((await other.data()).payload) == PIECE_MAX
         assert await other.closed() == (CLOSE_GOING, "the relay server ends or restarts: come again")
         assert (await one.closed())[0] == CLOSE_GOING
+
+
+async def test_when_it_ends_what_a_hub_sent_is_written_though_that_hub_is_gone(monkeypatch):
+    monkeypatch.setattr("ecorelay_relay_server.server.DRAIN_S", PATIENCE_S)
+    async with running() as server, hub(server) as one, hub(server) as slow:
+        streams = [stream_number() for _ in range(STREAMS_MAX)]
+        for stream in streams:
+            await one.send(OPEN, slow.address, stream)
+            for _ in range(CREDIT // PIECE_MAX):
+                await one.send(DATA, slow.address, stream, BIG)
+        await until(lambda: server.switch.counts["bytes"] == STREAMS_MAX * CREDIT)
+        assert server.switch.queued > CREDIT  # the kernel took the rest
+        server.stop()
+        assert (await one.closed())[0] == CLOSE_GOING
+        await trio.aclose_forcefully(one.socket._stream)
+        await until(lambda: len(server.connections) == 1)
+        got = 0
+        while got < STREAMS_MAX * CREDIT:
+            got += len((await slow.data()).payload)
+        assert (await slow.closed())[0] == CLOSE_GOING
 
 
 async def test_it_ends_though_a_hub_reads_nothing():
@@ -684,3 +820,13 @@ async def test_metrics_count_what_happens_and_show_no_secret(free_port):
         assert one.address.hex() not in said
         assert (await asks(free_port, b"GET / HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 404")
         assert (await asks(server.port, b"GET /metrics HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 426")
+
+
+async def test_a_reader_of_the_metrics_that_asks_nothing_does_not_hold_up_the_end(free_port, monkeypatch):
+    monkeypatch.setattr("ecorelay_relay_server.server.HELLO_S", 10 * PATIENCE_S)
+    with trio.fail_after(PATIENCE_S):
+        async with running(metrics_port=free_port) as server:
+            stream = await trio.open_tcp_stream("127.0.0.1", free_port)
+            await until(lambda: server.server._scrapes)
+            server.stop()
+    await trio.aclose_forcefully(stream)

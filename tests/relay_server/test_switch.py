@@ -315,19 +315,46 @@ def test_what_waits_for_one_hub_and_for_all_is_bounded(monkeypatch):
     assert all(at.here(sender) for sender in senders)
 
 
-def test_a_hub_that_does_not_read_what_it_is_told_of_closed_streams_is_ended():
+def test_who_overruns_its_credit_all_the_time_is_ended_and_not_the_hub_that_cannot_read_so_fast():
     at = switch()
     one, other = join(at, "a"), join(at, "b")
     ended = []
-    for number in range(NOTES_MAX + 2):
+    for number in range(NOTES_MAX + 1):
+        take(at, one)  # but the other does not
         stream = number.to_bytes(8, "big")
-        at.data(one, opening(other, stream))
+        actions = at.data(one, opening(other, stream))
         for _ in range(CREDIT // PIECE_MAX + 1):
-            ended += [each for each in at.data(one, data(other, BIG, stream)) if isinstance(each, End)]
-        take(at, one)
-        if ended:
-            break
-    assert [(each.hub, each.code) for each in ended] == [(other, relay_wire.CLOSE_SLOW)]
+            actions += at.data(one, data(other, BIG, stream))
+        ended += [each for each in actions if isinstance(each, End)]
+    assert [(each.hub, each.code) for each in ended] == [(one, relay_wire.CLOSE_FRAME)]
+    assert at.here(other)
+    # Which tells it of all streams with that one.
+    assert take(at, other)[0] == Left(address=one.address.hex(), reason="refused")
+    assert at.queued == at.streams == 0
+
+
+def test_a_hub_that_does_not_read_what_it_is_told_of_its_own_streams_is_ended():
+    at = switch()
+    one, other = join(at, "a"), join(at, "b")
+    for number in range(STREAMS_MAX):
+        at.data(one, opening(other, number.to_bytes(8, "big")))
+    ended = []
+    for number in range(NOTES_MAX + 1):
+        actions = at.data(one, opening(other, (100 + number).to_bytes(8, "big")))
+        ended += [(each.hub, each.code) for each in actions if isinstance(each, End)]
+    assert ended == [(one, relay_wire.CLOSE_SLOW)]
+
+
+def test_what_waits_for_a_hub_that_is_gone_is_let_go_before_its_connection_is():
+    at = switch()
+    one, other = join(at, "a"), join(at, "b")
+    opened(at, one, other)
+    for _ in range(CREDIT // PIECE_MAX):
+        at.data(one, data(other, BIG))
+    assert other.outbox.queued > CREDIT
+    at.leave(other, "lost")
+    assert (other.outbox.queued, other.outbox.take(EVERYTHING)) == (0, [])
+    assert at.queued == 0
 
 
 def test_what_is_being_written_still_counts():
@@ -342,6 +369,44 @@ def test_what_is_being_written_still_counts():
     at.data(one, data(other, BIG))
     at.take(other, EVERYTHING)
     at.leave(other, "lost")
+    assert at.queued == 0
+
+
+def test_where_too_many_streams_are_open_the_hub_goes_that_opened_most(monkeypatch):
+    monkeypatch.setattr("ecorelay_relay_server.switch.STREAMS_TOTAL", 6)
+    at = switch()
+    good, other, greedy = join(at, "good"), join(at, "other"), join(at, "greedy")
+    at.data(good, opening(other))
+    for number in range(5):
+        at.data(greedy, opening(other, bytes(7) + bytes([number])))
+    assert (at.streams, greedy.opened, other.opened, len(other.routes)) == (6, 5, 0, 6)
+    ended = [each for each in at.data(good, opening(other, OTHER)) if isinstance(each, End)]
+    assert [(each.hub, each.code) for each in ended] == [(greedy, relay_wire.CLOSE_RATE)]
+    assert (at.streams, good.opened, len(good.routes)) == (2, 2, 2)
+    at.data(other, closing(good, OTHER))
+    assert (at.streams, good.opened) == (1, 1)
+
+
+def test_who_opened_most_streams_itself_goes_before_it_opens_another(monkeypatch):
+    monkeypatch.setattr("ecorelay_relay_server.switch.STREAMS_TOTAL", 1)
+    at = switch()
+    one, other = join(at, "a"), join(at, "b")
+    at.data(one, opening(other))
+    actions = at.data(one, opening(other, OTHER))
+    assert [each.hub for each in actions if isinstance(each, End)] == [one]
+    assert (at.streams, other.routes, other.outbox.queued) == (0, {}, 0)
+
+
+def test_texts_that_are_being_written_count_as_data_does():
+    at = switch()
+    for number in range(50):
+        at.join("default", card(f"h{number}"))
+    late, _ = at.join("default", card("late"))
+    taken, _ = at.take(late, EVERYTHING)
+    assert at.queued == late.flying == sum(len(each) for each in taken) > 50 * 64
+    assert at.take(late, EVERYTHING)[0] == []
+    assert at.queued == 0
+    at.leave(late, "lost")
     assert at.queued == 0
 
 

@@ -145,11 +145,17 @@ class AnySwitch(RuleBasedStateMachine):
         everyone = [hub for realm in at.realms.values() for hub in realm.hubs.values()]
         assert {*everyone} == {*self.hubs.values()}
         assert at.queued == sum(hub.outbox.queued + hub.flying for hub in everyone)
+        assert 2 * at.streams == sum(len(hub.routes) for hub in everyone)
+        assert at.streams == sum(hub.opened for hub in everyone)
         for hub in everyone:
             lanes = hub.outbox._lanes.values()
             assert hub.outbox.queued == sum(lane.size for lane in lanes)
-            assert all(lane.items for lane in lanes)
-            assert all(lane.size == sum(item.cost for item in lane.items) for lane in lanes)
+            assert all(lane.size for lane in lanes)
+            for lane in lanes:
+                waiting = [item for item in lane._items if item.queued]
+                assert lane.size == sum(item.cost for item in waiting)
+                assert lane._gone == len(lane._items) - len(waiting)
+                assert sum(len(each) for each in lane._streams.values()) == len(waiting)
             assert all(lane.size <= LANE_MAX + 100_000 for lane in lanes)
             assert len(hub.outbox._notes) <= NOTES_MAX
             assert all(0 < count <= STREAMS_MAX for count in hub.pairs.values())

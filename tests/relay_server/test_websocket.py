@@ -1,6 +1,7 @@
 """Frames, requests and answers, without a socket."""
 
 import json
+import tracemalloc
 
 import pytest
 import wsproto
@@ -67,10 +68,41 @@ def test_a_message_that_never_ends_is_refused_and_empty_parts_cost_nothing():
     client, server, _ = handshake(limit=100)
     for _ in range(1000):
         assert list(server.feed(client.send(BytesMessage(data=b"", message_finished=False)))) == [None]
-    assert server._parts == []
     with pytest.raises(WireError):
         for _ in range(101):
             list(server.feed(client.send(BytesMessage(data=b"x", message_finished=False))))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [TextMessage(data="€", message_finished=False), BytesMessage(data=b"ab", message_finished=False)],
+    ids=["text", "data"],
+)
+def test_a_message_in_very_many_parts_takes_no_more_memory_than_its_bytes(part):
+    client, server, _ = handshake(limit=64 * 1024)
+    wire = client.send(part)
+    more = b"\x00" + wire[1:]
+    count = 3_000
+    list(server.feed(wire))
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(100):
+            list(server.feed(more * (count // 100)))
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert taken < 3 * count * 3
+    whole = next(iter(server.feed(b"\x80\x80\0\0\0\0")))
+    size = len(part.data) * (count + 1)
+    assert (type(whole), len(whole)) == (type(part.data), size)
+
+
+def test_the_bound_of_a_text_is_in_bytes():
+    client, server, _ = handshake(limit=100)
+    assert list(server.feed(client.send(TextMessage(data="€" * 33)))) == ["€" * 33]
+    with pytest.raises(WireError):
+        list(server.feed(client.send(TextMessage(data="€" * 34))))
 
 
 @pytest.mark.parametrize(
@@ -163,6 +195,26 @@ def test_a_flood_of_strangers_is_a_few_lines_and_a_number():
         "source": "192.0.2.1",
     }
     assert found[-1]["left_out"] > 900
+
+
+def test_hubs_are_all_told_of_but_for_a_flood_of_them():
+    lines: list[bytes] = []
+    journal = Journal(lines.append, monotonic=lambda: 0.0)
+    for number in range(3_000):
+        journal.hub("joined", hub_id=f"h{number}")
+    journal.hub("left", hub_id="h0")
+    found = [json.loads(line) for line in lines]
+    assert [line["hub_id"] for line in found[:1_000]] == [f"h{number}" for number in range(1_000)]
+    assert len(found) < 2_100
+    assert found[-1]["event"] == "left"
+
+
+def test_a_line_has_nothing_that_could_disturb_a_terminal():
+    lines: list[bytes] = []
+    Journal(lines.append).say("x", said="\x1b[31m\u202e\x9b\ud800")
+    assert lines[0].isascii()
+    assert b"\x1b" not in lines[0]
+    assert json.loads(lines[0])["said"] == "\x1b[31m\u202e\x9b\ud800"
 
 
 def test_a_crash_is_logged_without_the_values_its_message_quotes():
