@@ -46,7 +46,7 @@ class RelayState(Struct, kw_only=True):
     hubs: int = 0
     """Others that are there."""
     trouble: str = ""
-    """Why it is down; empty: it was never tried."""
+    """Why it is down; empty: it was never tried. While it is up: what is not as it should be."""
 
 
 class Roads:

@@ -207,6 +207,41 @@ async def test_a_hub_comes_back_to_a_relay_that_was_restarted(tmp_path) -> None:
                 assert trio.current_time() - began < 5
 
 
+async def test_a_page_in_the_place_of_a_relay_that_was_there_is_asked_again_soon(
+    tmp_path, monkeypatch
+) -> None:
+    """Tunnels show one while the server behind them is away, and it may be back at any moment."""
+    monkeypatch.setattr(relay_dialer, "MET_PAUSE_S", 0.2)
+    monkeypatch.setattr("ecorelay_bridge.backoff.FIRST_S", 100.0)
+    async with tiny_relay() as relay:
+        relay.rejects = 404
+        async with running(tmp_path, "beta", listen=False, relays=at(relay)) as beta:
+            never_met = await beta.refused(Reason.NO_RELAY)
+        relay.rejects = 0
+        async with running(tmp_path, "alpha", listen=False, relays=at(relay)) as alpha:
+            await until(lambda: relay.hubs)
+            relay.rejects = 404
+            await relay.close_all(relay_wire.CLOSE_GOING)
+            alpha.roads.seek("beta")
+            report = await alpha.refused(Reason.NO_RELAY)
+            assert report.retry_in_s is not None
+            assert never_met.retry_in_s is not None
+            assert report.retry_in_s <= 0.2 < never_met.retry_in_s
+            relay.rejects = 0
+            await until(lambda: relay.hubs)
+
+
+async def test_two_relays_at_one_host_are_told_apart(tmp_path) -> None:
+    async with tiny_relay() as relay:
+        one = RelayServer(url=f"{relay.url}one", token=Secret(TOKEN))
+        other = RelayServer(url=f"{relay.url}other", token=Secret("another-token-of-128-bits-0123456789"))
+        async with running(tmp_path, "alpha", listen=False, relays=(one, other)) as alpha:
+            await alpha.refused(Reason.RELAY_TOKEN)
+            await until(lambda: any(each.up for each in alpha.roads.relays.values()))
+            shown = {name: each.up for name, each in alpha.roads.relays.items()}
+            assert shown == {f"127.0.0.1:{relay.port}/one": True, f"127.0.0.1:{relay.port}/other": False}
+
+
 async def test_a_relay_that_says_nothing_any_more_is_given_up(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(relay_connection, "ASK_S", 0.1)
     monkeypatch.setattr(relay_connection, "DEAD_S", 0.4)
@@ -490,7 +525,7 @@ async def test_a_message_that_is_too_large_ends_the_connection(tmp_path) -> None
         await until(lambda: relay.hubs)
         for _, socket in list(relay.hubs.values()):
             await socket.send_message(b"\x02" * 200_000)
-        await alpha.refused(Reason.RELAY_LOST)
+        assert "does not understand" in (await alpha.refused(Reason.RELAY_RULES)).sentence
 
 
 async def test_two_hundred_hubs_do_not_come_back_at_once(autojump_clock) -> None:

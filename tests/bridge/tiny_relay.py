@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hmac
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import trio
@@ -29,6 +29,9 @@ class TinyRelay:
         """Every hello is answered with this close code."""
         self.rejects = 0
         """Every request is answered with this HTTP status."""
+        self.tamper: Callable[[int, bytes], list[bytes]] = lambda number, message: [message]
+        """Makes of a data message, and its number, what goes on to the other hub."""
+        self._switched = 0
         self.frozen = False
         """Nothing is passed on or said."""
         self.scope = trio.CancelScope()
@@ -92,8 +95,13 @@ class TinyRelay:
             gone = NoSuchHub(address=came.address.hex(), stream=came.stream.hex())
             await socket.send_message(relay_wire.encode(gone))
             return
+        passed = [relay_wire.piece(came.kind, address, came.stream, came.payload)]
+        if came.kind == relay_wire.DATA:
+            self._switched += 1
+            passed = self.tamper(self._switched, passed[0])
         with contextlib.suppress(ConnectionClosed):
-            await to[1].send_message(relay_wire.piece(came.kind, address, came.stream, came.payload))
+            for each in passed:
+                await to[1].send_message(each)
 
     async def tell(
         self,
