@@ -16,8 +16,9 @@ from ecorelay_bridge.backoff import Backoff
 from ecorelay_bridge.door import FAILED_PROOFS_MAX, HALF_OPEN_PER_SOURCE
 from ecorelay_bridge.known import FileTrust
 from ecorelay_bridge.refusals import Reason, Refused
+from ecorelay_bridge.relay_check import check_relays
 from ecorelay_bridge.relay_probe import looking
-from ecorelay_bridge.settings import RelayServer, Secret
+from ecorelay_bridge.settings import RelayServer, Secret, Settings
 from tests.bridge.hubs import RIGHT, WRONG, Hub, identity, introducer, password, peer, running
 from tests.bridge.tiny_relay import TOKEN, TinyRelay, tiny_relay
 from tests.helpers.cables import proxied
@@ -146,6 +147,70 @@ async def test_an_older_or_newer_server_is_named_as_such(tmp_path) -> None:
         relay.close_with = relay_wire.CLOSE_VERSION
         async with running(tmp_path, "alpha", listen=False, relays=at(relay)) as alpha:
             assert (await alpha.refused(Reason.VERSION)).told
+
+
+async def test_a_newer_hub_names_the_relay_that_must_be_upgraded(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(relay_wire, "OLDEST_RELAY_VERSION", 2)
+    monkeypatch.setattr(relay_wire, "RELAY_VERSION", 3)
+    async with tiny_relay() as relay:
+        async with running(tmp_path, "alpha", listen=False, relays=at(relay)) as alpha:
+            report = await alpha.refused(Reason.VERSION)
+            [state] = alpha.roads.relays.values()
+        assert "it speaks 1 to 1, this hub 2 to 3" in report.sentence
+        assert report.remedy == f"upgrade ecorelay: the relay server 127.0.0.1:{relay.port} is the older one"
+        assert report.remedy in state.trouble
+        assert not relay.hellos, "nothing is proved to it"
+        with trio.fail_after(20):
+            settings = Settings(hub_id="gamma", secret=Secret(RIGHT), relays=at(relay))
+            [found] = await check_relays(settings, identity("gamma"), {}, environ={})
+        assert [(step.step, step.remedy) for step in found.steps if not step.ok] == [
+            ("version", report.remedy)
+        ]
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "words"),
+    [
+        ("0.2.0", "0.10.0", "this hub (ecorelay 0.2.0) is the older one"),
+        ("1.0", "0.10.0", "(ecorelay 0.10.0) is the older one"),
+        ("1.0", "1.0", "upgrade the older of the two"),
+        ("1.0", "", "upgrade the older of the two"),
+        ("1.0", "weather", "upgrade the older of the two"),
+    ],
+)
+async def test_where_one_does_not_understand_the_other_the_older_one_is_named(
+    tmp_path, monkeypatch, here, there, words
+) -> None:
+    monkeypatch.setattr(relay_connection, "__version__", here)
+    for code in (0, relay_wire.CLOSE_FRAME, relay_wire.CLOSE_VERSION):
+        async with tiny_relay() as relay:
+            relay.app, relay.close_with = there, code
+            async with running(tmp_path, "alpha", listen=False, relays=at(relay)) as alpha:
+                if not code:
+                    await until(partial(len, relay.hubs))
+                    for _, socket in list(relay.hubs.values()):
+                        await socket.send_message("not JSON")
+                reason = Reason.VERSION if code == relay_wire.CLOSE_VERSION else Reason.RELAY_RULES
+                remedy = (await alpha.refused(reason)).remedy
+            # Without it the server's own word has a remedy of its own.
+            assert words in remedy or (code and "older one" not in words and "older" in remedy)
+
+
+async def test_ended_at_any_moment_it_leaves_nothing_behind(tmp_path) -> None:
+    """Reloads end everything wherever it is: at the relay, in a handshake, with a link."""
+    async with (
+        tiny_relay() as relay,
+        running(tmp_path, "beta", listen=False, relays=at(relay)) as beta,
+    ):
+        await until(lambda: relay.hubs)
+        for moment in range(8):
+            async with running(tmp_path, "alpha", listen=False, relays=at(relay)):
+                await trio.sleep(moment * 0.02)
+            await until(lambda: len(relay.hubs) == 1)
+        assert all(each.error is None for each in beta.reports)
+        async with running(tmp_path, "alpha", listen=False, relays=at(relay)) as alpha:
+            await alpha.linked()
+            assert all(each.error is None for each in alpha.reports)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ class TinyRelay:
         self.hubs: dict[bytes, tuple[HubHere, WebSocketConnection]] = {}
         self.hellos: list[relay_wire.RelayHello] = []
         self.versions = (1, 1)
+        self.app = ""
+        """The version of its program, as it says."""
         self.close_with = 0
         """Every hello is answered with this close code."""
         self.rejects = 0
@@ -61,7 +63,9 @@ class TinyRelay:
 
     async def _serve(self, socket: WebSocketConnection) -> None:
         nonce = secrets.token_hex(32)
-        await socket.send_message(relay_wire.encode(RelayNonce(versions=self.versions, nonce=nonce)))
+        await socket.send_message(
+            relay_wire.encode(RelayNonce(versions=self.versions, nonce=nonce, app_version=self.app))
+        )
         hello = relay_wire.decode_hello(str(await socket.get_message()))
         self.hellos.append(hello)
         proof = relay_wire.proof_of(TOKEN, relay_wire.statement(nonce, hello))

@@ -152,7 +152,7 @@ class Site:
         self.shell.feed((SessionOpened(self._sid, hello, 0),))
         return self._sid, out
 
-    def ask(self, sid: int, request: wire.Request) -> None:
+    def ask(self, sid: int, request: Any) -> None:
         self.shell.feed((SessionFrame(sid, request),))
 
     def say(self, sid: int, room: str, text: str) -> None:
