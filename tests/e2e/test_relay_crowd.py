@@ -1,4 +1,4 @@
-"""Two hundred hubs at a relay server that is killed and started again: they come back soon, and not at once."""
+"""Two hundred hubs at a relay server that is killed and started again: they are back soon, not at once."""
 
 from __future__ import annotations
 
