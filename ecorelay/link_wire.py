@@ -154,10 +154,16 @@ class Presence(LinkFrame, frozen=True, kw_only=True):
 class Activate(LinkFrame, frozen=True, kw_only=True):
     """From the hub with the smaller hub_id: of all our streams this is the link from now on.
 
-    The highest `generation` counts: an older one may arrive late, out of a connection that hung.
+    The highest `generation` counts: an older one may arrive late, out of a connection that hung. `moves`: the
+    link that there is goes on here; what was said over the stream before it comes first, up to `moved`.
     """
 
     generation: Number
+    moves: bool = False
+
+
+class Moved(LinkFrame, frozen=True, kw_only=True):
+    """The last of the link on this stream: it goes on over the one that was activated with `moves`."""
 
 
 # --- groups: the frames that are not stored --------------------------------------------------------------
@@ -377,6 +383,7 @@ OnLink = (
     | TraceAsk
     | TraceAnswer
     | Activate
+    | Moved
     | LinkPing
     | LinkPong
 )

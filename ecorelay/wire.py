@@ -801,7 +801,8 @@ class LinkDetails(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
 class RelayDetails(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One relay server, by its host.
 
-    `up` or down since `since`, 0 if it was never tried; `hubs` others are there. `trouble`: why it is down.
+    `up` or down since `since`, 0 if it was never tried; `hubs` others are there. `trouble`: why it is
+    down, or what is not as it should be.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Dials one configured hub for as long as it is sought, and hands over what proves itself."""
+"""Dials one hub for as long as it is sought, and hands over what proves itself."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import socket
 from ipaddress import ip_address
 from itertools import cycle
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import trio
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     Connect = Callable[[str, int], Awaitable[trio.abc.Stream]]
     """Raises Refused."""
+
+_T = TypeVar("_T")
 
 CONNECT_S: Final = 10.0
 """Seconds for names and TCP together."""
@@ -158,42 +160,100 @@ def _resolver_word(error: socket.gaierror | UnicodeError) -> str:
     return "the name service does not answer" if error.errno == socket.EAI_AGAIN else "it is unknown"
 
 
-class Dialer:
-    """Keeps one configured hub linked.
+class Way(Protocol):
+    """How one hub is reached: what a dialer leaves to the kind of road."""
+
+    @property
+    def address(self) -> str:
+        """Where the hub is, or was dialed last, for a person."""
+
+    async def sought(self) -> None:
+        """Wait until the hub is to be dialed."""
+
+    async def open(self) -> tuple[trio.abc.Stream, str]:
+        """A stream to where it is to be, and its address there, if that may be called known from now on.
+
+        Raises:
+            Refused: nobody is there.
+        """
+
+    async def prove(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
+        """Open streams and try the secrets on them, as soon as that may be; gives what `attempt` gives.
+
+        Raises:
+            Refused: as `attempt` does.
+        """
+
+    def pauses(self, wait: float, *, may_hurry: bool) -> None:
+        """It will not be dialed for so many seconds; `may_hurry`: unless it is sought anew."""
+
+
+class Direct:
+    """A hub at a host and port of bridge.json.
 
     Args:
         peer: whom.
-        introducer: of this hub.
         roads: says when it is sought.
+        connect: makes the stream.
+    """
+
+    def __init__(self, peer: Peer, roads: Roads, connect: Connect = connect) -> None:
+        self._peer = peer
+        self._roads = roads
+        self._connect = connect
+        self.address = f"[{peer.host}]:{peer.port}" if ":" in peer.host else f"{peer.host}:{peer.port}"
+
+    async def sought(self) -> None:
+        """See `Way`."""
+        await self._roads.sought(self._peer.hub_id)
+
+    async def open(self) -> tuple[trio.abc.Stream, str]:
+        """See `Way`."""
+        stream = await self._connect(self._peer.host, self._peer.port)
+        return stream, _remote_host(stream)
+
+    async def prove(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
+        """See `Way`."""
+        return await attempt()
+
+    def pauses(self, wait: float, *, may_hurry: bool) -> None:
+        """See `Way`."""
+
+
+class Dialer:
+    """Keeps one hub linked.
+
+    Args:
+        hub_id: whom.
+        way: how it is reached.
+        introducer: of this hub.
+        roads: is asked whether it is sought anew.
         backoff: the pauses.
         on_link: the hub's part of a link.
         report: told what happens.
-        connect: makes the stream.
         on_proved: called with the address a hub proved itself at.
     """
 
     def __init__(
         self,
-        peer: Peer,
+        hub_id: str,
+        way: Way,
         introducer: Introducer,
         roads: Roads,
         backoff: Backoff,
         on_link: Callable[[Proven], Awaitable[None]],
         report: Report,
         *,
-        connect: Connect = connect,
         on_proved: Callable[[str], None] = lambda address: None,
     ) -> None:
-        self._peer = peer
-        self._hub_id = peer.hub_id
+        self._hub_id = hub_id
+        self._way = way
         self._introducer = introducer
         self._roads = roads
         self._backoff = backoff
         self._on_link = on_link
         self._report = report
-        self._connect = connect
         self._on_proved = on_proved
-        self._address = f"[{peer.host}]:{peer.port}" if ":" in peer.host else f"{peer.host}:{peer.port}"
         self._first = 0
         """Which secret to try first: the one that was right last time."""
         self._up = 0
@@ -210,27 +270,16 @@ class Dialer:
         """Dial until cancelled; the streams run in `links`."""
         hub_id = self._hub_id
         while True:
-            await self._sought()
+            await self._way.sought()
             since = self._roads.calls(hub_id)
             wait, may_hurry = await self._once(links)
+            self._way.pauses(wait, may_hurry=may_hurry)
             if self._roads.is_relayed(hub_id):
                 wait = self._backoff.calmly(wait)
             if not may_hurry:
                 await trio.sleep(wait)
             elif await self._roads.pause(hub_id, wait, since):
                 self._backoff.hurry()
-
-    async def _sought(self) -> None:
-        await self._roads.sought(self._hub_id)
-
-    async def _open(self) -> tuple[trio.abc.Stream, str]:
-        """A stream to where it is to be, and its address there, if that may be called known from now on.
-
-        Raises:
-            Refused: nobody is there.
-        """
-        stream = await self._connect(self._peer.host, self._peer.port)
-        return stream, _remote_host(stream)
 
     async def _once(self, links: trio.Nursery) -> tuple[float, bool]:
         """One attempt and, if there comes a stream of it, the time until it ends or another one is wanted.
@@ -239,30 +288,29 @@ class Dialer:
             Seconds to pause, and whether that may be cut short: not after a failed proof, nor after a stream
             that ended at once, for the hub seeks another whenever it loses one.
         """
-        self._report(RoadReport(event="dialing", side="dialer", hub_id=self._hub_id, address=self._address))
+        way = self._way
+        self._report(RoadReport(event="dialing", side="dialer", hub_id=self._hub_id, address=way.address))
         try:
-            introduced = await self._introduced()
+            introduced = await way.prove(self._introduced)
         except Refused as refused:
             wait = self._backoff.after_failure(refused)
-            self._report(
-                failed("dialer", refused, hub_id=self._hub_id, address=self._address, retry_in_s=wait)
-            )
+            self._report(failed("dialer", refused, hub_id=self._hub_id, address=way.address, retry_in_s=wait))
             return wait, not refused.failed_proof
         except Exception as error:
-            self._report(crashed("dialer", self._address, error, self._hub_id))
+            self._report(crashed("dialer", way.address, error, self._hub_id))
             return self._backoff.after_failure(Refused(Reason.CRASH, "")), True
         began = trio.current_time()
         self._up += 1
-        links.start_soon(self._link, introduced)
+        links.start_soon(self._link, introduced, way.address)
         wanted = await self._until_wanted()
         held = trio.current_time() - began
         if held < SHORT_S:
             return self._backoff.after_link(held), False
         return (0.0 if wanted else self._backoff.after_link(held)), True
 
-    async def _link(self, introduced: tuple[trio.SSLStream[trio.abc.Stream], Proof]) -> None:
+    async def _link(self, introduced: tuple[trio.SSLStream[trio.abc.Stream], Proof], address: str) -> None:
         try:
-            await run_link(introduced, self._introducer, self._address, self._on_link, self._report)
+            await run_link(introduced, self._introducer, address, self._on_link, self._report)
         finally:
             self._up -= 1
             self._ended.set()
@@ -309,7 +357,7 @@ class Dialer:
     async def _introduce(
         self, password: Password, which: int
     ) -> tuple[trio.SSLStream[trio.abc.Stream], Proof]:
-        stream, where = await self._open()
+        stream, where = await self._way.open()
         introduced = await self._introducer.dial(stream, self._hub_id, password)
         self._first = which
         if where:

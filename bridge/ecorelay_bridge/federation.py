@@ -11,7 +11,7 @@ import trio
 
 from ecorelay import __version__
 from ecorelay_bridge.backoff import Backoff
-from ecorelay_bridge.dialer import Dialer, connect
+from ecorelay_bridge.dialer import Dialer, Direct, connect
 from ecorelay_bridge.door import Door, source_of
 from ecorelay_bridge.handshake import Party, Proof
 from ecorelay_bridge.introduction import FINISH_S, Introducer, Proven
@@ -87,13 +87,13 @@ async def federate(
             addresses = await nursery.start(listener.run)
         for peer in settings.peers:
             dialer = Dialer(
-                peer,
+                peer.hub_id,
+                Direct(peer, roads, dial),
                 introducer,
                 roads,
                 Backoff(jitter),
                 serve,
                 report,
-                connect=dial,
                 on_proved=lambda address: door.proved(source_of(address)),
             )
             nursery.start_soon(dialer.run)

@@ -165,7 +165,13 @@ class Listener:
         await self.receive(stream, source_of(host), _address((host, port)))
 
     async def receive(
-        self, stream: trio.abc.Stream, source: str, address: str, *, stranger: str = ""
+        self,
+        stream: trio.abc.Stream,
+        source: str,
+        address: str,
+        *,
+        stranger: str = "",
+        on_proved: Callable[[], None] = lambda: None,
     ) -> None:
         """Let whoever is at the other end prove itself, if the door lets it in, and be its link.
 
@@ -176,6 +182,7 @@ class Listener:
             source: whose, for the door.
             address: of it, for a person.
             stranger: the same while it has not proved itself.
+            on_proved: called when it has.
         """
         stranger = stranger or address
         refused = self._door.admit(source)
@@ -185,6 +192,7 @@ class Listener:
         introduced = await self._introduce(stream, source, stranger)
         if introduced is None:
             return
+        on_proved()
         proof = introduced[1]
         if proof.checking:
             # Asked only whether a link would come about. It would.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 ANSWER_MAX: Final = 16 * 1024
 """Bytes of a proxy's answer."""
 _STATUS: Final = re.compile(rb"\AHTTP/1\.[01] ([0-9]{3})[ \r]")
+_BRACKETED: Final = re.compile(r"\A\[([0-9a-f:.]+)\](?::([0-9]+))?\Z")
 _USUAL: Final = {"http": 80, "https": 443}
 
 
@@ -43,12 +44,12 @@ class Proxy:
         return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     def request(self, host: str, port: int) -> bytes:
-        """What is said to it to be connected to `host` and `port`."""
+        """What is said to it to be connected to `host`, in ASCII, and `port`."""
         where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         lines = [f"CONNECT {where} HTTP/1.1", f"Host: {where}"]
         if self._login:
             lines.append(f"Proxy-Authorization: Basic {base64.b64encode(self._login.encode()).decode()}")
-        return ("\r\n".join(lines) + "\r\n\r\n").encode("idna" if not where.isascii() else "ascii")
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
 
 
 def is_loopback(host: str) -> bool:
@@ -91,23 +92,28 @@ def proxy_for(host: str, port: int, *, encrypted: bool, environ: Mapping[str, st
 
 
 def _excepted(host: str, port: int, environ: Mapping[str, str]) -> bool:
-    """Whether `NO_PROXY` has this host: a name with its subdomains, an address, a network, or ``*``."""
+    """Whether `NO_PROXY` has this host: a name with its subdomains, an address, a network, or ``*``.
+
+    Entries are separated by commas or spaces, and may end in a port.
+    """
     host = host.lower().rstrip(".")
-    for entry in (environ.get("no_proxy") or environ.get("NO_PROXY") or "").lower().split(","):
-        entry = entry.strip()
-        if not entry:
-            continue
-        if entry == "*" or _is_in_network(host, entry):
-            return True
-        name, colon, of_port = entry.rpartition(":")
-        if colon and of_port.isdigit() and ":" not in name:
-            if int(of_port) != port:
-                continue
-            entry = name
-        entry = entry.removeprefix("*").strip(".").strip("[]")
-        if entry and (host == entry or host.endswith(f".{entry}")):
-            return True
-    return False
+    text = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+    return any(_is_meant(host, port, entry) for entry in text.lower().replace(",", " ").split())
+
+
+def _is_meant(host: str, port: int, entry: str) -> bool:
+    if entry == "*" or _is_in_network(host, entry):
+        return True
+    if (bracketed := _BRACKETED.match(entry)) is not None:
+        entry, of_port = bracketed[1], bracketed[2]
+    else:
+        name, _, of_port = entry.rpartition(":")
+        # Without a port, or an IPv6 address, whose last part is none.
+        entry, of_port = (name, of_port) if name and ":" not in name else (entry, "")
+    if of_port and not (of_port.isdigit() and int(of_port) == port):
+        return False
+    name = entry.removeprefix("*").strip(".")
+    return _is_in_network(host, entry) or bool(name and (host == name or host.endswith(f".{name}")))
 
 
 def _is_in_network(host: str, entry: str) -> bool:
@@ -142,7 +148,7 @@ async def connect_through(stream: trio.abc.Stream, proxy: Proxy, host: str, port
             )
         answer += more
     status = int(match[1]) if (match := _STATUS.match(answer)) else 0
-    if status == 200 and answer.endswith(b"\r\n\r\n"):
+    if 200 <= status < 300 and answer.endswith(b"\r\n\r\n"):
         return
     if status in (401, 407):  # the former is said by tinyproxy
         raise Refused(

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import secrets
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 import trio
 
-from ecorelay import relay_wire
+from ecorelay import __version__, relay_wire
 from ecorelay.errors import WireError
 from ecorelay.relay_wire import Congested, Here, HubHere, Joined, Left, NoSuchHub, RelayHello, RelayNonce
 from ecorelay_bridge.refusals import Reason, Refused
 from ecorelay_bridge.relay_road import Where
 from ecorelay_bridge.relay_stream import RelayStream
 from ecorelay_bridge.relay_streams import Streams
-from ecorelay_bridge.websocket import ABNORMAL, Closed, WebSocket, open_websocket
+from ecorelay_bridge.websocket import ABNORMAL, TOO_MUCH, Closed, WebSocket, open_websocket
+from ecorelay_bridge.workers import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +37,20 @@ WRITE_SIZE: Final = 256 * 1024
 """Bytes of messages that leave in one write, about."""
 OPENING_S: Final = 10.0
 """Seconds for HTTP, until there is a WebSocket."""
+ARRIVAL_S: Final = 30.0
+"""Seconds from our proof until the server has said who is there: a thousand hubs on the slowest of lines."""
+NEWS_PER_S: Final = 1_000.0
+NEWS_BURST: Final = 2 * HUBS_MAX
+"""Hubs that come and go, and streams of which we knew nothing, which are heeded. Beyond that nothing is read
+for a while. Data on its way in streams that are known is not counted: credit bounds it."""
+STRAY_COSTS: Final = 0.1
+"""So much of that is a piece of a stream that is unknown here: a few are on their way whenever one ends."""
+NEWS_AT_ONCE: Final = 64
+"""So many, then others on this machine get a turn."""
+BROKEN_S: Final = 1.0
+"""After a write that failed, seconds in which the server's reason may still be read."""
+VERSIONS_MAX: Final = 1_000_000
+"""A version beyond is none."""
 
 
 class Signer(Protocol):
@@ -60,6 +75,9 @@ class Guest(Protocol):
     def called(self, connection: Connection, stream: RelayStream, address: bytes) -> None:
         """The hub at this address opened a stream to us. It is ours now."""
 
+    def flooded(self, connection: Connection) -> None:
+        """The server tells of so much that from now on it is read slowly; said once."""
+
     def left(self, connection: Connection) -> None:
         """The connection ended. Also where it never came to :meth:`arrived`."""
 
@@ -73,12 +91,18 @@ class Connection:
         hubs: those there, by address.
     """
 
-    def __init__(self, relay: RelayServer, address: bytes) -> None:
+    def __init__(self, relay: RelayServer, address: bytes, news: Pace) -> None:
         self.relay = relay
         self.name = Where(relay.url).name
         self.address = address
         self.hubs: dict[bytes, HubHere] = {}
         self.complete = False
+        self.app = ""
+        """The version of the server's program, as it says."""
+        self._arrived = trio.Event()
+        self._news = news
+        self._heeded = 0
+        self._flooded = False
         self._something = trio.Event()
         self._streams = Streams(trio.current_time, self._wake)
         self._control = False
@@ -112,7 +136,7 @@ class Connection:
 
     # --- running -----------------------------------------------------------------------------------------
 
-    async def _write(self, socket: WebSocket) -> None:
+    async def _write(self, socket: WebSocket) -> Refused:
         while True:
             self._something = trio.Event()
             messages, size = [], 0
@@ -124,8 +148,12 @@ class Connection:
                     self._said = trio.current_time()
                     self._spoke.set()
                 self._control = False
-                with suppress(Closed):  # the reader says why
+                try:
                     await socket.send(messages)
+                except Closed:
+                    # The reader knows why, but where only our half broke: then nothing comes to an end there.
+                    await trio.sleep(BROKEN_S)
+                    return Refused(Reason.RELAY_LOST, f"the connection to the relay {self.name} broke")
             else:
                 await self._something.wait()
 
@@ -155,24 +183,83 @@ class Connection:
                 with trio.move_on_at(heard + SILENT_S):
                     await self._spoke.wait()
 
+    async def _arrives(self) -> Refused:
+        """Notice that we are never told who is there."""
+        with trio.move_on_after(ARRIVAL_S) as waited:
+            await self._arrived.wait()
+        if not waited.cancelled_caught:
+            await trio.sleep_forever()
+        return Refused(
+            Reason.RELAY_AWAY, f"the relay {self.name} took our proof and then did not say who is there"
+        )
+
     async def _read(self, socket: WebSocket, guest: Guest) -> Refused:
         while True:
             try:
                 for message in await socket.receive():
                     if isinstance(message, str):
-                        self._told(message, guest)
-                    elif (flow := self._streams.take(message)) is not None:
-                        guest.called(self, RelayStream(flow), flow.address)
+                        await self._told(message, guest)
+                    else:
+                        await self._came(message, guest)
             except Closed as closed:
-                return _closed(closed.code, self.name)
+                return self._closed(closed)
             except WireError:
-                return Refused(
-                    Reason.RELAY_RULES,
-                    f"the relay {self.name} says what this version does not understand",
-                    "upgrade the older of the two",
-                )
+                return self._nonsense()
 
-    def _told(self, text: str, guest: Guest) -> None:
+    def _closed(self, closed: Closed) -> Refused:
+        """Why the connection ended."""
+        if closed.ours and closed.code == TOO_MUCH:
+            return Refused(
+                Reason.RELAY_RULES,
+                f"the relay {self.name} floods this hub with what carries nothing",
+                "is it a relay server of ecorelay? See its log",
+            )
+        if closed.ours:
+            return self._nonsense()
+        return _closed(closed.code, self.name, older=self._older())
+
+    def _nonsense(self) -> Refused:
+        return Refused(
+            Reason.RELAY_RULES,
+            f"the relay {self.name} says what this version does not understand",
+            _upgrade(self._older()),
+        )
+
+    def _older(self) -> str:
+        """Which of the two is the older program, in words; empty: they do not differ, or it does not say."""
+        here, there = _numbers(__version__), _numbers(self.app)
+        if not here or not there or here == there:
+            return ""
+        of_hub = f"this hub (ecorelay {__version__})"
+        return of_hub if here < there else f"the relay server {self.name} (ecorelay {self.app})"
+
+    async def _heed(self, guest: Guest, cost: float = 1.0) -> None:
+        """Wait until something more may be said here that costs us something."""
+        self._heeded += 1
+        now = trio.current_time()
+        wait = self._news.wait(now)
+        if wait > 0 and not self._flooded:
+            self._flooded = True
+            guest.flooded(self)
+        if wait > 0 or self._heeded % NEWS_AT_ONCE == 0:
+            await trio.sleep(wait)
+        self._news.take(now, cost)
+
+    async def _came(self, message: bytes, guest: Guest) -> None:
+        """A data message.
+
+        Raises:
+            WireError: it breaks the rules.
+        """
+        strays = self._streams.stray
+        flow = self._streams.take(message)
+        if flow is not None:
+            guest.called(self, RelayStream(flow), flow.address)
+            await self._heed(guest)
+        elif self._streams.stray > strays:
+            await self._heed(guest, STRAY_COSTS)
+
+    async def _told(self, text: str, guest: Guest) -> None:
         """The server's own words.
 
         Raises:
@@ -181,29 +268,38 @@ class Connection:
         message = relay_wire.decode_to_hub(text)
         match message:
             case Here():
+                await self._heed(guest)
                 for hub in message.hubs:
+                    await self._heed(guest)
                     self._here(hub, guest)
                 if message.complete and not self.complete:
                     self.complete = True
+                    self._arrived.set()
                     guest.arrived(self)
-                    for address, hub in self.hubs.items():
+                    for number, (address, hub) in enumerate(list(self.hubs.items()), 1):
+                        if number % NEWS_AT_ONCE == 0:
+                            await trio.lowlevel.checkpoint()
                         guest.seen(self, address, hub)
             case Joined():
+                await self._heed(guest)
                 self._streams.left(bytes.fromhex(message.hub.address))
                 self._here(message.hub, guest)
             case Left():
+                await self._heed(guest)
                 address = bytes.fromhex(message.address)
                 self._streams.left(address)
                 if self.hubs.pop(address, None) is not None and self.complete:
                     guest.seen(self, address, None)
             case NoSuchHub():
+                await self._heed(guest, STRAY_COSTS)
                 self._streams.no_such_hub(bytes.fromhex(message.address), bytes.fromhex(message.stream))
             case Congested():
+                await self._heed(guest, STRAY_COSTS)
                 self._streams.congested(bytes.fromhex(message.address), bytes.fromhex(message.stream))
             case RelayNonce():
                 raise WireError("a second nonce")
             case None:
-                pass  # of a later version
+                await self._heed(guest)  # of a later version
 
     def _here(self, hub: HubHere, guest: Guest) -> None:
         address = bytes.fromhex(hub.address)
@@ -218,6 +314,11 @@ class Connection:
         self._streams.lost()
 
 
+def news_pace() -> Pace:
+    """How much one relay server may tell; keep it from one stay to the next."""
+    return Pace(NEWS_PER_S, NEWS_BURST)
+
+
 async def attend(
     relay: RelayServer,
     stream: trio.abc.Stream,
@@ -226,6 +327,7 @@ async def attend(
     guest: Guest,
     *,
     app: str,
+    news: Pace | None = None,
 ) -> Refused:
     """Be at a relay until that ends, for the reason that is returned; or until cancelled.
 
@@ -238,9 +340,10 @@ async def attend(
         identity: of this hub: its key is our address there.
         guest: uses it.
         app: the version to show.
+        news: see :func:`news_pace`; of the stays before this one.
     """
     where = Where(relay.url)
-    connection = Connection(relay, relay_wire.address_of(identity.public))
+    connection = Connection(relay, relay_wire.address_of(identity.public), news or news_pace())
     ended: list[Refused] = []
 
     async def until(what: Callable[..., object], *args: object) -> None:
@@ -251,12 +354,13 @@ async def attend(
         with trio.fail_after(OPENING_S):
             socket = await open_websocket(stream, where.header, where.path)
         with trio.fail_after(relay_wire.HELLO_S):
-            await _introduce(socket, relay, hub_id, identity, app, where.name)
+            connection.app = await _introduce(socket, relay, hub_id, identity, app, where.name)
         socket.on_control = connection._answer
         async with trio.open_nursery() as nursery:
             nursery.start_soon(until, connection._read, socket, guest)
             nursery.start_soon(until, connection._watch, socket)
-            nursery.start_soon(connection._write, socket)
+            nursery.start_soon(until, connection._write, socket)
+            nursery.start_soon(until, connection._arrives)
     except Refused as refused:
         return refused
     except Closed as closed:
@@ -277,8 +381,8 @@ async def attend(
 
 async def _introduce(
     socket: WebSocket, relay: RelayServer, hub_id: str, identity: Signer, app: str, name: str
-) -> None:
-    """Prove to the server that we have its token, and whose key we have.
+) -> str:
+    """Prove to the server that we have its token, and whose key we have. Gives its program's version.
 
     Raises:
         Refused: it is no relay server, or too old or new.
@@ -294,6 +398,10 @@ async def _introduce(
             Reason.NO_RELAY, f"a WebSocket server answers at {name}, but no relay server of ecorelay"
         )
     lowest, highest = nonce.versions
+    if not 0 < lowest <= highest < VERSIONS_MAX:
+        raise Refused(
+            Reason.NO_RELAY, f"what answers at {name} gives no versions of the protocol of a relay server"
+        )
     version = min(highest, relay_wire.RELAY_VERSION)
     if version < max(lowest, relay_wire.OLDEST_RELAY_VERSION):
         older = "this hub" if lowest > relay_wire.RELAY_VERSION else f"the relay server {name}"
@@ -321,12 +429,15 @@ async def _introduce(
         signature=identity.sign(relay_wire.to_sign(said)).hex(),
     )
     await socket.send([relay_wire.encode(hello)])
+    return nonce.app_version
 
 
-def _closed(code: int, name: str, *, greeted: bool = True) -> Refused:
+def _closed(code: int, name: str, *, greeted: bool = True, older: str = "") -> Refused:
     """Why the server ended the connection."""
     if code in _CLOSES:
         reason, sentence, remedy = _CLOSES[code]
+        if older and code in (relay_wire.CLOSE_FRAME, relay_wire.CLOSE_VERSION):
+            remedy = _upgrade(older)
         return Refused(reason, sentence.format(name), remedy.format(name), told=True)
     if code == ABNORMAL and greeted:
         return Refused(Reason.RELAY_LOST, f"the connection to the relay {name} broke")
@@ -334,6 +445,18 @@ def _closed(code: int, name: str, *, greeted: bool = True) -> Refused:
         return Refused(Reason.RELAY_LOST, f"the relay {name} closed the connection (code {code})")
     return Refused(Reason.RELAY_AWAY, f"the relay {name} ended the connection before it took us ({code})")
 
+
+def _upgrade(older: str) -> str:
+    return f"upgrade ecorelay: {older} is the older one" if older else "upgrade the older of the two"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """A version to compare; empty: it cannot be."""
+    found = _VERSION.match(version)
+    return tuple([int(number) for number in found[0].split(".")]) if found else ()
+
+
+_VERSION: Final = re.compile(r"\A[0-9]{1,6}(?:\.[0-9]{1,6}){1,3}")
 
 _CLOSES: Final[dict[int, tuple[Reason, str, str]]] = {
     relay_wire.CLOSE_GOING: (Reason.RELAY_AWAY, "the relay {} is being restarted or stopped", ""),

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import random
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
@@ -22,10 +23,9 @@ from ecorelay_bridge.identity import digest_of_fingerprint, fingerprint_of_diges
 from ecorelay_bridge.known import judge
 from ecorelay_bridge.listener import failed
 from ecorelay_bridge.refusals import Reason, Refused
-from ecorelay_bridge.relay_connection import attend
+from ecorelay_bridge.relay_connection import attend, news_pace
 from ecorelay_bridge.relay_road import Where, connect_relay
 from ecorelay_bridge.roads import RelayState, RoadReport
-from ecorelay_bridge.settings import Peer
 from ecorelay_bridge.workers import Pace
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from ecorelay.relay_wire import HubHere
     from ecorelay_bridge.dialer import Connect
     from ecorelay_bridge.door import Door
-    from ecorelay_bridge.handshake import Proof
     from ecorelay_bridge.identity import Identity
     from ecorelay_bridge.introduction import Introducer, Proven
     from ecorelay_bridge.known import Trust
@@ -43,6 +42,8 @@ if TYPE_CHECKING:
     from ecorelay_bridge.relay_stream import RelayStream
     from ecorelay_bridge.roads import Roads
     from ecorelay_bridge.settings import RelayServer, Settings
+
+_T = TypeVar("_T")
 
 GRACE_S: Final = 2.0
 """How long the hub with the greater hub_id waits for the other one to dial."""
@@ -55,8 +56,14 @@ GUESSES_PER_S: Final = 0.2
 """Proofs that may fail with hubs we do not know, whoever they are: whoever has a relay's token can come again
 and again under new names, to be dialed and to try a guess at the secret each time."""
 STRANGERS_AT_ONCE: Final = 4
-INCOMING_MAX: Final = 256
-"""Streams of others being introduced or linked at a time, at all relays together."""
+INTRODUCING_MAX: Final = 32
+"""Streams of others that have not proved themselves, at all relays together: half of the room at the door. A
+relay server can open as many as it likes, in the name of hubs that we know too, and whoever comes over the
+network is not to find the door full for that."""
+MET_PAUSE_S: Final = 2.0
+"""Longest wait for a relay server that was there before, whatever answers in its place: tunnels have pages of
+their own for a server that is not running."""
+_IN_ITS_PLACE: Final = frozenset({Reason.NO_RELAY, Reason.TLS, Reason.PROXY})
 
 
 class RelayDialer:
@@ -111,15 +118,17 @@ class RelayDialer:
         self._app = app
         self._dial = dial
         self._environ = os.environ if environ is None else environ
-        self._pairs: dict[tuple[bytes, str], _Pair] = {}
-        """By address and hub_id."""
+        self._pairs: dict[bytes, dict[str, _Pair]] = {}
+        """By address and then hub_id: at another relay it may call itself otherwise."""
+        self._count = 0
+        """Of those."""
         self.guesses = Pace(GUESSES_PER_S, GUESSES_BURST)
         self.strangers = trio.CapacityLimiter(STRANGERS_AT_ONCE)
         self.later: OrderedDict[tuple[bytes, str], tuple[Backoff, float]] = OrderedDict()
         """Hubs that must not be dialed before a time, also if they leave and come again."""
         self._said: set[tuple[bytes, str]] = set()
         """Hubs with a wrong identity that were reported."""
-        self._incoming = 0
+        self._introducing = 0
         self._nursery: trio.Nursery
 
     async def run(self) -> None:
@@ -136,14 +145,15 @@ class RelayDialer:
 
     async def _keep(self, relay: RelayServer) -> None:
         """Be at one relay."""
-        where, backoff = Where(relay.url), Backoff(self.jitter)
-        state = self.roads.relays[where.name] = RelayState()
+        where, backoff, news = Where(relay.url), Backoff(self.jitter), news_pace()
+        state = self.roads.relays[self._name(relay)] = RelayState()
+        met = False
         while True:
             began = trio.current_time()
             try:
                 stream = await connect_relay(relay, environ=self._environ, dial=self._dial)
                 refused = await attend(
-                    relay, stream, self.hub_id, self._identity, _Visit(self, state), app=self._app
+                    relay, stream, self.hub_id, self._identity, _Visit(self, state), app=self._app, news=news
                 )
             except Refused as why:
                 refused = why
@@ -156,6 +166,9 @@ class RelayDialer:
                 wait = backoff.after_link(held)
             if not state.up or refused.slow:
                 wait = backoff.after_failure(refused)
+            met = met or state.up
+            if met and refused.reason in _IN_ITS_PLACE:
+                wait = min(wait, MET_PAUSE_S * self.jitter())
             state.up, state.hubs, state.since = False, 0, now
             state.trouble = f"{refused.sentence}; {refused.remedy}" if refused.remedy else refused.sentence
             self.report(
@@ -178,35 +191,60 @@ class RelayDialer:
                 backoff.hurry()
                 await trio.sleep(0.5 * self.jitter())
 
+    def _name(self, relay: RelayServer) -> str:
+        """It in `hub status`: by its host, and by its path too where another one is at the same host."""
+        where = Where(relay.url)
+        twins = [each for each in self._settings.relays if Where(each.url).name == where.name]
+        return where.name if len(twins) == 1 else where.name + where.path
+
     # --- who is there --------------------------------------------------------------------------------------
 
     def seen(self, connection: Connection, address: bytes, hub: HubHere | None) -> None:
         """A hub is there now, or not any more."""
-        for (there, hub_id), each in list(self._pairs.items()):
-            if there == address and connection in each.at and (hub is None or hub.hub_id != hub_id):
+        for each in list(self._pairs.get(address, {}).values()):
+            if connection in each.at and (hub is None or hub.hub_id != each.hub_id):
                 self._forget(each, connection)
         if hub is None or not self._is_wanted(connection, address, hub):
             return
-        pair = self._pairs.get((address, hub.hub_id))
+        pair = self._pairs.get(address, {}).get(hub.hub_id)
         if pair is None:
-            if len(self._pairs) >= PAIRS_MAX:
+            if self._count >= PAIRS_MAX and not self._make_room(address, hub.hub_id):
                 return
-            pair = self._pairs[address, hub.hub_id] = _Pair(self, address, hub.hub_id)
-            self._nursery.start_soon(pair.run_until_gone, self._nursery)
+            pair = _Pair(self, address, hub.hub_id)
+            self._pairs.setdefault(address, {})[hub.hub_id] = pair
+            self._count += 1
+            self._nursery.start_soon(pair.run, self._nursery)
         if connection not in pair.at:
             pair.at.append(connection)
 
     def gone(self, connection: Connection) -> None:
         """A connection ended."""
-        for pair in list(self._pairs.values()):
+        for pair in [pair for there in self._pairs.values() for pair in there.values()]:
             if connection in pair.at:
                 self._forget(pair, connection)
 
     def _forget(self, pair: _Pair, connection: Connection) -> None:
         pair.at.remove(connection)
         if not pair.at:
-            del self._pairs[pair.address, pair.hub_id]
-            pair.gone.set()
+            self._drop(pair)
+
+    def _drop(self, pair: _Pair) -> None:
+        address, hub_id = pair.key
+        del self._pairs[address][hub_id]
+        if not self._pairs[address]:
+            del self._pairs[address]
+        self._count -= 1
+        pair.gone.set()
+
+    def _make_room(self, address: bytes, hub_id: str) -> bool:
+        """A hub that we know takes the place of a stranger: those may be as many as somebody likes."""
+        if not self.is_known(address, hub_id):
+            return False
+        pairs = [pair for there in self._pairs.values() for pair in there.values()]
+        stranger = next((pair for pair in pairs if not pair.known and not self.is_known(*pair.key)), None)
+        if stranger is not None:
+            self._drop(stranger)
+        return stranger is not None
 
     def _is_wanted(self, connection: Connection, address: bytes, hub: HubHere) -> bool:
         """Whether it may be who it says; a wrong one is told of once."""
@@ -244,21 +282,26 @@ class RelayDialer:
         self._nursery.start_soon(self._receive, connection, stream, address)
 
     async def _receive(self, connection: Connection, stream: RelayStream, address: bytes) -> None:
-        if self._incoming >= INCOMING_MAX:
-            await trio.aclose_forcefully(stream)
+        if self._introducing >= INTRODUCING_MAX:
+            stream.refuse()
             return
         hub = connection.hubs.get(address)
-        self._incoming += 1
-        try:
-            await self._listener.receive(
-                stream,
-                _source(address),
-                road_name(connection.name),
-                stranger=stranger_name(connection.name, "unknown" if hub is None else hub.hub_id),
-            )
-        finally:
-            self._incoming -= 1
-            await trio.aclose_forcefully(stream)  # whatever was cancelled
+        with ExitStack() as place:
+            self._introducing += 1
+            place.callback(self._leave)
+            try:
+                await self._listener.receive(
+                    stream,
+                    _source(address),
+                    road_name(connection.name),
+                    stranger=stranger_name(connection.name, "unknown" if hub is None else hub.hub_id),
+                    on_proved=place.close,
+                )
+            finally:
+                await trio.aclose_forcefully(stream)  # whatever was cancelled
+
+    def _leave(self) -> None:
+        self._introducing -= 1
 
 
 def road_name(relay: str) -> str:
@@ -295,77 +338,102 @@ class _Visit:
     def called(self, connection: Connection, stream: RelayStream, address: bytes) -> None:
         self._owner.called(connection, stream, address)
 
+    def flooded(self, connection: Connection) -> None:
+        self._state.trouble = (
+            "it tells of more hubs and streams than a hub has use for, and is heard slowly now: see its log"
+        )
+        self._owner.report(
+            RoadReport(
+                event="relay_failed",
+                side="dialer",
+                address=connection.name,
+                reason=Reason.RELAY_RULES,
+                sentence=self._state.trouble,
+            )
+        )
+
     def left(self, connection: Connection) -> None:
         self._owner.gone(connection)
 
 
-class _Pair(Dialer):
-    """Keeps one hub linked that is at one relay or more."""
+class _Pair:
+    """One hub that is at one relay or more: the way to it, see `ecorelay_bridge.dialer.Way`."""
 
     def __init__(self, owner: RelayDialer, address: bytes, hub_id: str) -> None:
-        super().__init__(
-            Peer(hub_id=hub_id, host="", port=0),
-            owner.introducer,
-            owner.roads,
-            owner.later.get((address, hub_id), (Backoff(owner.jitter), 0.0))[0],
-            owner.on_link,
-            owner.report,
-            on_proved=lambda source: owner.door.proved(source),
-        )
         self._owner = owner
-        self.address = address
+        self.key = address, hub_id
         self.hub_id = hub_id
         self.at: list[Connection] = []
         """Where it is; dialed is the first, and one over which that failed becomes the last."""
+        self.address = ""
+        """The relay over which it is dialed, for a person."""
         self.gone = trio.Event()
         """It is at no relay any more. Streams that are up end by themselves."""
+        self.known = owner.is_known(address, hub_id)
+        """Whether it was known when it came."""
+        self._backoff = owner.later.get(self.key, (Backoff(owner.jitter), 0.0))[0]
         smaller = key(owner.hub_id) < key(hub_id)
         self._grace = (DIRECT_S if key(hub_id) in owner.direct else 0.0) if smaller else GRACE_S
 
-    async def run_until_gone(self, links: trio.Nursery) -> None:
+    async def run(self, links: trio.Nursery) -> None:
         """Dial until it is gone; the streams run in `links`."""
+        owner = self._owner
+        dialer = Dialer(
+            self.hub_id,
+            self,
+            owner.introducer,
+            owner.roads,
+            self._backoff,
+            owner.on_link,
+            owner.report,
+            on_proved=owner.door.proved,
+        )
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.keep, links)
+            nursery.start_soon(dialer.keep, links)
             await self.gone.wait()
             nursery.cancel_scope.cancel()
 
-    async def _sought(self) -> None:
+    async def sought(self) -> None:
+        """See `Way`."""
         while True:
-            await self._roads.sought(self.hub_id, relayed=True, for_s=self._grace)
-            pause = self._owner.later.get((self.address, self.hub_id), (None, 0.0))[1] - trio.current_time()
+            await self._owner.roads.sought(self.hub_id, relayed=True, for_s=self._grace)
+            pause = self._owner.later.get(self.key, (None, 0.0))[1] - trio.current_time()
             if pause <= 0:
                 return
             await trio.sleep(pause)
 
-    async def _once(self, links: trio.Nursery) -> tuple[float, bool]:
-        wait, may_hurry = await super()._once(links)
-        later = self._owner.later
-        later.pop((self.address, self.hub_id), None)
-        if not may_hurry:
-            later[self.address, self.hub_id] = self._backoff, trio.current_time() + wait
-            if len(later) > PAIRS_MAX:
-                later.popitem(last=False)
-        return wait, may_hurry
+    async def open(self) -> tuple[trio.abc.Stream, str]:
+        """See `Way`."""
+        await trio.lowlevel.checkpoint()
+        if not self.at:  # it went this moment, and nobody has told us to stop yet
+            raise Refused(Reason.NOT_AT_RELAY, "it is not at the relay any more")
+        connection = self.at[0]
+        self.address = road_name(connection.name)
+        # Should it fail, another one is next; should it not, that is as good.
+        self.at.append(self.at.pop(0))
+        return connection.open(self.key[0]), _source(self.key[0])
 
-    async def _introduced(self) -> tuple[trio.SSLStream[trio.abc.Stream], Proof]:
-        if self._owner.is_known(self.address, self.hub_id):
-            return await super()._introduced()
+    async def prove(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
+        """See `Way`. Strangers wait for each other, and get few guesses together."""
+        if self._owner.is_known(*self.key):
+            return await attempt()
         guesses = self._owner.guesses
         async with self._owner.strangers:
             # Others may use up what was waited for.
             while (wait := guesses.wait(trio.current_time())) > 0:  # noqa: ASYNC110
                 await trio.sleep(wait)
             try:
-                return await super()._introduced()
+                return await attempt()
             except Refused as refused:
                 if refused.failed_proof:
                     guesses.take(trio.current_time())
                 raise
 
-    async def _open(self) -> tuple[trio.abc.Stream, str]:
-        await trio.lowlevel.checkpoint()
-        connection = self.at[0]
-        self._address = road_name(connection.name)
-        # Should it fail, another one is next; should it not, that is as good.
-        self.at.append(self.at.pop(0))
-        return connection.open(self.address), _source(self.address)
+    def pauses(self, wait: float, *, may_hurry: bool) -> None:
+        """See `Way`. A pause that must be kept is kept also if it leaves and comes again."""
+        later = self._owner.later
+        later.pop(self.key, None)
+        if not may_hurry:
+            later[self.key] = self._backoff, trio.current_time() + wait
+            if len(later) > PAIRS_MAX:
+                later.popitem(last=False)

@@ -78,6 +78,9 @@ class Look:
         except trio.WouldBlock:
             stream.refuse()
 
+    def flooded(self, connection: Connection) -> None:
+        """See `Guest`."""
+
     def left(self, connection: Connection) -> None:
         """See `Guest`."""
 

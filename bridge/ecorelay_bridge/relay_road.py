@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import trio
 
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 TOKEN_BITS: Final = 128
 """Who listens on an unencrypted way can try tokens against a proof for as long as it likes."""
-TLS_S: Final = 10.0
-PROXY_S: Final = 10.0
+_OWN_CERTIFICATE: Final = (
+    "give it a certificate of a known authority, or name yours as ca of this relay in bridge.json"
+)
+_PROXYS_CERTIFICATE: Final = "name a file with its authority as SSL_CERT_FILE in the environment of the hub"
+_IN_PATHS: Final = "%/?&=:;,@!$'()*+~"
 
 
 class Where:
@@ -29,7 +32,7 @@ class Where:
 
     Attributes:
         encrypted: ``wss``.
-        host: as written, without brackets.
+        host: without brackets; in ASCII, as names on the internet are.
         port: the usual one where there is none.
         header: for ``Host:``.
         path: with the query.
@@ -40,11 +43,24 @@ class Where:
         parts = urlsplit(url)
         self.encrypted = parts.scheme == "wss"
         usual = 443 if self.encrypted else 80
-        self.host = parts.hostname or ""
+        written = parts.hostname or ""
+        self.host = _in_ascii(written)
         self.port = parts.port or usual
-        bracketed = f"[{self.host}]" if ":" in self.host else self.host
-        self.header = self.name = bracketed if self.port == usual else f"{bracketed}:{self.port}"
-        self.path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        self.header, self.name = [_with_port(host, self.port, usual) for host in (self.host, written)]
+        # Percent signs stay: what is written with them is so already.
+        self.path = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), _IN_PATHS)
+
+
+def _with_port(host: str, port: int, usual: int) -> str:
+    bracketed = f"[{host}]" if ":" in host else host
+    return bracketed if port == usual else f"{bracketed}:{port}"
+
+
+def _in_ascii(host: str) -> str:
+    try:
+        return host if host.isascii() else host.encode("idna").decode("ascii")
+    except UnicodeError:
+        return host.encode("ascii", "replace").decode()  # no name of a machine: looking it up says so
 
 
 def refuse_weak(relay: RelayServer) -> None:
@@ -95,7 +111,9 @@ async def connect_relay(
         else:
             on_step("connect", f"{where.host}, port {where.port}")
         if where.encrypted:
-            stream = await _encrypted(stream, where.host, _context(relay.ca), connect_s, "the relay server")
+            stream = await _encrypted(
+                stream, where.host, _context(relay.ca), connect_s, "the relay server", _OWN_CERTIFICATE
+            )
             on_step("tls", "its certificate is trusted")
     except BaseException:
         await trio.aclose_forcefully(stream)
@@ -135,7 +153,9 @@ def _reworded(refused: Refused, where: Where) -> Refused:
 async def _through(stream: trio.abc.Stream, proxy: Proxy, where: Where, within_s: float) -> trio.abc.Stream:
     try:
         if proxy.scheme == "https":
-            stream = await _encrypted(stream, proxy.host, _context(""), within_s, f"the proxy {proxy}")
+            stream = await _encrypted(
+                stream, proxy.host, _context(""), within_s, f"the proxy {proxy}", _PROXYS_CERTIFICATE
+            )
         with trio.fail_after(within_s):
             await connect_through(stream, proxy, where.host, where.port)
     except trio.TooSlowError:
@@ -170,29 +190,36 @@ def _context(ca: str) -> ssl.SSLContext:
 
 
 async def _encrypted(
-    stream: trio.abc.Stream, host: str, context: ssl.SSLContext, within_s: float, who: str
+    stream: trio.abc.Stream, host: str, context: ssl.SSLContext, within_s: float, who: str, remedy: str
 ) -> trio.abc.Stream:
     # Not required to say goodbye: proxies seldom do, and the WebSocket has its own.
-    tls = trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)
+    tls = trio.SSLStream(stream, context, server_hostname=host.rstrip("."), https_compatible=True)
     try:
         with trio.fail_after(within_s):
             await tls.do_handshake()
     except trio.TooSlowError:
         raise Refused(Reason.TLS, f"{who} takes the connection and then says nothing") from None
     except trio.BrokenResourceError as error:
-        raise _tls_failed(error.__cause__, host, who) from None
+        raise _tls_failed(error.__cause__, who, remedy) from None
     return tls
 
 
-def _tls_failed(cause: BaseException | None, host: str, who: str) -> Refused:
+def _tls_failed(cause: BaseException | None, who: str, remedy: str) -> Refused:
+    if not isinstance(cause, ssl.SSLError) or isinstance(cause, ssl.SSLEOFError):
+        # Tunnels and forwarders take connections for a server that is not running.
+        return Refused(
+            Reason.RELAY_AWAY,
+            f"{who} ended the connection when TLS began: what is behind that port is not running, or is none",
+            "start the relay server; is the port in url right?",
+        )
     if isinstance(cause, ssl.SSLCertVerificationError):
         # OpenSSL's own words, from a fixed list, with the host we asked for.
         return Refused(
             Reason.CERTIFICATE,
             f"the certificate of {who} is not trusted: {cause.verify_message}",
-            "give it a certificate of a known authority, or name yours as ca of this relay in bridge.json",
+            remedy,
         )
-    if isinstance(cause, ssl.SSLError) and cause.reason in (
+    if cause.reason in (
         "WRONG_VERSION_NUMBER",
         "RECORD_LAYER_FAILURE",
         "HTTP_REQUEST",
@@ -201,5 +228,5 @@ def _tls_failed(cause: BaseException | None, host: str, who: str) -> Refused:
         return Refused(
             Reason.TLS, f"{who} does not speak TLS at this port", "is it ws:// rather than wss://?"
         )
-    word = cause.reason if isinstance(cause, ssl.SSLError) and cause.reason else "it ended the connection"
+    word = cause.reason or "unknown error"
     return Refused(Reason.TLS, f"TLS with {who} failed ({word.lower().replace('_', ' ')})")

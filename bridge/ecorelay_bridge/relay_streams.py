@@ -8,7 +8,7 @@ What each stream may send is bounded by the credit its reader grants; see `ecore
 from __future__ import annotations
 
 import secrets
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
@@ -32,6 +32,11 @@ GRANT: Final = CREDIT // 4
 always has the other three quarters."""
 STRANGER_MAX: Final = 64 * 1024
 """Bytes a hub may have said unread before it has proved itself; a handshake is a tenth of that."""
+FLOWS_MAX: Final = 4_096
+"""Streams of one connection, all hubs together: every pair of them that is dialed and dials, and some. More
+are refused: a server can open streams in the name of as many hubs as it likes."""
+RESETS_HUBS_MAX: Final = 1_000
+"""Hubs of which resets are remembered."""
 REFUSALS_MAX: Final = 64
 """Answers to streams that were not wanted, waiting to be sent; beyond, there is none."""
 RESETS_MAX: Final = 3
@@ -196,14 +201,16 @@ class Streams:
         self._per_hub: Counter[bytes] = Counter()
         self._ready: deque[Flow] = deque()
         self._refusals: deque[bytes] = deque()
-        self._resets: defaultdict[bytes, deque[float]] = defaultdict(deque)
+        self._resets: dict[bytes, deque[float]] = {}
         self._over = False
+        self.stray = 0
+        """Messages that were about nothing here."""
 
     # --- streams ---------------------------------------------------------------------------------------
 
     def open(self, address: bytes) -> Flow | None:
-        """A new stream to the hub at this address; None: too many are open to it."""
-        if self._over or self._per_hub[address] >= STREAMS_MAX:
+        """A new stream to the hub at this address; None: too many are open, to it or in all."""
+        if self._over or self._is_full(address):
             return None
         number = self._draw(8)
         while (address, number) in self._flows:
@@ -216,6 +223,9 @@ class Streams:
         if resets is None or len(resets) < RESETS_MAX:
             return 0.0
         return max(0.0, resets[-1] + BACK_OFF_S - self._clock())
+
+    def _is_full(self, address: bytes) -> bool:
+        return len(self._flows) >= FLOWS_MAX or self._per_hub.get(address, 0) >= STREAMS_MAX
 
     def _add(self, flow: Flow) -> Flow:
         self._flows[flow.address, flow.number] = flow
@@ -238,14 +248,17 @@ class Streams:
         flow = self._flows.get((came.address, came.stream))
         if came.kind == OPEN:
             if flow is not None or self._over:
+                self.stray += 1
                 return None  # its number is taken: nonsense, and nobody to tell
-            if self._per_hub[came.address] >= STREAMS_MAX:
+            if self._is_full(came.address):
+                self.stray += 1
                 self.refuse(came.address, came.stream)
                 return None
             flow = Flow(self, came.address, came.stream, ours=False)
             flow.unread_max = STRANGER_MAX
             return self._add(flow)
         if flow is None:  # of an earlier connection, or it crossed our close
+            self.stray += 1
             return None
         if came.kind == CLOSE:
             self.forget(flow, End.CLOSED)
@@ -264,6 +277,8 @@ class Streams:
 
     def left(self, address: bytes) -> None:
         """This hub went, or came anew."""
+        if address not in self._per_hub:
+            return
         for flow in [flow for flow in self._flows.values() if flow.address == address]:
             self.forget(flow, End.LEFT)
 
@@ -276,7 +291,10 @@ class Streams:
         """The relay server closed that stream both ways."""
         if (flow := self._flows.get((address, number))) is None:
             return
-        resets = self._resets[address]
+        resets = self._resets.pop(address, None) or deque()
+        self._resets[address] = resets  # the latest is the last
+        if len(self._resets) > RESETS_HUBS_MAX:
+            del self._resets[next(iter(self._resets))]
         resets.append(self._clock())
         while len(resets) > RESETS_MAX or resets[0] <= resets[-1] - RESETS_S:
             resets.popleft()

@@ -46,7 +46,7 @@ class RelayState(Struct, kw_only=True):
     hubs: int = 0
     """Others that are there."""
     trouble: str = ""
-    """Why it is down; empty: it was never tried."""
+    """Why it is down; empty: it was never tried. While it is up: what is not as it should be."""
 
 
 class Roads:
@@ -64,8 +64,12 @@ class Roads:
         self.relays: dict[str, RelayState] = {}
         self._resting: dict[str, bool] = {}
         """Hubs that are reached, and whether over a relay."""
-        self._changed = trio.Event()
+        self._waiting: dict[str, trio.lowlevel.ParkingLot] = {}
+        """Who waits for news of a hub: with a thousand hubs not everybody is to wake for each."""
         self._calls: Counter[str] = Counter()
+        self._called = 0
+        """All of those."""
+        self._any = trio.lowlevel.ParkingLot()
 
     def rest(self, hub_id: str, *, relayed: bool = False) -> None:
         """Dial this hub no more, until told otherwise. Streams that are up stay up.
@@ -75,7 +79,7 @@ class Roads:
             relayed: it is reached over a relay, so that only relays rest.
         """
         self._resting[key(hub_id)] = relayed
-        self._wake()
+        self._wake(hub_id)
 
     def seek(self, hub_id: str) -> None:
         """Dial this hub, and now.
@@ -85,7 +89,9 @@ class Roads:
         """
         self._resting.pop(key(hub_id), None)
         self._calls[key(hub_id)] += 1
-        self._wake()
+        self._called += 1
+        self._any.unpark_all()
+        self._wake(hub_id)
 
     def is_sought(self, hub_id: str, *, relayed: bool = False) -> bool:
         """Whether it is to be dialed; `relayed`: over a relay."""
@@ -101,10 +107,10 @@ class Roads:
         await trio.lowlevel.checkpoint()
         while True:
             while not self.is_sought(hub_id, relayed=relayed):
-                await self._changed.wait()
+                await self._changes(hub_id)
             with trio.move_on_after(for_s):
                 while self.is_sought(hub_id, relayed=relayed):
-                    await self._changed.wait()
+                    await self._changes(hub_id)
             if self.is_sought(hub_id, relayed=relayed):
                 return
 
@@ -126,20 +132,29 @@ class Roads:
         await trio.lowlevel.checkpoint()
         with trio.move_on_after(seconds):
             while self.calls(hub_id) == since:
-                await self._changed.wait()
+                await self._changes(hub_id)
             return True
         return False
 
     async def pause_any(self, seconds: float) -> bool:
         """Wait so long, or until any hub is sought anew; whether one was."""
         await trio.lowlevel.checkpoint()
-        since = self._calls.total()
+        since = self._called
         with trio.move_on_after(seconds):
-            while self._calls.total() == since:
-                await self._changed.wait()
+            while self._called == since:
+                await self._any.park()
             return True
         return False
 
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
+    async def _changes(self, hub_id: str) -> None:
+        """Wait for news of this hub."""
+        lot = self._waiting.setdefault(key(hub_id), trio.lowlevel.ParkingLot())
+        try:
+            await lot.park()
+        finally:
+            if not lot and self._waiting.get(key(hub_id)) is lot:
+                del self._waiting[key(hub_id)]
+
+    def _wake(self, hub_id: str) -> None:
+        if (lot := self._waiting.get(key(hub_id))) is not None:
+            lot.unpark_all()

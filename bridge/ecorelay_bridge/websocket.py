@@ -12,6 +12,7 @@ import trio
 
 from ecorelay.relay_wire import HEADER, PIECE_MAX, SUBPROTOCOL, TEXT_MAX
 from ecorelay_bridge.refusals import Reason, Refused
+from ecorelay_bridge.workers import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,12 +22,18 @@ if TYPE_CHECKING:
 
 MESSAGE_MAX: Final = max(TEXT_MAX, PIECE_MAX + HEADER)
 READ_SIZE: Final = 256 * 1024
+SLICE: Final = 256
+"""Frames taken apart before others on this machine get a turn: one read may bring a hundred thousand."""
+CONTROL_PER_S: Final = 10.0
+CONTROL_BURST: Final = 200
+"""Frames that carry nothing (pings, and pieces of a message with no bytes in them) which are put up with."""
 ABNORMAL: Final = 1006
 """The connection ended without a close of the WebSocket."""
 TOO_BIG: Final = 1009
 NONSENSE: Final = 1002
-_AWAY: Final = frozenset({502, 503, 504})
-"""HTTP: a proxy is there, and the server behind it is not."""
+TOO_MUCH: Final = 1008
+_AWAY: Final = frozenset(range(500, 600)) - {501, 505}
+"""HTTP: a proxy or a tunnel is there, and the server behind it is not."""
 _NOT_HERE: Final = "correct url in bridge.json: host, port and path of the relay server"
 
 
@@ -35,11 +42,13 @@ class Closed(Exception):
 
     Args:
         code: of RFC 6455, 7.4, or the relay's own; `ABNORMAL` where there was none.
+        ours: it is our verdict on what came, not the server's word.
     """
 
-    def __init__(self, code: int) -> None:
+    def __init__(self, code: int, *, ours: bool = False) -> None:
         super().__init__(f"closed with {code}")
         self.code = code
+        self.ours = ours
 
 
 class WebSocket:
@@ -60,6 +69,11 @@ class WebSocket:
         self._part: list[bytes | str] = []
         self._part_size = 0
         self._ended = 0
+        self._ours = False
+        """See `Closed`."""
+        self._more = False
+        """What was read is not taken apart to its end."""
+        self._idle = Pace(CONTROL_PER_S, CONTROL_BURST)
 
     async def send(self, messages: Sequence[str | bytes] = ()) -> None:
         """Send messages in one write. Cancelled, the connection is of no use any more.
@@ -70,7 +84,7 @@ class WebSocket:
         from wsproto.events import BytesMessage, TextMessage
 
         if self._ended:
-            raise Closed(self._ended)
+            raise Closed(self._ended, ours=self._ours)
         parts = [self._control] if self._control else []
         self._control = b""
         for message in messages:
@@ -96,11 +110,16 @@ class WebSocket:
             Closed: it ended; everything before that was received.
         """
         while True:
+            if self._more:
+                await trio.lowlevel.checkpoint()
+                self.heard = trio.current_time()
             found = self._events()
             if found:
                 return found
             if self._ended:
-                raise Closed(self._ended)
+                raise Closed(self._ended, ours=self._ours)
+            if self._more:
+                continue
             try:
                 data = await self._stream.receive_some(READ_SIZE)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -111,26 +130,48 @@ class WebSocket:
             self._protocol.receive_data(bytes(data))
 
     def _events(self) -> list[str | bytes]:
+        from wsproto.connection import ConnectionState
         from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
         from wsproto.utilities import ProtocolError
 
         found: list[str | bytes] = []
+        self._more = False
         try:
-            for event in self._protocol.events():
+            for count, event in enumerate(self._protocol.events(), 1):
                 if isinstance(event, BytesMessage | TextMessage):
                     self._gather(event, found)
                 elif isinstance(event, Ping):
+                    self._spend()
                     self._control = self._protocol.send(event.response())
                     self.on_control()
                 elif isinstance(event, CloseConnection):
-                    self._ended = self._ended or int(event.code)
+                    # It makes one itself of what is no WebSocket; then nobody has closed anything yet.
+                    self._end(int(event.code), ours=self._protocol.state is ConnectionState.OPEN)
+                else:
+                    self._spend()
                 if self._ended:
                     break
+                if count >= SLICE:
+                    self._more = True
+                    break
         except ProtocolError:
-            self._ended = NONSENSE
+            self._end(NONSENSE, ours=True)
         return found
 
+    def _end(self, code: int, *, ours: bool) -> None:
+        if not self._ended:
+            self._ended, self._ours = code, ours
+
+    def _spend(self) -> None:
+        now = trio.current_time()
+        if self._idle.wait(now) > 0:
+            self._end(TOO_MUCH, ours=True)
+        self._idle.take(now)
+
     def _gather(self, event: BytesMessage | TextMessage, found: list[str | bytes]) -> None:
+        if not event.data and not event.message_finished:
+            self._spend()
+            return
         if event.message_finished and not self._part:
             self._part_size = len(event.data)
             message = _as_sent(event)
@@ -139,7 +180,7 @@ class WebSocket:
             self._part_size += len(event.data)
             message = b""
         if self._part_size > MESSAGE_MAX:
-            self._ended = TOO_BIG
+            self._end(TOO_BIG, ours=True)
         elif event.message_finished:
             if self._part:
                 empty = self._part[0][:0]
@@ -169,12 +210,14 @@ async def open_websocket(stream: trio.abc.Stream, host: str, path: str) -> WebSo
     from wsproto.utilities import ProtocolError
 
     protocol = WSConnection(ConnectionType.CLIENT)
+    answered = False
     try:
         await stream.send_all(protocol.send(Request(host=host, target=path, subprotocols=[SUBPROTOCOL])))
         while True:
             data = await stream.receive_some(READ_SIZE)
             if not data:
-                raise _not_http()
+                raise _not_http(answered)
+            answered = True
             protocol.receive_data(bytes(data))
             # Only the first event: what comes after it is for the one who receives.
             for event in protocol.events():
@@ -188,14 +231,23 @@ async def open_websocket(stream: trio.abc.Stream, host: str, path: str) -> WebSo
                             _NOT_HERE,
                         )
                     return WebSocket(stream, protocol)
-    except (ProtocolError, trio.BrokenResourceError):
-        raise _not_http() from None
+    except (ProtocolError, UnicodeDecodeError, trio.BrokenResourceError):
+        # UnicodeDecodeError: in a header that wsproto takes to be of letters.
+        raise _not_http(answered) from None
 
 
-def _not_http() -> Refused:
+def _not_http(answered: bool) -> Refused:
+    if not answered:
+        # Tunnels and forwarders take connections for a server that is not running.
+        return Refused(
+            Reason.RELAY_AWAY,
+            "it took the connection and ended it without a word: the relay server behind it is not running, "
+            "or what is there is none",
+            "start the relay server; is the port in url right?",
+        )
     return Refused(
         Reason.NO_RELAY,
-        "it took the connection and ended it without a WebSocket: no relay server, or one that is just going",
+        "what it answers is no WebSocket: no relay server, or something in between that opens TLS or HTTP",
         _NOT_HERE,
     )
 

@@ -80,9 +80,9 @@ class Pace:
         """Seconds until the next one may go."""
         return max(0.0, self._next - self._ahead - now)
 
-    def take(self, now: float) -> None:
-        """One goes, after its wait."""
-        self._next = max(self._next, now) + self._step
+    def take(self, now: float, cost: float = 1.0) -> None:
+        """One goes, after its wait; `cost`: or a part of one."""
+        self._next = max(self._next, now) + self._step * cost
 
 
 async def leave_at_fixed_time(began: float) -> None:

@@ -51,7 +51,8 @@ def relay_in_words(each: wire.RelayDetails, now: int) -> str:
     """One relay server, in one line."""
     name = screen.line(each.name)
     if each.up:
-        return f"{name}: connected, {screen.many(each.hubs, 'other hub')} there"
+        but = f"; {screen.line(each.trouble)}" if each.trouble else ""
+        return f"{name}: connected, {screen.many(each.hubs, 'other hub')} there{but}"
     if not each.trouble:
         return f"{name}: connecting"
     return f"{name}: down for {screen.duration((now - each.since) / 1000)}; {screen.line(each.trouble)}"

@@ -293,7 +293,7 @@ def frame(s: State, event: LinkFrame, now: Now) -> None:
             _hello(s, hub, event.frame, now)
         case link_wire.Resume():
             outbox.resume(s, hub, event.frame, now)
-        case link_wire.Activate() | link_wire.LinkPing() | link_wire.LinkPong():
+        case link_wire.Activate() | link_wire.Moved() | link_wire.LinkPing() | link_wire.LinkPong():
             pass  # of the shell's concern
         case _:  # pragma: no cover
             assert_never(event.frame)

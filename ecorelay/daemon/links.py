@@ -4,6 +4,10 @@ Two hubs may reach each other over several streams at once: both dialed, or one 
 yet. The hub with the smaller hub_id chooses: it keeps the stream that answers, and tells the other side with
 `activate`. A stream that is not chosen waits, in case it is needed. A direct one that proved to live takes
 the place of one over a relay, never the reverse while it answers.
+
+Where both streams live the link moves from one to the other and goes on: each side says `moved` as its last
+word on the old one, and reads that one to its end first, so that nothing is lost, room messages included.
+Where the old one broke, or does not come to its end soon, the link begins anew.
 """
 
 from __future__ import annotations
@@ -51,6 +55,10 @@ LIVE_BURST: Final = 3_000.0
 for a while, and what can be spared is left out at the other end. Mail has its window."""
 ANSWER_COSTS: Final = 0.1
 """So much of that is an answer to what was sent there: it leads to little."""
+DRAIN_S: Final = 1.0
+"""Silence after which the old stream is not read to its end any more when the link moves to another one."""
+DRAIN_MAX_S: Final = 5.0
+"""The same, however much still comes over it."""
 STANDBY_S: Final = 5.0
 """How long a stream waits beside a link that answers; then it is not needed, or is better and takes over."""
 STANDBY_MAX: Final = 3
@@ -90,6 +98,19 @@ class Road:
         self.about = about
         self.link = 0
         """Its number while it is the link."""
+        self.inward = 0
+        """Number of the link under which the core is told what comes; 0: nothing may come."""
+        self.before: Road | None = None
+        """The one that the link moves from: that one is read to its end first."""
+        self.left = False
+        """The link moved away from it."""
+        self.read = trio.Event()
+        """All that was said of the link here is read, or never will be."""
+        self.free = trio.Event()
+        """What comes may be taken."""
+        self.free.set()
+        self.gone = trio.Event()
+        """It was closed."""
         self.scope = trio.CancelScope()
         self.reason = ""
         self.since = trio.current_time()
@@ -106,6 +127,7 @@ class Road:
         """What it may say besides mail, and when that was reckoned."""
         self._alarm = trio.CancelScope()
         self.out: OutQueue
+        self.nursery: trio.Nursery
 
     def say(self, data: bytes) -> None:
         """Queue lines."""
@@ -233,10 +255,11 @@ class Links:
 
     async def _run(self, road: Road) -> str:
         roads = self.roads.setdefault(names.key(road.hub_id), [])
-        standby = [each for each in roads if not each.link]
+        standby = [each for each in roads if not (each.link or each.left)]
         if len(standby) >= STANDBY_MAX:
             standby[0].end("a newer stream took its place")
         async with trio.open_nursery() as nursery:
+            road.nursery = nursery
             road.out = OutQueue(road.about.stream, nursery, road.end)
             roads.append(road)
             nursery.start_soon(self._watch, road)
@@ -255,12 +278,16 @@ class Links:
         roads = self.roads.get(key, [])
         if road in roads:
             roads.remove(road)
+        road.read.set()
+        road.gone.set()
+        if road.before is not None:
+            road.before.end(road.reason)
         if road.link:
             del self._links[road.link]
             log("link ended", hub=road.hub_id, reason=road.reason, address=road.about.address)
             self._shell.feed((LinkLost(road.link, road.reason),))
             if not any(each.link for each in roads):  # or another has taken its place
-                others = [each for each in roads if not each.scope.cancel_called]
+                others = [each for each in roads if not (each.scope.cancel_called or each.left)]
                 if others and self._chooses(road.hub_id):
                     self._activate(max(others, key=lambda each: not each.about.relayed))
                 else:
@@ -277,8 +304,10 @@ class Links:
             road.heard = trio.current_time()
             road.unanswered = 0.0
             whole = lines.feed(data)
+            await road.free.wait()
             while self._take(road, whole):
                 await road.earn()
+                await road.free.wait()
             await road.earn()
             self._shell.flush()
             await self._room()
@@ -302,9 +331,14 @@ class Links:
                         road.round_trip = trio.current_time() - road.asked
                         road.asked = 0.0
                 case link_wire.Activate():
-                    self._told_to_activate(road, frame.generation)
-                case _ if road.link:
-                    events.append(LinkFrame(road.link, frame))
+                    self._told_to_activate(road, frame)
+                    if road.before is not None:
+                        break  # the rest when that one is read
+                case link_wire.Moved():
+                    road.inward = 0
+                    road.read.set()
+                case _ if road.inward:
+                    events.append(LinkFrame(road.inward, frame))
                 case _:
                     raise Ended(Reason.GARBAGE)
             if taken >= SLICE_FRAMES:
@@ -330,7 +364,10 @@ class Links:
             if link is not None and not road.link:
                 better = link.about.relayed and not road.about.relayed
                 if better and await self._answers(road) and not road.link:
-                    self._activate(road)
+                    if await self._answers(link) and link is self._link_of(road.hub_id) and not road.link:
+                        self._move(link, road)
+                    elif not road.link:
+                        self._activate(road)
                 else:
                     road.end(Reason.SPARE)
             return
@@ -355,27 +392,66 @@ class Links:
         return link.heard >= began and not link.scope.cancel_called
 
     def _activate(self, road: Road) -> None:
+        self._say_activate(road, moves=False)
+        self._become_link(road)
+
+    def _say_activate(self, road: Road, *, moves: bool) -> None:
         key = names.key(road.hub_id)
         wall = self._shell.clock.now().wall
         self._generations[key] = max(self._generations.get(key, 0) + 1, wall)
-        road.say(link_wire.encode(link_wire.Activate(generation=self._generations[key])))
+        road.say(link_wire.encode(link_wire.Activate(generation=self._generations[key], moves=moves)))
         self._shell.queue(road.out)
-        self._become_link(road)
 
-    def _told_to_activate(self, road: Road, generation: int) -> None:
+    def _told_to_activate(self, road: Road, frame: link_wire.Activate) -> None:
         key = names.key(road.hub_id)
-        if self._chooses(road.hub_id) or generation <= self._generations.get(key, 0):
+        if self._chooses(road.hub_id) or frame.generation <= self._generations.get(key, 0):
             return
-        self._generations[key] = generation
-        if not road.link:
+        self._generations[key] = frame.generation
+        link = self._link_of(road.hub_id)
+        if frame.moves and link is not None and not road.link:
+            self._move(link, road)
+        elif not road.link:
             self._become_link(road)
 
     def _become_link(self, road: Road) -> None:
         self._last_link += 1
-        road.link = self._last_link
+        road.link = road.inward = self._last_link
         self._links[road.link] = road
         self._rest(road.hub_id, road.about.relayed)
         self._shell.feed((LinkUp(road.link, road.hub_id),))
+
+    def _move(self, old: Road, road: Road) -> None:
+        """The link goes on over another stream; the core need not know."""
+        old.say(link_wire.encode(link_wire.Moved()))
+        self._shell.queue(old.out)
+        if self._chooses(road.hub_id):
+            self._say_activate(road, moves=True)
+        old.left, old.link, road.link = True, 0, old.link
+        self._links[road.link] = road
+        road.before, road.free = old, trio.Event()
+        self._rest(road.hub_id, road.about.relayed)
+        road.nursery.start_soon(self._follow, old, road)
+
+    async def _follow(self, old: Road, road: Road) -> None:
+        """Wait for the end of the old stream; then what comes over the new one counts."""
+        began = trio.current_time()
+        while not old.read.is_set():
+            until = min(began + DRAIN_MAX_S, max(began, old.heard) + DRAIN_S)
+            if until <= trio.current_time():
+                break
+            with trio.move_on_at(until):
+                await old.read.wait()
+        if old.inward:
+            road.end("the stream before it did not come to its end")
+            return
+        road.inward, road.before = road.link, None
+        road.free.set()
+        log("link moved", hub=road.hub_id, address=road.about.address, before=old.about.address)
+        with trio.move_on_after(DRAIN_S):
+            await old.out.wait_below(0)
+            if self._chooses(road.hub_id):
+                await old.gone.wait()  # the other side has read our last word then
+        old.end(Reason.SPARE)
 
     # --- silence -----------------------------------------------------------------------------------------
 

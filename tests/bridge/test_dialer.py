@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from ecorelay_bridge.backoff import AWAY_LAST_S, LAST_S, PROOF_FIRST_S, STABLE_S, Backoff
-from ecorelay_bridge.dialer import AGAIN_S, BESIDE_MAX, SHORT_S, Dialer, connect
+from ecorelay_bridge.dialer import AGAIN_S, BESIDE_MAX, SHORT_S, Dialer, Direct, connect
 from ecorelay_bridge.handshake import Proof
 from ecorelay_bridge.introduction import Proven
 from ecorelay_bridge.refusals import Reason, Refused, closed_after_proof, wrong_secret
@@ -92,13 +92,13 @@ class Stage:
     async def run(self) -> None:
         """Dial until the script is over and nothing happens any more."""
         dialer = Dialer(
-            PEER,
+            PEER.hub_id,
+            Direct(PEER, self.roads, self.connect),
             self,  # type: ignore[arg-type]
             self.roads,
             Backoff(lambda: self.jitter),
             self.on_link,
             self.reports.append,
-            connect=self.connect,
         )
         with trio.move_on_after(100_000):
             await dialer.run()

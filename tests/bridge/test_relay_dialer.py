@@ -16,8 +16,9 @@ from ecorelay_bridge.backoff import Backoff
 from ecorelay_bridge.door import FAILED_PROOFS_MAX, HALF_OPEN_PER_SOURCE
 from ecorelay_bridge.known import FileTrust
 from ecorelay_bridge.refusals import Reason, Refused
+from ecorelay_bridge.relay_check import check_relays
 from ecorelay_bridge.relay_probe import looking
-from ecorelay_bridge.settings import RelayServer, Secret
+from ecorelay_bridge.settings import RelayServer, Secret, Settings
 from tests.bridge.hubs import RIGHT, WRONG, Hub, identity, introducer, password, peer, running
 from tests.bridge.tiny_relay import TOKEN, TinyRelay, tiny_relay
 from tests.helpers.cables import proxied
@@ -148,6 +149,70 @@ async def test_an_older_or_newer_server_is_named_as_such(tmp_path) -> None:
             assert (await alpha.refused(Reason.VERSION)).told
 
 
+async def test_a_newer_hub_names_the_relay_that_must_be_upgraded(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(relay_wire, "OLDEST_RELAY_VERSION", 2)
+    monkeypatch.setattr(relay_wire, "RELAY_VERSION", 3)
+    async with tiny_relay() as relay:
+        async with running(tmp_path, "alpha", listen=False, relays=at(relay)) as alpha:
+            report = await alpha.refused(Reason.VERSION)
+            [state] = alpha.roads.relays.values()
+        assert "it speaks 1 to 1, this hub 2 to 3" in report.sentence
+        assert report.remedy == f"upgrade ecorelay: the relay server 127.0.0.1:{relay.port} is the older one"
+        assert report.remedy in state.trouble
+        assert not relay.hellos, "nothing is proved to it"
+        with trio.fail_after(20):
+            settings = Settings(hub_id="gamma", secret=Secret(RIGHT), relays=at(relay))
+            [found] = await check_relays(settings, identity("gamma"), {}, environ={})
+        assert [(step.step, step.remedy) for step in found.steps if not step.ok] == [
+            ("version", report.remedy)
+        ]
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "words"),
+    [
+        ("0.2.0", "0.10.0", "this hub (ecorelay 0.2.0) is the older one"),
+        ("1.0", "0.10.0", "(ecorelay 0.10.0) is the older one"),
+        ("1.0", "1.0", "upgrade the older of the two"),
+        ("1.0", "", "upgrade the older of the two"),
+        ("1.0", "weather", "upgrade the older of the two"),
+    ],
+)
+async def test_where_one_does_not_understand_the_other_the_older_one_is_named(
+    tmp_path, monkeypatch, here, there, words
+) -> None:
+    monkeypatch.setattr(relay_connection, "__version__", here)
+    for code in (0, relay_wire.CLOSE_FRAME, relay_wire.CLOSE_VERSION):
+        async with tiny_relay() as relay:
+            relay.app, relay.close_with = there, code
+            async with running(tmp_path, "alpha", listen=False, relays=at(relay)) as alpha:
+                if not code:
+                    await until(partial(len, relay.hubs))
+                    for _, socket in list(relay.hubs.values()):
+                        await socket.send_message("not JSON")
+                reason = Reason.VERSION if code == relay_wire.CLOSE_VERSION else Reason.RELAY_RULES
+                remedy = (await alpha.refused(reason)).remedy
+            # Without it the server's own word has a remedy of its own.
+            assert words in remedy or (code and "older one" not in words and "older" in remedy)
+
+
+async def test_ended_at_any_moment_it_leaves_nothing_behind(tmp_path) -> None:
+    """Reloads end everything wherever it is: at the relay, in a handshake, with a link."""
+    async with (
+        tiny_relay() as relay,
+        running(tmp_path, "beta", listen=False, relays=at(relay)) as beta,
+    ):
+        await until(lambda: relay.hubs)
+        for moment in range(8):
+            async with running(tmp_path, "alpha", listen=False, relays=at(relay)):
+                await trio.sleep(moment * 0.02)
+            await until(lambda: len(relay.hubs) == 1)
+        assert all(each.error is None for each in beta.reports)
+        async with running(tmp_path, "alpha", listen=False, relays=at(relay)) as alpha:
+            await alpha.linked()
+            assert all(each.error is None for each in alpha.reports)
+
+
 @pytest.mark.parametrize(
     ("code", "reason", "seconds"),
     [
@@ -205,6 +270,41 @@ async def test_a_hub_comes_back_to_a_relay_that_was_restarted(tmp_path) -> None:
             async with tiny_relay(port):
                 await alpha.linked(2)
                 assert trio.current_time() - began < 5
+
+
+async def test_a_page_in_the_place_of_a_relay_that_was_there_is_asked_again_soon(
+    tmp_path, monkeypatch
+) -> None:
+    """Tunnels show one while the server behind them is away, and it may be back at any moment."""
+    monkeypatch.setattr(relay_dialer, "MET_PAUSE_S", 0.2)
+    monkeypatch.setattr("ecorelay_bridge.backoff.FIRST_S", 100.0)
+    async with tiny_relay() as relay:
+        relay.rejects = 404
+        async with running(tmp_path, "beta", listen=False, relays=at(relay)) as beta:
+            never_met = await beta.refused(Reason.NO_RELAY)
+        relay.rejects = 0
+        async with running(tmp_path, "alpha", listen=False, relays=at(relay)) as alpha:
+            await until(lambda: relay.hubs)
+            relay.rejects = 404
+            await relay.close_all(relay_wire.CLOSE_GOING)
+            alpha.roads.seek("beta")
+            report = await alpha.refused(Reason.NO_RELAY)
+            assert report.retry_in_s is not None
+            assert never_met.retry_in_s is not None
+            assert report.retry_in_s <= 0.2 < never_met.retry_in_s
+            relay.rejects = 0
+            await until(lambda: relay.hubs)
+
+
+async def test_two_relays_at_one_host_are_told_apart(tmp_path) -> None:
+    async with tiny_relay() as relay:
+        one = RelayServer(url=f"{relay.url}one", token=Secret(TOKEN))
+        other = RelayServer(url=f"{relay.url}other", token=Secret("another-token-of-128-bits-0123456789"))
+        async with running(tmp_path, "alpha", listen=False, relays=(one, other)) as alpha:
+            await alpha.refused(Reason.RELAY_TOKEN)
+            await until(lambda: any(each.up for each in alpha.roads.relays.values()))
+            shown = {name: each.up for name, each in alpha.roads.relays.items()}
+            assert shown == {f"127.0.0.1:{relay.port}/one": True, f"127.0.0.1:{relay.port}/other": False}
 
 
 async def test_a_relay_that_says_nothing_any_more_is_given_up(tmp_path, monkeypatch) -> None:
@@ -490,7 +590,7 @@ async def test_a_message_that_is_too_large_ends_the_connection(tmp_path) -> None
         await until(lambda: relay.hubs)
         for _, socket in list(relay.hubs.values()):
             await socket.send_message(b"\x02" * 200_000)
-        await alpha.refused(Reason.RELAY_LOST)
+        assert "does not understand" in (await alpha.refused(Reason.RELAY_RULES)).sentence
 
 
 async def test_two_hundred_hubs_do_not_come_back_at_once(autojump_clock) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from ecorelay_bridge.backoff import Backoff
 from ecorelay_bridge.proxy import proxy_for
 from ecorelay_bridge.refusals import Reason, Refused
 from ecorelay_bridge.relay_connection import attend
@@ -21,6 +22,7 @@ from tests.bridge.tiny_relay import TOKEN, tiny_relay
 from tests.helpers.certificates import certificate
 
 PASSWORD = "canary-of-the-proxy"
+SWITCHES = b"HTTP/1.1 101 Yes\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
 
 
 class Nobody:
@@ -35,6 +37,8 @@ class Nobody:
     def seen(self, connection, address, hub) -> None: ...
 
     def called(self, connection, stream, address) -> None: ...
+
+    def flooded(self, connection) -> None: ...
 
     def left(self, connection) -> None: ...
 
@@ -145,6 +149,13 @@ async def test_a_hub_reaches_its_relay_through_a_proxy(tmp_path, login) -> None:
         (b"SSH-2.0-OpenSSH\r\n\r\n", Reason.PROXY, "(HTTP nonsense)"),
         (b"x" * 40_000, Reason.PROXY, "no HTTP proxy"),
         (b"HTTP/1.1 200 OK\r\n", Reason.PROXY, "hung up"),
+        (
+            b"HTTP/1.1 407 No\r\nContent-Length: 22\r\n\r\n<html>log in</html>\r\n\r\n",
+            Reason.PROXY,
+            "asks for a login",
+        ),
+        (b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<html>hello</html>", Reason.PROXY, "(HTTP 200)"),
+        (b"HTTP/1.1 200 OK\r\n" + b"X-More: of it\r\n" * 3_000, Reason.PROXY, "no HTTP proxy"),
     ],
 )
 async def test_a_proxy_that_does_not_connect_is_named_with_its_reason(answer, reason, words) -> None:
@@ -198,6 +209,16 @@ async def test_a_proxy_that_hangs_and_one_that_is_not_there() -> None:
                 ("10.1.2.3", "10.1.2.3", None),
                 ("11.1.2.3", "10.0.0.0/8,,", "p:3128"),
                 ("2001:db8::5", "2001:db8::/32", None),
+                ("2001:db8::5", "[2001:db8::5]", None),
+                ("2001:db8::5", "[2001:db8:0::5]:443", None),
+                ("2001:db8::5", "[2001:db8::5]:80", "p:3128"),
+                ("2001:db8::5", "2001:db8::6", "p:3128"),
+                ("10.1.2.3", "10.1.2.3:443", None),
+                ("10.1.2.3", "10.1.2.3:80", "p:3128"),
+                ("relay.test", "other  relay.test", None),
+                ("relay.test", "relay.test:", None),
+                ("relay.test", "relay.test:https", "p:3128"),
+                ("relay.test.", "relay.test", None),
             ]
         ],
         ("localhost", True, {"HTTPS_PROXY": "http://p:3128"}, None),
@@ -266,10 +287,15 @@ def test_a_weak_token_is_not_proved_on_an_open_wire(url, token, good) -> None:
         ),
         (b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n", Reason.NO_RELAY, "login"),
         (b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", Reason.RELAY_AWAY, "a proxy answers"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", Reason.NO_RELAY, "without a WebSocket"),
-        (b"\x15\x03\x03\x00\x02\x02\x50", Reason.NO_RELAY, "without a WebSocket"),
+        (b"HTTP/1.1 530 \r\nContent-Length: 3\r\n\r\nno\n", Reason.RELAY_AWAY, "(HTTP 530)"),
+        (b"HTTP/1.1 200 OK\r\n" + b"X-More: of it\r\n" * 9_000, Reason.NO_RELAY, "no WebSocket"),
+        (b"HTTP/1.1 100 Go on\r\n\r\n" * 300, Reason.NO_RELAY, "(HTTP 100)"),
+        (SWITCHES + b"Sec-WebSocket-Protocol: \xff\xfe\r\n\r\n", Reason.NO_RELAY, "no WebSocket"),
+        (SWITCHES + b"Sec-WebSocket-Extensions: \xff\r\n\r\n", Reason.NO_RELAY, "no WebSocket"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", Reason.NO_RELAY, "no WebSocket"),
+        (b"\x15\x03\x03\x00\x02\x02\x50", Reason.NO_RELAY, "no WebSocket"),
         (b"HTTP/1.1 101 Yes\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", Reason.NO_RELAY, ""),
-        (b"", Reason.NO_RELAY, "without a WebSocket"),
+        (b"", Reason.RELAY_AWAY, "without a word"),
     ],
 )
 async def test_something_else_at_the_port_is_said_to_be_what_it_is(answer, reason, words) -> None:
@@ -298,11 +324,58 @@ async def test_nobody_at_the_port_no_such_name_and_somebody_who_says_nothing(mon
         ("ws://[::1]", "::1", 80, "[::1]", "/"),
         ("wss://[::1]:9800", "::1", 9800, "[::1]:9800", "/"),
         ("wss://user:pw@h", "h", 443, "h", "/"),
+        (
+            "wss://müller.de:9800/ä?b=%20c",
+            "xn--mller-kva.de",
+            9800,
+            "müller.de:9800",
+            "/%C3%A4?b=%20c",
+        ),
+        ("wss://" + "ü" * 80 + ".de", "?" * 80 + ".de", 443, "ü" * 80 + ".de", "/"),
     ],
 )
 def test_a_url_is_taken_apart(url, host, port, name, path) -> None:
     where = Where(url)
     assert (where.host, where.port, where.name, where.path) == (host, port, name, path)
+    assert (where.header + where.path).isascii()
+
+
+async def test_a_relay_whose_name_is_not_of_ascii_letters_is_asked_for_by_its_other_name() -> None:
+    async with tiny_relay() as relay:
+        proxy = ConnectProxy(relay.port)
+        async with answering(proxy.serve) as port:
+            environ = {"http_proxy": f"http://127.0.0.1:{port}"}
+            there = relay_at("ws://müller.de/ä")
+            with trio.fail_after(10):
+                stream = await connect_relay(there, environ=environ)
+                guest = Nobody()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(
+                        lambda: attend(there, stream, "alpha", identity("alpha"), guest, app="1")
+                    )
+                    await guest.came.wait()
+                    nursery.cancel_scope.cancel()
+    assert proxy.heads[0].startswith(b"CONNECT xn--mller-kva.de:80 HTTP/1.1\r\n")
+    assert relay.hellos[0].url == there.url
+
+
+async def test_a_tunnel_without_the_server_behind_it_is_asked_again_soon(tmp_path) -> None:
+    """It takes every connection and ends it, before or after TLS began."""
+    pem = certificate(tmp_path, "localhost")
+
+    async def ends_at_once(stream: trio.SocketStream) -> None:
+        await stream.aclose()
+
+    async def ends_at_tls(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+
+    for serve in (ends_at_once, ends_at_tls):
+        async with answering(serve) as port:
+            backoff = Backoff(lambda: 1.0)
+            for url in (f"ws://127.0.0.1:{port}", f"wss://localhost:{port}"):
+                refused = await ends(relay_at(url, ca=str(pem) if url.startswith("wss") else ""))
+                assert refused.reason is Reason.RELAY_AWAY, (serve, url, refused)
+                assert max(backoff.after_failure(refused) for _ in range(20)) <= 1.5
 
 
 # --- TLS ---------------------------------------------------------------------------------------------------

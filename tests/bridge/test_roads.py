@@ -102,3 +102,28 @@ async def test_a_pause_for_all_ends_when_any_hub_is_sought(autojump_clock) -> No
         await wait_all_tasks_blocked()
         assert nursery.child_tasks
         roads.seek("desk")
+
+
+async def test_news_of_one_hub_wakes_nobody_who_waits_for_another() -> None:
+    asked: list[str] = []
+
+    class Noting(Roads):
+        def is_sought(self, hub_id: str, *, relayed: bool = False) -> bool:
+            asked.append(hub_id)
+            return super().is_sought(hub_id, relayed=relayed)
+
+    roads = Noting()
+    hubs = [f"hub-{number}" for number in range(50)]
+    for hub in hubs:
+        roads.rest(hub)
+    async with trio.open_nursery() as nursery:
+        for hub in hubs:
+            nursery.start_soon(roads.sought, hub)
+        await wait_all_tasks_blocked()
+        asked.clear()
+        for hub in hubs:
+            roads.rest(hub)
+            await wait_all_tasks_blocked()
+        assert asked == hubs
+        nursery.cancel_scope.cancel()
+    assert not roads._waiting, "nothing is kept of those that wait no more"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hmac
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import trio
@@ -25,10 +25,15 @@ class TinyRelay:
         self.hubs: dict[bytes, tuple[HubHere, WebSocketConnection]] = {}
         self.hellos: list[relay_wire.RelayHello] = []
         self.versions = (1, 1)
+        self.app = ""
+        """The version of its program, as it says."""
         self.close_with = 0
         """Every hello is answered with this close code."""
         self.rejects = 0
         """Every request is answered with this HTTP status."""
+        self.tamper: Callable[[int, bytes], list[bytes]] = lambda number, message: [message]
+        """Makes of a data message, and its number, what goes on to the other hub."""
+        self._switched = 0
         self.frozen = False
         """Nothing is passed on or said."""
         self.scope = trio.CancelScope()
@@ -58,7 +63,9 @@ class TinyRelay:
 
     async def _serve(self, socket: WebSocketConnection) -> None:
         nonce = secrets.token_hex(32)
-        await socket.send_message(relay_wire.encode(RelayNonce(versions=self.versions, nonce=nonce)))
+        await socket.send_message(
+            relay_wire.encode(RelayNonce(versions=self.versions, nonce=nonce, app_version=self.app))
+        )
         hello = relay_wire.decode_hello(str(await socket.get_message()))
         self.hellos.append(hello)
         proof = relay_wire.proof_of(TOKEN, relay_wire.statement(nonce, hello))
@@ -92,8 +99,13 @@ class TinyRelay:
             gone = NoSuchHub(address=came.address.hex(), stream=came.stream.hex())
             await socket.send_message(relay_wire.encode(gone))
             return
+        passed = [relay_wire.piece(came.kind, address, came.stream, came.payload)]
+        if came.kind == relay_wire.DATA:
+            self._switched += 1
+            passed = self.tamper(self._switched, passed[0])
         with contextlib.suppress(ConnectionClosed):
-            await to[1].send_message(relay_wire.piece(came.kind, address, came.stream, came.payload))
+            for each in passed:
+                await to[1].send_message(each)
 
     async def tell(
         self,

@@ -15,6 +15,7 @@ import trio
 import trio.testing
 
 from ecorelay import link_wire, names, wire
+from ecorelay.core import rooms as core_rooms
 from ecorelay.core.events import SessionFrame, SessionOpened
 from ecorelay.core.hub import Hub
 from ecorelay.daemon import guard as guard_module, links as links_module
@@ -68,6 +69,17 @@ class Cut(trio.abc.Stream):
             await self.stream.aclose()
 
 
+class Lagging(Cut):
+    """One on which everything takes its time, and nothing overtakes anything."""
+
+    lag_s = 0.05
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        data = await super().receive_some(max_bytes)
+        await trio.sleep(self.lag_s)
+        return data
+
+
 class Proven:
     """What the bridge hands over."""
 
@@ -105,12 +117,13 @@ class Site:
     def __init__(self, hub_id: str, home: Path) -> None:
         home.mkdir(mode=0o700)
         self.hub_id = hub_id
-        self.store = Store.open(home, Limits(), "process", time.time_ns() // 1_000_000)
+        limits = Limits(sends_per_minute=0)
+        self.store = Store.open(home, limits, "process", time.time_ns() // 1_000_000)
         self.core = Hub(
             hub_id=hub_id,
             version="1",
             new_id=lambda now: names.new_id(now, secrets.randbits),
-            limits=Limits(),
+            limits=limits,
             snapshot=self.store.snapshot(),
         )
         self.shell = Shell(
@@ -139,6 +152,13 @@ class Site:
         self.shell.feed((SessionOpened(self._sid, hello, 0),))
         return self._sid, out
 
+    def ask(self, sid: int, request: Any) -> None:
+        self.shell.feed((SessionFrame(sid, request),))
+
+    def say(self, sid: int, room: str, text: str) -> None:
+        op = names.new_id(time.time_ns() // 1_000_000, secrets.randbits)
+        self.ask(sid, wire.RoomSend(req_id=2, op_id=op, room=room, text=text))
+
     def send(self, sid: int, to: str, text: str) -> None:
         op = names.new_id(time.time_ns() // 1_000_000, secrets.randbits)
         self.shell.feed((SessionFrame(sid, wire.Send(req_id=1, op_id=op, to=to, text=text)),))
@@ -166,9 +186,9 @@ class Pair:
         self.one, self.other = one, other
         self.nursery = nursery
 
-    def stream(self, relayed: bool = False) -> tuple[Cut, Cut]:
+    def stream(self, relayed: bool = False, kind: type[Cut] = Cut) -> tuple[Cut, Cut]:
         """Another stream between them; the end of `one` first."""
-        here, there = map(Cut, trio.testing.memory_stream_pair())
+        here, there = map(kind, trio.testing.memory_stream_pair())
         self.nursery.start_soon(self._serve, self.one, Proven(here, self.other.hub_id, relayed))
         self.nursery.start_soon(self._serve, self.other, Proven(there, self.one.hub_id, relayed))
         return here, there
@@ -480,6 +500,125 @@ async def test_a_direct_stream_takes_over_from_a_relay_once_it_has_proved_to_liv
         await until(lambda: p.one.core.state.hubs["b"].complete)
         p.one.send(sid, "bob@b", "hello")
         await until(lambda: p.other.core.state.names["bob"].unread)
+
+
+class Moving:
+    """Two linked hubs, with a room in which somebody on each of them says something all the time."""
+
+    def __init__(self, p: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.p = p
+        self.heard: dict[str, list[str]] = {"a": [], "B": []}
+        self.refused: list[Any] = []
+        hand_out = core_rooms.hand_out
+
+        def note(s: Any, room: Any, mail: Any, *more: Any) -> int:
+            # The host hands out what was said on both; what one's own said is not news there.
+            if not (mail.text or "").startswith(s.hub_id):
+                self.heard[s.hub_id].append(mail.text or "")
+            return hand_out(s, room, mail, *more)
+
+        monkeypatch.setattr(core_rooms, "hand_out", note)
+
+    async def begin(self) -> None:
+        p = self.p
+        self.alice, self.out = p.one.open("alice")
+        self.bob, _ = p.other.open("bob")
+        await until(
+            lambda: p.one.core.state.hubs["b"].peers and p.other.core.state.hubs["a"].peers  # both are known
+        )
+        p.other.ask(self.bob, wire.Join(req_id=1, room="hall"))
+        p.one.ask(self.alice, wire.Join(req_id=1, room="hall@B"))
+        await until(lambda: any(isinstance(each, wire.RoomMembers) for each in self.out.frames))
+
+    async def talk(self, moved: Callable[[], object]) -> int:
+        """Say things until a while after the link moved; how many on each side."""
+        count, after = 0, 0
+        with trio.fail_after(15):
+            while after < 30:
+                self.p.one.say(self.alice, "hall@B", f"a {count}")
+                self.p.other.say(self.bob, "hall", f"B {count}")
+                count += 1
+                after += bool(moved())
+                await trio.sleep(0.005)
+        return count
+
+
+@pytest.mark.guarantee("relay-roads")
+async def test_no_room_message_is_lost_when_the_link_moves_to_the_better_road(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(links_module, "STANDBY_S", 0.2)
+    async with pair(tmp_path) as p:
+        p.stream(relayed=True, kind=Lagging)
+        await p.both_up()
+        moving = Moving(p, monkeypatch)
+        await moving.begin()
+        link = p.one.link
+        p.stream()
+        count = await moving.talk(
+            lambda: all(site.link and not site.link.about.relayed for site in (p.one, p.other))
+        )
+        await until(lambda: len(moving.heard["a"]) >= count and len(moving.heard["B"]) >= count)
+        assert moving.heard == {
+            "a": [f"B {n}" for n in range(count)],
+            "B": [f"a {n}" for n in range(count)],
+        }
+        failed = [each for each in moving.out.frames if isinstance(each, wire.Failed)]
+        assert not failed, "and nobody was told that it cannot be said"
+        await until(lambda: not any(road is link for road in p.one.links.roads["b"]))
+        assert [len(site.links.roads[key]) for site, key in ((p.one, "b"), (p.other, "a"))] == [1, 1]
+        assert p.one.links._links.keys() == {1}, "it is the same link"
+
+
+@pytest.mark.parametrize("how", ["hangs", "breaks"])
+async def test_where_the_old_stream_fails_as_the_link_moves_it_begins_anew(
+    tmp_path: Path, monkeypatch, how: str
+):
+    monkeypatch.setattr(links_module, "STANDBY_S", 0.2)
+    async with pair(tmp_path) as p:
+        here, there = p.stream(relayed=True)
+        await p.both_up()
+        sid, _ = p.one.open("alice")
+        p.other.open("bob")
+        await until(lambda: p.one.core.state.hubs["b"].complete)
+        move = Links._move
+
+        def fails(links: Links, old: Road, road: Road) -> None:
+            move(links, old, road)
+            setattr(here, how, True)
+            setattr(there, how, True)
+
+        monkeypatch.setattr(Links, "_move", fails)
+        p.stream()
+        await until(lambda: p.one.wanted.count("seek B") and p.other.wanted.count("seek a"))
+        assert not any(p.one.links.roads.values())
+        p.stream()
+        p.one.send(sid, "bob@b", "hello")
+        await p.both_up()
+        await until(lambda: p.other.core.state.names["bob"].unread == 1)
+
+
+async def test_an_old_stream_that_hangs_before_the_move_is_left_at_once(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(links_module, "STANDBY_S", 0.3)
+    async with pair(tmp_path) as p:
+        here, there = p.stream(relayed=True)
+        await p.both_up()
+        p.stream()
+        await until(lambda: len(p.one.links.roads["b"]) == 2)
+        await trio.sleep(0.1)
+        here.hangs = there.hangs = True
+        await until(lambda: p.one.link and not p.one.link.about.relayed)
+        await p.both_up()
+        assert "seek B" not in p.one.wanted
+
+
+async def test_a_last_word_that_nobody_expects_ends_nothing_but_its_stream(tmp_path: Path):
+    async with pair(tmp_path) as p:
+        here, _ = p.stream()
+        await p.both_up()
+        await here.slip_in(link_wire.encode(link_wire.Moved()) + link_wire.encode(link_wire.RoomsHere()))
+        await until(lambda: "seek a" in p.other.wanted)
+        p.stream()
+        await until(lambda: p.one.link and p.one.link.about.stream is not here)
+        await p.both_up()
 
 
 async def test_a_relay_does_not_take_over_from_a_direct_stream_that_answers(tmp_path: Path, monkeypatch):

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -147,6 +148,45 @@ async def tunnel(
 ) -> AsyncIterator[Tunnel]:
     """A tunnel to a port, until the end of the block."""
     made = Tunnel(port, delay_s=delay_s, stall_s=stall_s, stalls=stalls)
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, made.serve, 0)
+        made.port = listeners[0].socket.getsockname()[1]
+        yield made
+        nursery.cancel_scope.cancel()
+
+
+class Line(Tunnel):
+    """A line on which only so much comes down in a second; what goes up is as quick as ever."""
+
+    def __init__(self, port: int, bytes_per_s: float) -> None:
+        super().__init__(port, delay_s=0.0, stall_s=0.0, stalls=0.0)
+        self._bytes_per_s = bytes_per_s
+
+    async def serve(self, near: trio.SocketStream) -> None:
+        with suppress(OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            # Small buffers: what waits is to wait at the server, as it does before a real line.
+            near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024)
+            async with near, await trio.open_tcp_stream("127.0.0.1", self._to) as far:
+                far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._pass, near, far, 0.0, nursery.cancel_scope)
+                    nursery.start_soon(self._pass, far, near, self._bytes_per_s, nursery.cancel_scope)
+
+    async def _pass(
+        self, one: trio.SocketStream, other: trio.SocketStream, rate: float, both: trio.CancelScope
+    ) -> None:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            while data := await one.receive_some(16 * 1024):
+                await other.send_all(data)
+                if rate:
+                    await trio.sleep(len(data) / rate)
+        both.cancel()
+
+
+@asynccontextmanager
+async def throttled(port: int, *, bytes_per_s: float) -> AsyncIterator[Line]:
+    """A slow line to a port, until the end of the block."""
+    made = Line(port, bytes_per_s)
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(trio.serve_tcp, made.serve, 0)
         made.port = listeners[0].socket.getsockname()[1]
