@@ -324,6 +324,20 @@ async def test_thousands_of_silent_connections_are_bounded_and_a_hub_gets_in(fie
     assert 0 < len(crowded) < 60
 
 
+async def test_who_had_to_make_room_makes_nobody_else_make_room():
+    async with running() as server:
+        first, other = trio.CancelScope(), trio.CancelScope()
+        server.half_open.enter(first, "127.0.0.1", proxy=True)
+        assert server.server._move(first, "192.0.2.1") is None
+        for _ in range(HALF_OPEN_PER_SOURCE):
+            server.half_open.enter(trio.CancelScope(), "192.0.2.1")
+        # It is out by now.
+        assert server.server._move(first, "192.0.2.1") is None
+        assert len(server.half_open) == HALF_OPEN_PER_SOURCE
+        server.half_open.enter(other, "127.0.0.1", proxy=True)
+        assert server.server._move(other, "192.0.2.1") is not None
+
+
 @pytest.mark.soak
 async def test_ten_thousand_silent_connections():
     allow_files(15_000)
