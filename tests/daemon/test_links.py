@@ -80,6 +80,17 @@ class Lagging(Cut):
         return data
 
 
+class Slow(Cut):
+    """One over which only so much comes in a second."""
+
+    per_s = 30_000.0
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        data = await super().receive_some(min(max_bytes or 1_000, 1_000))
+        await trio.sleep(len(data) / self.per_s)
+        return data
+
+
 class Proven:
     """What the bridge hands over."""
 
@@ -274,6 +285,23 @@ async def test_who_hears_nothing_looks_for_another_way_and_then_gives_up(tmp_pat
         assert p.one.up()
         await until(lambda: not p.one.up() and not p.other.up())
         assert p.one.links.roads == p.other.links.roads == {}
+
+
+async def test_a_text_that_takes_longer_than_patience_arrives_by_one_link(tmp_path: Path):
+    """Each part of it is a sign of life, and the other side must hear so: or it began again for ever."""
+    async with pair(tmp_path) as p:
+        p.stream(kind=Slow)
+        await p.both_up()
+        sid, _ = p.one.open("alice")
+        p.other.open("bob")
+        await until(lambda: p.one.core.state.hubs["b"].peers)
+        p.one.wanted.clear()
+        took = 100_000 / Slow.per_s
+        assert took > links_module.HUNG_S * 2
+        p.one.send(sid, "bob@b", "x" * 100_000)
+        await until(lambda: p.other.core.state.names["bob"].unread)
+        assert p.one.wanted == [], "no other way was looked for"
+        assert p.one.links._links.keys() == {1}
 
 
 async def test_idle_streams_are_asked_and_kept(tmp_path: Path, monkeypatch):
