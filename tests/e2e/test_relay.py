@@ -325,6 +325,27 @@ async def test_ten_thousand_messages_through_a_slow_downlink(site: Make, relay: 
         assert numbers == said
 
 
+@pytest.mark.soak
+async def test_the_largest_text_through_the_slowest_of_lines(site: Make, relay: Relay) -> None:
+    here, slow = site("here"), site("slow")
+    async with throttled(relay.port, bytes_per_s=24 * 1024) as line:
+        meet(relay, here)
+        meet(relay, slow, port=line.port)
+        await start(here, slow)
+        await linked(here, slow)
+        async with slow.session("box"):
+            pass
+        await eventually(partial(here.knows, "box@slow"))
+        since = (await here.link(slow)).since
+        async with here.session("writer") as client:
+            await send(client, "box@slow", "x" * 500_000)
+        took = await eventually(here.nothing_waits, 60)
+        print(f"it took {took:.0f} s")
+        assert took > 15
+        assert (await here.link(slow)).since == since, "it was one link from the beginning to the end"
+        assert [len(mail.text or "") for mail in await slow.read("box")] == [500_000]
+
+
 async def _latencies(client, count: int, until: Callable[[], Awaitable[bool]] | None = None) -> float:
     """Milliseconds of a message to ``box@other`` until it is forwarded: the median of so many or more."""
     took: list[float] = []
