@@ -424,7 +424,7 @@ class Links:
             return
         self._generations[key] = frame.generation
         link = self._link_of(road.hub_id)
-        if frame.moves and link is not None and not road.link:
+        if frame.moves and not road.link and link is not None and link.before is None:
             self._move(link, road)
         elif not road.link:
             self._become_link(road)

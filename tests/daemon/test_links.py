@@ -624,6 +624,21 @@ async def test_where_the_old_stream_fails_as_the_link_moves_it_begins_anew(
         await until(lambda: p.other.core.state.names["bob"].unread == 1)
 
 
+async def test_who_moves_the_link_again_before_it_has_arrived_gets_a_new_one(tmp_path: Path):
+    """No hub does that, but one may say so."""
+    async with pair(tmp_path) as p:
+        p.stream(relayed=True)
+        await p.both_up()
+        assert p.other.link is not None
+        first = p.other.link
+        for generation in (2**50, 2**50 + 1):
+            here, _ = p.stream()
+            await here.slip_in(link_wire.encode(link_wire.Activate(generation=generation, moves=True)))
+            await until(lambda: p.other.link is not first)
+        await until(lambda: p.other.links._last_link == 2)
+        await until(lambda: first.gone.is_set())
+
+
 async def test_an_old_stream_that_hangs_before_the_move_is_left_at_once(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(links_module, "STANDBY_S", 0.3)
     async with pair(tmp_path) as p:
