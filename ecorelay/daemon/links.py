@@ -439,9 +439,10 @@ class Links:
     def _move(self, old: Road, road: Road) -> None:
         """The link goes on over another stream; the core need not know."""
         old.say(link_wire.encode(link_wire.Moved()))
-        self._shell.queue(old.out)
+        old.out.flush()
         if self._chooses(road.hub_id):
             self._say_activate(road, moves=True)
+            road.out.flush()
         old.left, old.link, road.link = True, 0, old.link
         self._links[road.link] = road
         road.before, road.free = old, trio.Event()

@@ -510,6 +510,7 @@ async def test_a_direct_stream_takes_over_from_a_relay_once_it_has_proved_to_liv
     tmp_path: Path, monkeypatch
 ):
     monkeypatch.setattr(links_module, "STANDBY_S", 0.4)
+    monkeypatch.setattr(links_module, "DRAIN_S", 0.4)  # what moves it leaves at once
     async with pair(tmp_path) as p:
         sid, _ = p.one.open("alice")
         p.other.open("bob")
@@ -525,6 +526,8 @@ async def test_a_direct_stream_takes_over_from_a_relay_once_it_has_proved_to_liv
         await until(lambda: p.other.link and not p.other.link.about.relayed)
         await p.both_up()
         assert (p.one.wanted[-1], p.other.wanted[-1]) == ("rest B", "rest a")
+        await until(lambda: [*map(len, p.one.links.roads.values())] == [1])
+        assert [site.links._links.keys() for site in (p.one, p.other)] == [{1}, {1}], "nothing began anew"
         await until(lambda: p.one.core.state.hubs["b"].complete)
         p.one.send(sid, "bob@b", "hello")
         await until(lambda: p.other.core.state.names["bob"].unread)
