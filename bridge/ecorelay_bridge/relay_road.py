@@ -15,7 +15,7 @@ from ecorelay_bridge.proxy import Proxy, connect_through, is_loopback, proxy_for
 from ecorelay_bridge.refusals import Reason, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from ecorelay_bridge.settings import RelayServer
 
@@ -65,6 +65,13 @@ def _in_ascii(host: str) -> str:
         return host if host.isascii() else host.encode("idna").decode("ascii")
     except UnicodeError:
         return host.encode("ascii", "replace").decode()  # no name of a machine: looking it up says so
+
+
+def shown_name(relay: RelayServer, relays: Sequence[RelayServer]) -> str:
+    """What one relay of these is called for a person: its host, and its path where another one is there."""
+    where = Where(relay.url)
+    twins = [each for each in relays if Where(each.url).name == where.name]
+    return where.name if len(twins) <= 1 else where.name + where.path
 
 
 def refuse_weak(relay: RelayServer) -> None:

@@ -275,6 +275,8 @@ async def test_a_relay_of_another_version_is_named_with_who_must_upgrade(site: M
             shown = " ".join((await here.cli(*command, code=code)).stdout.decode().split())
             assert "it speaks 7 to 9, this hub 1 to 1" in shown
             assert "upgrade ecorelay: this hub is the older one" in shown
+            if code:
+                assert "the running hub is not there now; no protocol version" in shown
 
 
 @pytest.mark.soak
@@ -392,12 +394,14 @@ async def test_the_check_and_the_probe(site: Make, relay: Relay) -> None:
     found = json.loads((await here.cli("bridge-check", "--json")).stdout)
     assert found["ok"], found
     [at] = found["relays"]
+    assert at["running"] is True
     assert [step["step"] for step in at["steps"]] == ["resolve", "connect", "websocket", "token", "hubs"]
     assert at["steps"][-1]["detail"] == "this hub is there; 1 other hub: there"
     [hub] = at["hubs"]
     assert (hub["hub_id"], hub["ok"], hub["linked"]) == ("there", True, True)
     shown = (await here.cli("bridge-check")).stdout.decode()
     assert f"127.0.0.1:{relay.port} (relay)" in shown
+    assert "the running hub is there: 1 other hub" in shown
     probed = json.loads((await here.cli("relay-probe", "--json")).stdout)
     [measured] = probed["relays"]
     print(measured)
