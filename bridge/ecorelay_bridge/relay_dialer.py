@@ -63,7 +63,8 @@ network is not to find the door full for that."""
 MET_PAUSE_S: Final = 2.0
 """Longest wait for a relay server that was there before, whatever answers in its place: tunnels have pages of
 their own for a server that is not running."""
-_IN_ITS_PLACE: Final = frozenset({Reason.NO_RELAY, Reason.TLS, Reason.PROXY})
+_IN_ITS_PLACE: Final = frozenset({Reason.NO_RELAY, Reason.TLS})
+"""Not a proxy that refuses: it may count wrong passwords."""
 
 
 class RelayDialer:
