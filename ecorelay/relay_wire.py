@@ -85,7 +85,7 @@ CLOSE_HUB_ID: Final = 4005
 """What it calls itself is no name."""
 CLOSE_FULL: Final = 4006
 CLOSE_RATE: Final = 4008
-"""Too many failed proofs, or one identity comes too often: come again after a minute."""
+"""Too many failed proofs, or one identity or address comes too often: come again after a minute."""
 
 Hex = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 """32 bytes."""

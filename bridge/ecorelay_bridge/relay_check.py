@@ -18,7 +18,7 @@ from ecorelay_bridge.federation import introduce_as
 from ecorelay_bridge.known import Reading
 from ecorelay_bridge.refusals import Reason, Refused
 from ecorelay_bridge.relay_probe import looking
-from ecorelay_bridge.relay_road import Where
+from ecorelay_bridge.relay_road import shown_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,7 +84,9 @@ async def check_relays(
     if not settings.relays:
         return []
     introducer = await introduce_as(settings, identity, Reading(known))
-    found = [RelayFound(name=Where(each.url).name, steps=[], hubs={}) for each in settings.relays]
+    found = [
+        RelayFound(name=shown_name(each, settings.relays), steps=[], hubs={}) for each in settings.relays
+    ]
 
     async def check(relay: RelayServer, to: RelayFound) -> None:
         own = relay_wire.address_of(identity.public)

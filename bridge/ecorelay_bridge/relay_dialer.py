@@ -24,7 +24,7 @@ from ecorelay_bridge.known import judge
 from ecorelay_bridge.listener import failed
 from ecorelay_bridge.refusals import Reason, Refused
 from ecorelay_bridge.relay_connection import attend, news_pace
-from ecorelay_bridge.relay_road import Where, connect_relay
+from ecorelay_bridge.relay_road import Where, connect_relay, shown_name
 from ecorelay_bridge.roads import RelayState, RoadReport
 from ecorelay_bridge.workers import Pace
 
@@ -63,7 +63,8 @@ network is not to find the door full for that."""
 MET_PAUSE_S: Final = 2.0
 """Longest wait for a relay server that was there before, whatever answers in its place: tunnels have pages of
 their own for a server that is not running."""
-_IN_ITS_PLACE: Final = frozenset({Reason.NO_RELAY, Reason.TLS, Reason.PROXY})
+_IN_ITS_PLACE: Final = frozenset({Reason.NO_RELAY, Reason.TLS})
+"""Not a proxy that refuses: it may count wrong passwords."""
 
 
 class RelayDialer:
@@ -146,7 +147,7 @@ class RelayDialer:
     async def _keep(self, relay: RelayServer) -> None:
         """Be at one relay."""
         where, backoff, news = Where(relay.url), Backoff(self.jitter), news_pace()
-        state = self.roads.relays[self._name(relay)] = RelayState()
+        state = self.roads.relays[shown_name(relay, self._settings.relays)] = RelayState()
         met = False
         while True:
             began = trio.current_time()
@@ -190,12 +191,6 @@ class RelayDialer:
             elif await self.roads.pause_any(wait):
                 backoff.hurry()
                 await trio.sleep(0.5 * self.jitter())
-
-    def _name(self, relay: RelayServer) -> str:
-        """It in `hub status`: by its host, and by its path too where another one is at the same host."""
-        where = Where(relay.url)
-        twins = [each for each in self._settings.relays if Where(each.url).name == where.name]
-        return where.name if len(twins) == 1 else where.name + where.path
 
     # --- who is there --------------------------------------------------------------------------------------
 

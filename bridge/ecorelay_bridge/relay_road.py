@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, urlsplit
 
@@ -14,7 +15,7 @@ from ecorelay_bridge.proxy import Proxy, connect_through, is_loopback, proxy_for
 from ecorelay_bridge.refusals import Reason, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from ecorelay_bridge.settings import RelayServer
 
@@ -24,6 +25,9 @@ _OWN_CERTIFICATE: Final = (
     "give it a certificate of a known authority, or name yours as ca of this relay in bridge.json"
 )
 _PROXYS_CERTIFICATE: Final = "name a file with its authority as SSL_CERT_FILE in the environment of the hub"
+AUTHORITIES_S: Final = 3_600.0
+"""The system's authorities are read so often, and again when a file that is named changed: it takes 20 ms,
+in which nobody else gets a turn."""
 _IN_PATHS: Final = "%/?&=:;,@!$'()*+~"
 
 
@@ -61,6 +65,13 @@ def _in_ascii(host: str) -> str:
         return host if host.isascii() else host.encode("idna").decode("ascii")
     except UnicodeError:
         return host.encode("ascii", "replace").decode()  # no name of a machine: looking it up says so
+
+
+def shown_name(relay: RelayServer, relays: Sequence[RelayServer]) -> str:
+    """What one relay of these is called for a person: its host, and its path where another one is there."""
+    where = Where(relay.url)
+    twins = [each for each in relays if Where(each.url).name == where.name]
+    return where.name if len(twins) <= 1 else where.name + where.path
 
 
 def refuse_weak(relay: RelayServer) -> None:
@@ -175,6 +186,19 @@ def _context(ca: str) -> ssl.SSLContext:
     Raises:
         Refused: ``certificate``, the file is none.
     """
+    named = ca, os.environ.get("SSL_CERT_FILE", ""), os.environ.get("SSL_CERT_DIR", "")
+    return _made(ca, named, tuple(map(_changed_at, named)), int(trio.current_time() // AUTHORITIES_S))
+
+
+def _changed_at(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns if path else 0
+    except OSError:
+        return 0
+
+
+@lru_cache(maxsize=8)
+def _made(ca: str, _named: tuple[str, ...], _changed: tuple[int, ...], _hour: int) -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     if ca:

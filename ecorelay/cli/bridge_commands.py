@@ -413,6 +413,7 @@ async def _check(paths: Paths, settings: Settings, me: Identity, as_json: bool) 
         screen.out(f"  {_running_says(running, hub_id)}\n")
     for relay in relays:
         screen.out(f"\n{screen.styled(screen.line(relay.name), 'bold')} (relay)\n{_shown(relay.steps, '  ')}")
+        screen.out(f"  {_running_at(running, relay)}\n")
         for hub_id, each in relay.hubs.items():
             screen.out(f"  {screen.styled(screen.line(hub_id), 'bold')}\n{_shown(each, '    ')}")
     at_relays = {hub_id for relay in relays for hub_id in relay.hubs}
@@ -490,6 +491,21 @@ def _running_says(running: wire.HubDetails | None, hub_id: str) -> str:
     )
 
 
+def _running_at(running: wire.HubDetails | None, found: RelayFound) -> str:
+    """What the running hub says of a relay: it may go there otherwise than this shell does."""
+    if running is None:
+        return "no hub runs here, so none is there"
+    at = next((each for each in running.relays if each.name == found.name), None)
+    if at is None:
+        return "the running hub does not know of it: `ecorelay hub reload`"
+    if at.up:
+        return f"the running hub is there: {screen.many(at.hubs, 'other hub')}"
+    says = f"the running hub is not there now; {screen.line(at.trouble) or 'it is connecting'}"
+    if any(step.step == "proxy" and step.ok for step in found.steps):
+        says += "; this shell goes through a proxy: `ecorelay hub restart` from here gives it to the hub too"
+    return says
+
+
 def _fields(step: Step) -> dict[str, Any]:
     fields: dict[str, Any] = {"step": step.step, "ok": step.ok}
     for name in ("detail", "cause", "reason", "remedy"):
@@ -502,6 +518,8 @@ def _relay_fields(running: wire.HubDetails | None, found: RelayFound) -> dict[st
     return {
         "name": found.name,
         "ok": found.ok,
+        "running": running is not None
+        and any(each.up and each.name == found.name for each in running.relays),
         "steps": [_fields(step) for step in found.steps],
         "hubs": [_hub_fields(running, hub_id, each) for hub_id, each in found.hubs.items()],
     }

@@ -300,6 +300,7 @@ class Links:
     async def _read(self, road: Road) -> str:
         lines = LineSplitter(link_wire.LINE_MAX)
         stream = road.about.stream
+        began = trio.current_time()
         while data := await stream.receive_some(READ_SIZE):
             road.heard = trio.current_time()
             road.unanswered = 0.0
@@ -309,9 +310,24 @@ class Links:
                 await road.earn()
                 await road.free.wait()
             await road.earn()
+            began = self._tell_of_a_long_line(road, began, lines.pending > len(data))
             self._shell.flush()
             await self._room()
         return Reason.EOF
+
+    def _tell_of_a_long_line(self, road: Road, began: float, goes_on: bool) -> float:
+        """Say that we are there while a line takes its time; gives when it began, or that was said last.
+
+        On a slow way a large text takes a minute, and a ping is behind it.
+        """
+        now = trio.current_time()
+        if not goes_on:
+            return now
+        if now - began < PROBE_S:
+            return began
+        road.out.put(link_wire.encode(link_wire.LinkPong(number=0)))
+        self._shell.queue(road.out)
+        return now
 
     def _take(self, road: Road, lines: Iterator[bytes]) -> bool:
         """Hand a slice of lines to the core; whether there are more."""
@@ -408,7 +424,7 @@ class Links:
             return
         self._generations[key] = frame.generation
         link = self._link_of(road.hub_id)
-        if frame.moves and link is not None and not road.link:
+        if frame.moves and not road.link and link is not None and link.before is None:
             self._move(link, road)
         elif not road.link:
             self._become_link(road)
@@ -423,9 +439,10 @@ class Links:
     def _move(self, old: Road, road: Road) -> None:
         """The link goes on over another stream; the core need not know."""
         old.say(link_wire.encode(link_wire.Moved()))
-        self._shell.queue(old.out)
+        old.out.flush()
         if self._chooses(road.hub_id):
             self._say_activate(road, moves=True)
+            road.out.flush()
         old.left, old.link, road.link = True, 0, old.link
         self._links[road.link] = road
         road.before, road.free = old, trio.Event()

@@ -162,8 +162,10 @@ class Connection:
                     if handled % MESSAGES_AT_ONCE == 0:
                         await trio.lowlevel.checkpoint()
                 data, each = b"", None  # a hub that is silent now holds nothing of what it said last
-                pause = self._switch.pause(self.hub, trio.current_time())
+                now = trio.current_time()
+                pause = self._switch.pause(self.hub, now)
                 if pause:
+                    self.heard = now + pause  # it is we who do not listen
                     await trio.sleep(pause)
                 data = bytes(await self._stream.receive_some(RECEIVE))
                 self.heard = trio.current_time()

@@ -46,26 +46,30 @@ class Stderr:
 
     def __call__(self, line: bytes) -> None:
         """Write one line, or keep it."""
-        if self._flush() and self._lost:
-            self._kept += _line({"level": "warning", "event": "log", "lost": self._lost})
-            self._lost = 0
+        self._flush()
+        if self._lost and not self._kept:
+            lost, self._lost = self._lost, 0
+            self._kept += _line({"level": "warning", "event": "log", "lost": lost})
+            self._flush()
+            if self._lost:  # this one too
+                self._lost = lost
         if self._kept and len(self._kept) + len(line) > KEPT_MAX:
             self._lost += 1
         else:
             self._kept += line
             self._flush()
 
-    def _flush(self) -> bool:
-        """Write what the other side takes now; whether that is all."""
+    def _flush(self) -> None:
+        """Write what the other side takes now."""
         try:
             number = sys.stderr.fileno()
             while self._kept and _takes_more(number):
                 del self._kept[: os.write(number, self._kept[:ATOMIC])]
         except BlockingIOError:
             pass
-        except (OSError, ValueError, AttributeError):  # nobody is there, or there is no stderr
+        except (OSError, ValueError, AttributeError):  # nobody is there, the disk is full, there is no stderr
+            self._lost += self._kept.count(b"\n")
             self._kept.clear()
-        return not self._kept
 
 
 def _takes_more(number: int) -> bool:

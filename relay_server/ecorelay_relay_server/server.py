@@ -229,7 +229,8 @@ class Server:
 
     def _move(self, ticket: trio.CancelScope, source: str) -> trio.CancelScope | None:
         """The proxy has said who it is for: from now on it counts there."""
-        self.half_open.leave(ticket)
+        if not self.half_open.leave(ticket):
+            return None  # it had to make room already, and does not cost another one his
         return self.half_open.enter(ticket, source)
 
     def _place(self, proven: Proven, asked: Asked) -> Proven | Refused:

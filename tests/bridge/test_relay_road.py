@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from ecorelay_bridge import relay_road
 from ecorelay_bridge.backoff import Backoff
 from ecorelay_bridge.proxy import proxy_for
 from ecorelay_bridge.refusals import Reason, Refused
@@ -419,6 +420,24 @@ async def test_wss_with_an_authority_of_ones_own(tmp_path, monkeypatch) -> None:
     async with tiny_relay() as relay, encrypting(other, relay.port) as port:
         refused = await ends(relay_at(f"wss://localhost:{port}", ca=str(other)))
         assert refused.reason is Reason.CERTIFICATE
+
+
+async def test_authorities_are_read_again_when_their_file_changed_and_not_each_time(tmp_path) -> None:
+    pem = certificate(tmp_path, "localhost")
+    other = certificate(tmp_path, "other.test")
+    ours = tmp_path / "ca.pem"
+    async with tiny_relay() as relay, encrypting(pem, relay.port) as port:
+        there = relay_at(f"wss://localhost:{port}", ca=str(ours))
+        ours.write_bytes(other.read_bytes())
+        for _ in range(3):
+            assert (await ends(there)).reason is Reason.CERTIFICATE
+        before = relay_road._made.cache_info()
+        ours.write_bytes(pem.read_bytes())
+        with trio.fail_after(10):
+            await trio.aclose_forcefully(await connect_relay(there, environ={}))
+            await trio.aclose_forcefully(await connect_relay(there, environ={}))
+        after = relay_road._made.cache_info()
+    assert (after.misses - before.misses, after.hits - before.hits) == (1, 1)
 
 
 async def test_wss_through_a_proxy(tmp_path) -> None:

@@ -80,6 +80,17 @@ class Lagging(Cut):
         return data
 
 
+class Slow(Cut):
+    """One over which only so much comes in a second."""
+
+    per_s = 30_000.0
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        data = await super().receive_some(min(max_bytes or 1_000, 1_000))
+        await trio.sleep(len(data) / self.per_s)
+        return data
+
+
 class Proven:
     """What the bridge hands over."""
 
@@ -274,6 +285,23 @@ async def test_who_hears_nothing_looks_for_another_way_and_then_gives_up(tmp_pat
         assert p.one.up()
         await until(lambda: not p.one.up() and not p.other.up())
         assert p.one.links.roads == p.other.links.roads == {}
+
+
+async def test_a_text_that_takes_longer_than_patience_arrives_by_one_link(tmp_path: Path):
+    """Each part of it is a sign of life, and the other side must hear so: or it began again for ever."""
+    async with pair(tmp_path) as p:
+        p.stream(kind=Slow)
+        await p.both_up()
+        sid, _ = p.one.open("alice")
+        p.other.open("bob")
+        await until(lambda: p.one.core.state.hubs["b"].peers)
+        p.one.wanted.clear()
+        took = 100_000 / Slow.per_s
+        assert took > links_module.HUNG_S * 2
+        p.one.send(sid, "bob@b", "x" * 100_000)
+        await until(lambda: p.other.core.state.names["bob"].unread)
+        assert p.one.wanted == [], "no other way was looked for"
+        assert p.one.links._links.keys() == {1}
 
 
 async def test_idle_streams_are_asked_and_kept(tmp_path: Path, monkeypatch):
@@ -482,6 +510,7 @@ async def test_a_direct_stream_takes_over_from_a_relay_once_it_has_proved_to_liv
     tmp_path: Path, monkeypatch
 ):
     monkeypatch.setattr(links_module, "STANDBY_S", 0.4)
+    monkeypatch.setattr(links_module, "DRAIN_S", 0.4)  # what moves it leaves at once
     async with pair(tmp_path) as p:
         sid, _ = p.one.open("alice")
         p.other.open("bob")
@@ -497,6 +526,8 @@ async def test_a_direct_stream_takes_over_from_a_relay_once_it_has_proved_to_liv
         await until(lambda: p.other.link and not p.other.link.about.relayed)
         await p.both_up()
         assert (p.one.wanted[-1], p.other.wanted[-1]) == ("rest B", "rest a")
+        await until(lambda: [*map(len, p.one.links.roads.values())] == [1])
+        assert [site.links._links.keys() for site in (p.one, p.other)] == [{1}, {1}], "nothing began anew"
         await until(lambda: p.one.core.state.hubs["b"].complete)
         p.one.send(sid, "bob@b", "hello")
         await until(lambda: p.other.core.state.names["bob"].unread)
@@ -594,6 +625,21 @@ async def test_where_the_old_stream_fails_as_the_link_moves_it_begins_anew(
         p.one.send(sid, "bob@b", "hello")
         await p.both_up()
         await until(lambda: p.other.core.state.names["bob"].unread == 1)
+
+
+async def test_who_moves_the_link_again_before_it_has_arrived_gets_a_new_one(tmp_path: Path):
+    """No hub does that, but one may say so."""
+    async with pair(tmp_path) as p:
+        p.stream(relayed=True)
+        await p.both_up()
+        assert p.other.link is not None
+        first = p.other.link
+        for generation in (2**50, 2**50 + 1):
+            here, _ = p.stream()
+            await here.slip_in(link_wire.encode(link_wire.Activate(generation=generation, moves=True)))
+            await until(lambda: p.other.link is not first)
+        await until(lambda: p.other.links._last_link == 2)
+        await until(lambda: first.gone.is_set())
 
 
 async def test_an_old_stream_that_hangs_before_the_move_is_left_at_once(tmp_path: Path, monkeypatch):

@@ -111,7 +111,6 @@ async def test_a_relay_that_goes_and_comes_under_load(site: Make, relay: Relay, 
                 await relay.start()
             took = await linked(here, there)
             print(f"{how}: linked again {took:.2f} s later")
-            assert took < 10
     assert await load.all_there() > 50
 
 
@@ -151,16 +150,20 @@ async def test_the_network_to_the_relay_is_cut_for_a_while(site: Make, relay: Re
             cable.hang()
             await trio.sleep(seconds)
             cable.hang(False)
-            took = await eventually(partial(crosses, here, there))
+            took = await eventually(await crossing(here, there))
             print(f"cut for {seconds} s: mail crosses {took:.2f} s later")
-            assert took < 6
         assert await load.all_there() > 20
 
 
-async def crosses(here: Site, there: Site) -> bool:
-    """Whether a link is up that answered lately."""
-    link = await here.link(there)
-    return link.up and (await there.link(here)).up and link.in_flight == 0
+async def crossing(*sites: Site) -> Callable[[], Awaitable[bool]]:
+    """What tells whether mail came in at each of them since now: theirs is only what comes from others."""
+    before = [(await each.details()).mail_messages for each in sites]
+
+    async def crosses() -> bool:
+        now = [(await each.details()).mail_messages for each in sites]
+        return all(more > less for more, less in zip(now, before, strict=True))
+
+    return crosses
 
 
 @pytest.mark.guarantee("relay-roads")
@@ -185,7 +188,6 @@ async def test_from_the_cable_to_the_relay_and_back(site: Make, relay: Relay) ->
             cable.hang()
             took = await eventually(lambda: over("relay"))
             print(f"the cable hung, over the relay after {took:.2f} s")
-            assert took < 8
             await trio.sleep(0.5)
             cable.hang(False)
             since = (await here.link(there)).since
@@ -275,6 +277,8 @@ async def test_a_relay_of_another_version_is_named_with_who_must_upgrade(site: M
             shown = " ".join((await here.cli(*command, code=code)).stdout.decode().split())
             assert "it speaks 7 to 9, this hub 1 to 1" in shown
             assert "upgrade ecorelay: this hub is the older one" in shown
+            if code:
+                assert "the running hub is not there now; no protocol version" in shown
 
 
 @pytest.mark.soak
@@ -325,6 +329,27 @@ async def test_ten_thousand_messages_through_a_slow_downlink(site: Make, relay: 
         assert numbers == said
 
 
+@pytest.mark.soak
+async def test_the_largest_text_through_the_slowest_of_lines(site: Make, relay: Relay) -> None:
+    here, slow = site("here"), site("slow")
+    async with throttled(relay.port, bytes_per_s=24 * 1024) as line:
+        meet(relay, here)
+        meet(relay, slow, port=line.port)
+        await start(here, slow)
+        await linked(here, slow)
+        async with slow.session("box"):
+            pass
+        await eventually(partial(here.knows, "box@slow"))
+        since = (await here.link(slow)).since
+        async with here.session("writer") as client:
+            await send(client, "box@slow", "x" * 500_000)
+        took = await eventually(here.nothing_waits, 60)
+        print(f"it took {took:.0f} s")
+        assert took > 15
+        assert (await here.link(slow)).since == since, "it was one link from the beginning to the end"
+        assert [len(mail.text or "") for mail in await slow.read("box")] == [500_000]
+
+
 async def _latencies(client, count: int, until: Callable[[], Awaitable[bool]] | None = None) -> float:
     """Milliseconds of a message to ``box@other`` until it is forwarded: the median of so many or more."""
     took: list[float] = []
@@ -371,12 +396,14 @@ async def test_the_check_and_the_probe(site: Make, relay: Relay) -> None:
     found = json.loads((await here.cli("bridge-check", "--json")).stdout)
     assert found["ok"], found
     [at] = found["relays"]
+    assert at["running"] is True
     assert [step["step"] for step in at["steps"]] == ["resolve", "connect", "websocket", "token", "hubs"]
     assert at["steps"][-1]["detail"] == "this hub is there; 1 other hub: there"
     [hub] = at["hubs"]
     assert (hub["hub_id"], hub["ok"], hub["linked"]) == ("there", True, True)
     shown = (await here.cli("bridge-check")).stdout.decode()
     assert f"127.0.0.1:{relay.port} (relay)" in shown
+    assert "the running hub is there: 1 other hub" in shown
     probed = json.loads((await here.cli("relay-probe", "--json")).stdout)
     [measured] = probed["relays"]
     print(measured)

@@ -34,6 +34,7 @@ def test_the_unit_gives_the_server_as_little_as_it_needs():
         "ProtectSystem=strict",
         "NoNewPrivileges=yes",
         "CapabilityBoundingSet=",
+        "LimitCORE=0",
         "LoadCredential=relay-config.json:/etc/ecorelay/relay-config.json",
     ):
         assert f"\n{line}\n" in unit

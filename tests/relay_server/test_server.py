@@ -38,6 +38,7 @@ from ecorelay.relay_wire import (
 )
 from ecorelay.secret import Secret
 from ecorelay_relay_server.bounds import FAILED_MAX, HALF_OPEN_MAX, HALF_OPEN_PER_SOURCE, LANE_MAX
+from ecorelay_relay_server.door import HalfOpen
 from ecorelay_relay_server.server import tls_context
 from ecorelay_relay_server.settings import RealmSettings
 from ecorelay_relay_server.switch import Wake
@@ -322,6 +323,58 @@ async def test_thousands_of_silent_connections_are_bounded_and_a_hub_gets_in(fie
         await until(lambda: len(server.half_open) == 0)
     crowded = [line for line in server.lines if '"crowded"' in line]
     assert 0 < len(crowded) < 60
+
+
+async def test_who_had_to_make_room_makes_nobody_else_make_room():
+    async with running() as server:
+        first, other = trio.CancelScope(), trio.CancelScope()
+        server.half_open.enter(first, "127.0.0.1", proxy=True)
+        assert server.server._move(first, "192.0.2.1") is None
+        for _ in range(HALF_OPEN_PER_SOURCE):
+            server.half_open.enter(trio.CancelScope(), "192.0.2.1")
+        # It is out by now.
+        assert server.server._move(first, "192.0.2.1") is None
+        assert len(server.half_open) == HALF_OPEN_PER_SOURCE
+        server.half_open.enter(other, "127.0.0.1", proxy=True)
+        assert server.server._move(other, "192.0.2.1") is not None
+
+
+async def test_wherever_it_is_interrupted_a_connection_is_in_or_out_and_nothing_is_left(monkeypatch):
+    entered: list[trio.CancelScope] = []
+    enter = HalfOpen.enter
+
+    def watched(self, ticket, source, **options):
+        entered.append(ticket)
+        return enter(self, ticket, source, **options)
+
+    monkeypatch.setattr(HalfOpen, "enter", watched)
+    came = 0
+    async with running() as server:
+        for steps in range(0, 60, 2):
+            async with trio.open_nursery() as nursery:
+                with trio.fail_after(PATIENCE_S):
+                    entered.clear()
+                    nursery.start_soon(tries_to_join, nursery, server)
+                    while not entered:
+                        await trio.lowlevel.checkpoint()
+                    for _ in range(steps):
+                        await trio.lowlevel.checkpoint()
+                    for ticket in entered:
+                        ticket.cancel()
+                    await until(lambda: len(server.half_open) == 0)
+                    came += len(server.connections)
+                nursery.cancel_scope.cancel()
+            await until(lambda: not server.connections)
+            assert server.switch.hubs == server.switch.queued == 0
+    assert not [line for line in server.lines if "crash" in line]
+    assert came + server.counts.refused["crowded"] == 30
+    assert came
+    assert server.counts.refused["crowded"]
+
+
+async def tries_to_join(nursery, server):
+    with suppress(trio_websocket.ConnectionClosed, trio_websocket.HandshakeError, OSError):
+        await join(nursery, server)
 
 
 @pytest.mark.soak
@@ -610,6 +663,22 @@ async def test_frames_that_mean_nothing_are_not_free_either(frame, monkeypatch):
             connection = next(each for each in server.connections.values() if each.hub.address == bad.address)
             await until(lambda: connection.hub.pace.wait(trio.current_time()) > 0)
             nursery.cancel_scope.cancel()
+
+
+async def test_who_is_not_listened_to_for_a_while_is_not_taken_for_silent(monkeypatch):
+    monkeypatch.setattr("ecorelay_relay_server.switch.UNITS_PER_S", 100.0)
+    monkeypatch.setattr("ecorelay_relay_server.switch.UNITS_BURST", 100.0)
+    monkeypatch.setattr("ecorelay_relay_server.connection.SILENT_S", 0.5)
+    monkeypatch.setattr("ecorelay_relay_server.connection.PING_S", 0.1)
+    monkeypatch.setattr("ecorelay_relay_server.server.TICK_S", 0.05)
+    async with running() as server, trio.open_nursery() as nursery:
+        other, one = await join(nursery, server), await join(nursery, server)
+        for _ in range(3):  # each is paid for with a second
+            await one.socket.send_message('{"type":"from_the_future"}')
+        await one.send(OPEN, other.address, stream_number())
+        assert (await other.data()).kind == OPEN
+        assert len(server.connections) == 2
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_flood_of_junk_is_read_slowly_and_others_are_not_kept_waiting():

@@ -1,6 +1,7 @@
 """Frames, requests and answers, without a socket."""
 
 import json
+import os
 import tracemalloc
 
 import pytest
@@ -207,6 +208,26 @@ def test_hubs_are_all_told_of_but_for_a_flood_of_them():
     assert [line["hub_id"] for line in found[:1_000]] == [f"h{number}" for number in range(1_000)]
     assert len(found) < 2_100
     assert found[-1]["event"] == "left"
+
+
+def test_lines_that_cannot_be_written_are_counted(monkeypatch, capfd):
+    full = [True]
+    write = os.write
+
+    def on_a_full_disk(number, data):
+        if full[0]:
+            raise OSError(28, "No space left on device")
+        return write(number, data)
+
+    monkeypatch.setattr("ecorelay_relay_server.journal.os.write", on_a_full_disk)
+    journal = Journal()
+    for _ in range(3):
+        journal.say("x")
+    full[0] = False
+    journal.say("y")
+    found = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [line["event"] for line in found] == ["log", "y"]
+    assert found[0]["lost"] == 3
 
 
 def test_a_line_has_nothing_that_could_disturb_a_terminal():
