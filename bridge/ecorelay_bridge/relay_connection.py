@@ -313,6 +313,8 @@ async def _introduce(
         proof="",
         signature="",
         app_version=app,
+        invitation=relay.invitation,
+        invited=relay.invited,
     )
     said = relay_wire.statement(nonce.nonce, hello)
     hello = msgspec.structs.replace(
@@ -368,6 +370,12 @@ _CLOSES: Final[dict[int, tuple[Reason, str, str]]] = {
         Reason.RELAY_FULL,
         "the relay {} takes no more hubs",
         "raise max_hubs in its relay-config.json",
+    ),
+    relay_wire.CLOSE_INVITATION: (
+        Reason.INVITATION,
+        "nobody invites by this line at the relay {} now: it was used, has expired, or was withdrawn",
+        "let the other machine make a new one, and keep `ecorelay bridge-invite` running there until this "
+        "one has joined",
     ),
     relay_wire.CLOSE_RATE: (
         Reason.RELAY_RATE,
