@@ -36,7 +36,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import re
 from typing import Annotated, Final, NamedTuple
 
 import msgspec
@@ -113,7 +112,7 @@ class RelayMessage(
     omit_defaults=True,
     gc=False,
     tag_field="type",
-    tag=lambda name: re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower(),
+    tag=tagged.snake,
 ):
     """Base of every text message."""
 
