@@ -183,3 +183,18 @@ def test_nothing_of_it_shows_what_is_in_it() -> None:
     given = Given(secret="sesame", relays=())
     assert "sesame" not in repr(by) + repr(given)
     assert "open" not in repr(by)
+
+
+async def test_an_invitation_that_is_withdrawn_is_worth_nothing(tmp_path) -> None:
+    with trio.fail_after(PATIENCE_S):
+        async with running(token=TOKEN) as server:
+            host = Host(RelayServer(url=f"ws://127.0.0.1:{server.port}", token=Secret(TOKEN)), tmp_path)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(host.run)
+                by = await host.line()
+                assert len(server.switch.meetings) == 1
+                nursery.cancel_scope.cancel()
+            with pytest.raises(Refused) as refused:
+                await host.join(by)
+            assert refused.value.reason is Reason.INVITATION
+            assert server.switch.meetings == {}

@@ -8,8 +8,12 @@ import sys
 from functools import partial
 
 import pytest
+import trio
 
 from ecorelay.cli import invitation, screen
+from ecorelay_bridge.refusals import Reason, Refused
+from ecorelay_bridge.relay_invitation import Joined, Pass
+from ecorelay_bridge.settings import Secret
 from tests.bridge.hubs import free_port
 from tests.helpers.command_line import run_here
 
@@ -238,3 +242,85 @@ def test_nothing_shows_what_is_in_an_invitation():
     meeting = invitation.Meeting(url="wss://r", hub_id="here", invitation="", token="sesame", code="sesame")
     assert "sesame" not in repr(entry) + repr(meeting)
     assert invitation.taken(invitation.written(meeting)) == meeting
+
+
+# --- bridge-invite at a relay, told what came of it ------------------------------------------------------
+
+FINGERPRINT = "SHA256:" + "A" * 43
+
+
+@pytest.fixture
+def meets(home, monkeypatch):
+    """Let `bridge-invite` find this at its relays, one after the other: a refusal, or what happens there."""
+
+    def arrange(*ends, **relay):
+        urls = [f"wss://relay-{number}.example.org" for number in range(len(ends))]
+        configure(home, relay=[{"url": url, "token": TOKEN, **relay} for url in urls])
+        seen = []
+
+        async def invite(relay, settings, me, trust, *, on_open, on_failed, environ=None):
+            seen.append(relay.url)
+            end = ends[urls.index(relay.url)]
+            if isinstance(end, Refused):
+                raise end
+            on_open(
+                Pass(url=relay.url, hub_id="here", invitation="0" * 32, token=Secret("t"), code=Secret("c"))
+            )
+            return await end(on_failed)
+
+        monkeypatch.setattr("ecorelay_bridge.relay_invitation.invite", invite)
+        return seen
+
+    return arrange
+
+
+async def joined(on_failed):
+    on_failed(Refused(Reason.CLOSED, "it closed the connection"))
+    return Joined(hub_id="ben", identity=FINGERPRINT)
+
+
+async def nobody(on_failed):
+    await trio.sleep_forever()
+
+
+async def void(on_failed):
+    raise Refused(Reason.INVITATION, "it is void", "make a new one")
+
+
+AWAY = Refused(Reason.RELAY_AWAY, "the relay is away", "start it")
+
+
+def test_the_next_relay_is_taken_where_one_is_away_and_who_joined_is_named(here, meets):
+    seen = meets(AWAY, joined, joined, ca="authority.pem")
+    said = here("bridge-invite")
+    assert said.code == 0, said
+    assert seen == ["wss://relay-0.example.org", "wss://relay-1.example.org"]
+    assert invitation.taken(said.out).hub_id == "here"
+    assert "did not get through: it closed the connection; the invitation is still good" in said.err
+    assert f"ben has joined; its identity is {FINGERPRINT}" in said.err
+    assert "Bring it there" in said.err
+    assert "no hub runs here" in said.err
+
+
+def test_an_invitation_that_is_void_is_not_made_again_elsewhere(here, meets):
+    seen = meets(void, joined)
+    said = here("bridge-invite")
+    assert (said.code, len(seen)) == (1, 1)
+    assert "it is void" in said.err
+    assert "make a new one" in said.err
+
+
+def test_an_invitation_expires(here, meets, monkeypatch):
+    monkeypatch.setattr("ecorelay.cli.meeting.WAIT_S", 0.05)
+    meets(nobody)
+    said = here("bridge-invite")
+    assert said.code == 5
+    assert "the invitation has expired" in said.err
+
+
+def test_at_a_terminal_it_is_said_what_to_do_with_the_line(here, meets, monkeypatch):
+    monkeypatch.setattr(screen, "is_terminal", lambda stream: True)
+    meets(joined)
+    said = here("bridge-invite")
+    assert said.code == 0
+    assert "paste that line on the other machine, where `ecorelay bridge-init --join` asks for it" in said.err
