@@ -17,6 +17,39 @@ if TYPE_CHECKING:
 
 WAIT_S: Final = 5.0
 TRY_EVERY_S: Final = 0.005
+# Windows locks bytes against reading too: one far behind any content is locked.
+_WINDOWS_BYTE: Final = 1 << 30
+
+
+def open_lock_file(path: Path) -> int:
+    """A handle of the lock file `path`, which is made where it is missing. Raises OSError."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+
+
+def try_lock(handle: int) -> bool:
+    """Lock an open file until it is closed, or its process ends; whether nobody else has it locked.
+
+    Raises:
+        OSError: its file system knows no locks.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(handle, _WINDOWS_BYTE, os.SEEK_SET)
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        except PermissionError:
+            return False
+        finally:
+            os.lseek(handle, 0, os.SEEK_SET)
+    else:
+        import fcntl
+
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 @contextmanager
@@ -27,12 +60,12 @@ def locked(path: Path) -> Iterator[bool]:
         RelayError: ``mailbox_error``, the file cannot be made, or its file system knows no locks.
     """
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        handle = open_lock_file(path)
     except OSError as error:
         raise RelayError("mailbox_error", f"cannot open {path}: {error.strerror}") from error
     try:
         try:
-            ours = _lock(handle)
+            ours = try_lock(handle)
         except OSError as error:
             raise RelayError("mailbox_error", f"cannot lock {path}: {error.strerror}") from error
         yield ours
@@ -59,18 +92,3 @@ def held(path: Path, wait_s: float = WAIT_S) -> Iterator[None]:
             # Not in step with another process that takes it again and again.
             time.sleep(TRY_EVERY_S * random.random())
         yield
-
-
-def _lock(handle: int) -> bool:
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True

@@ -12,7 +12,6 @@ anew by the next one.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Final
 
 import msgspec
@@ -54,7 +53,7 @@ class LinkFrame(
     omit_defaults=True,
     gc=False,
     tag_field="type",
-    tag=lambda name: re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower(),
+    tag=tagged.snake,
 ):
     """Base of every frame of a link."""
 

@@ -158,6 +158,22 @@ def write_private(path: Path, data: bytes, *, durable: bool = False) -> None:
         sync_dir(path.parent)
 
 
+def short_folders(paths: Paths, environ: Mapping[str, str], *also: str) -> list[Path]:
+    """Where sockets of the data directory may be if its own path is too long, the best first; none is made.
+
+    Args:
+        paths: of the data directory.
+        environ: may name directories for such folders.
+        also: more of them, where a hub with another environment may have made one.
+    """
+    # The hash keeps two data directories of one user apart.
+    from hashlib import sha256
+
+    name = f"ecorelay-{_user_number()}-{sha256(os.fsencode(paths.home)).hexdigest()[:12]}"
+    bases = (environ.get("XDG_RUNTIME_DIR"), environ.get("TMPDIR"), *also, "/tmp")
+    return [Path(base) / name for base in dict.fromkeys(bases) if base and os.path.isabs(base)]
+
+
 def choose_socket_path(paths: Paths, environ: Mapping[str, str], socket: Path | None = None) -> Path:
     """Where a socket goes: in the data directory, else, too long for the kernel, a short path.
 
@@ -175,16 +191,11 @@ def choose_socket_path(paths: Paths, environ: Mapping[str, str], socket: Path | 
     socket = paths.socket if socket is None else socket
     if _fits(socket):
         return socket
-    # The hash keeps two data directories of one user apart.
-    from hashlib import sha256
-
-    name = f"ecorelay-{_user_number()}-{sha256(os.fsencode(paths.home)).hexdigest()[:12]}"
-    for base in (environ.get("XDG_RUNTIME_DIR"), environ.get("TMPDIR"), "/tmp"):
-        if base and os.path.isabs(base) and os.path.isdir(base):
-            short = Path(base) / name / socket.name
-            if _fits(short):
-                make_private_dir(short.parent, follow=False)
-                return short
+    for folder in short_folders(paths, environ):
+        short = folder / socket.name
+        if os.path.isdir(folder.parent) and _fits(short):
+            make_private_dir(folder, follow=False)
+            return short
     raise RelayError("bad_args", f"{paths.home} is too long for a socket: name a shorter {HOME_VARIABLE}")
 
 

@@ -20,13 +20,22 @@ Proof of the hub, each part with its length in 4 bytes, big-endian, before it::
     signature = Ed25519(identity, SIGN_LABEL ‖ SHA-256(T))
 
 The token itself is never sent. SIGN_LABEL differs from what links sign, so neither can pass for the other.
+
+Two machines may meet apart, so that one can be invited that has no token yet: the hello names an invitation,
+32 hexadecimal digits drawn by the hub that invites, and both prove a *pass* in the token's place::
+
+    pass      = base64url, without padding, of
+                HMAC-SHA256(token in UTF-8, PASS_LABEL ‖ "inviting" or "invited" ‖ 0 ‖ invitation's 16 bytes)
+
+The two see each other and nobody else. The invited one is let in only while the inviting one is there, so a
+pass is worth nothing afterwards, and the token cannot be computed from it.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
-import re
 from typing import Annotated, Final, NamedTuple
 
 import msgspec
@@ -59,6 +68,7 @@ PING_S: Final = 20.0
 
 LABEL: Final = b"ecorelay-relay-v1 token"
 SIGN_LABEL: Final = b"ecorelay-relay-v1 hello\0"
+PASS_LABEL: Final = b"ecorelay-relay-v1 pass\0"
 
 PROBE_APP: Final = "probe"
 """The `app_version` of what only looks: it answers nobody, and hubs do not dial it."""
@@ -84,12 +94,15 @@ CLOSE_REPLACED: Final = 4004
 CLOSE_HUB_ID: Final = 4005
 """What it calls itself is no name."""
 CLOSE_FULL: Final = 4006
+CLOSE_INVITATION: Final = 4007
+"""Nobody invites by that pass now: it was used, withdrawn or has expired; or somebody is just using it."""
 CLOSE_RATE: Final = 4008
 """Too many failed proofs, or one identity or address comes too often: come again after a minute."""
 
 Hex = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 """32 bytes."""
 StreamHex = Annotated[str, Meta(pattern=r"\A[0-9a-f]{16}\Z")]
+InvitationHex = Annotated[str, Meta(pattern=r"\A([0-9a-f]{32})?\Z")]
 
 
 class RelayMessage(
@@ -99,7 +112,7 @@ class RelayMessage(
     omit_defaults=True,
     gc=False,
     tag_field="type",
-    tag=lambda name: re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower(),
+    tag=tagged.snake,
 ):
     """Base of every text message."""
 
@@ -126,6 +139,10 @@ class RelayHello(RelayMessage, frozen=True, kw_only=True):
     proof: Hex
     signature: Annotated[str, Meta(pattern=r"\A[0-9a-f]{128}\Z")]
     app_version: Short = ""
+    invitation: InvitationHex = ""
+    """It wants to meet one other apart, see above."""
+    invited: bool = False
+    """Whether it is the one that was invited."""
 
 
 class HubHere(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -257,6 +274,18 @@ def statement(server_nonce: str, hello: RelayHello) -> bytes:
 def proof_of(token: str, said: bytes) -> str:
     """What shows that somebody has the token. Compare with `hmac.compare_digest`."""
     return hmac.digest(token.encode(), said, "sha256").hex()
+
+
+def pass_of(token: str, invitation: str, *, invited: bool) -> str:
+    """What takes the token's place where two meet apart, 43 characters.
+
+    Args:
+        token: of the relay.
+        invitation: 32 hexadecimal digits.
+        invited: for the one that was invited, else for the one that invites: who has one has not the other.
+    """
+    said = PASS_LABEL + (b"invited\0" if invited else b"inviting\0") + bytes.fromhex(invitation)
+    return base64.urlsafe_b64encode(hmac.digest(token.encode(), said, "sha256")).decode().rstrip("=")
 
 
 def to_sign(said: bytes) -> bytes:

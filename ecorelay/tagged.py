@@ -12,11 +12,17 @@ from ecorelay.errors import WireError
 
 T = TypeVar("T")
 _QUOTED_VALUE: Final = re.compile(r" value '.*'", re.DOTALL)
+_CAPITAL: Final = re.compile(r"(?<!^)(?=[A-Z])")
 _BROKEN: Final = "no valid JSON: bad UTF-8 or nested too deeply"
 
 
 class _Typed(Struct):
     type: str = ""
+
+
+def snake(name: str) -> str:
+    """The type of a struct by the name of its class: ``HubHere`` is ``hub_here``."""
+    return _CAPITAL.sub("_", name).lower()
 
 
 def tags(union: Any) -> frozenset[str]:

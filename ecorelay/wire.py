@@ -20,6 +20,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from ecorelay import tagged
 from ecorelay.errors import Code, WireError
 from ecorelay.names import AddressText, Id, Name
 
@@ -64,7 +65,7 @@ class Frame(
     omit_defaults=True,
     gc=False,
     tag_field="type",
-    tag=lambda name: re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower(),
+    tag=tagged.snake,
 ):
     """Base of every frame; its tag is the class name in snake_case."""
 

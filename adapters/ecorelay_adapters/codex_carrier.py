@@ -26,6 +26,7 @@ from ecorelay_adapters.codex_canary import CodexCanary
 from ecorelay_adapters.codex_daemon import Gone, Refused
 from ecorelay_adapters.codex_queue import point
 from ecorelay_adapters.handover import ToolResult
+from ecorelay_adapters.news import News
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -101,7 +102,7 @@ class CodexCarrier(Carrier):
         self._now_ms = now_ms
         self._word = word
         self._canary = CodexCanary(SERVER, word)
-        self._news = trio.Event()
+        self._news = News()
         """Set, and replaced, whenever anything below changed."""
         self._thread = ""
         self._known = trio.Event()
@@ -135,7 +136,7 @@ class CodexCarrier(Carrier):
         thread = call.meta.get("threadId")
         if not self._thread and isinstance(thread, str) and codex_thread.THREAD.fullmatch(thread):
             self._thread = thread  # for good: what else calls us works for this one
-            self._wake()
+            self._news.tell()
         if BIND in call.meta or self._canary.heard(call):
             return _BOUND
         self._pointed = False
@@ -150,7 +151,7 @@ class CodexCarrier(Carrier):
     async def push(self, mail: Incoming) -> None:
         """Take one message; what became of it is reported."""
         if self._mail.add(mail):
-            self._wake()
+            self._news.tell()
 
     async def run(self, reports: Reports) -> None:
         """Carry, until cancelled."""
@@ -161,26 +162,18 @@ class CodexCarrier(Carrier):
             self._nursery.start_soon(self._carry)
             self._nursery.start_soon(self._hold)
             await self._ready.wait()
-            self._wake()
-
-    def _wake(self) -> None:
-        self._news.set()
-        self._news = trio.Event()
-
-    async def _until(self, holds: Callable[[], object]) -> None:
-        while not holds():
-            await self._news.wait()
+            self._news.tell()
 
     # --- whose server we are -----------------------------------------------------------------------------
 
     async def _introduce_thread(self) -> None:
-        await self._until(lambda: self._thread)
+        await self._news.until(lambda: self._thread)
         if await self._reports.is_now(self._thread):
             self._mail.clear()  # another peer's
         self._known.set()
 
     async def _find_thread(self, daemon: Daemon) -> None:
-        await self._until(lambda: self._thread or self._ready.is_set())
+        await self._news.until(lambda: self._thread or self._ready.is_set())
         tries: dict[str, int] = {}
         pause = RETRY_MIN_S
         while not self._thread:
@@ -190,7 +183,7 @@ class CodexCarrier(Carrier):
                     await self._try_thread(daemon, thread, tries)
             with trio.move_on_after(pause):
                 changes = self._changes
-                await self._until(lambda: self._thread or self._changes != changes)  # noqa: B023
+                await self._news.until(lambda: self._thread or self._changes != changes)  # noqa: B023
             pause = min(pause * 2, PROOF_MAX_S)
 
     async def _try_thread(self, daemon: Daemon, thread: str, tries: dict[str, int]) -> None:
@@ -217,7 +210,7 @@ class CodexCarrier(Carrier):
             began = trio.current_time()
             await codex_daemon.visit(self._connect, self._noted, self._be_connected)
             self._daemon = None
-            self._wake()
+            self._news.tell()
             if trio.current_time() - began > STEADY_S:
                 pause = RETRY_MIN_S
             await trio.sleep(pause * random.uniform(0.5, 1.5))
@@ -226,12 +219,12 @@ class CodexCarrier(Carrier):
     def _noted(self, method: str, params: Mapping[str, Any]) -> None:
         if method == "thread/started":
             self._changes += 1
-            self._wake()
+            self._news.tell()
         elif method == "thread/status/changed" and params.get("threadId") == self._thread:
             self._active = codex_thread.status(params) == "active"
             self._stirred = trio.current_time()
             self._changes += 1
-            self._wake()
+            self._news.tell()
 
     async def _be_connected(self, daemon: Daemon) -> None:
         self._met = True
@@ -242,7 +235,7 @@ class CodexCarrier(Carrier):
             await trio.sleep(PROOF_MAX_S)
         self._daemon = daemon
         self._met = True
-        self._wake()
+        self._news.tell()
         await self._prove(daemon, self._thread)
 
     async def _look_at(self, daemon: Daemon, thread: str) -> bool:
@@ -294,10 +287,10 @@ class CodexCarrier(Carrier):
     async def _carry(self) -> None:
         losses = 0
         while True:
-            await self._until(lambda: self._mail and self._daemon is not None)
+            await self._news.until(lambda: self._mail and self._daemon is not None)
             if not self._is_urgent():
                 with trio.move_on_at(self._mail.not_before):
-                    await self._until(lambda: self._daemon is None or self._is_urgent())
+                    await self._news.until(lambda: self._daemon is None or self._is_urgent())
             daemon, thread = self._daemon, self._thread
             if daemon is None or not (batch := self._mail.take(urgent=self._is_urgent())):
                 continue
@@ -363,7 +356,7 @@ class CodexCarrier(Carrier):
         if msg_ids and submission not in self._proved:
             self._unproved[submission] = turn
             self._stirred = trio.current_time()
-            self._wake()
+            self._news.tell()
 
     def _note_proofs(self, submissions: Iterable[str]) -> bool:
         """These stand in turns. Whether one of them was waited for."""
@@ -392,7 +385,7 @@ class CodexCarrier(Carrier):
         """Look for what was handed over, when the thread begins or ends a turn, and now and then."""
         pause = PROOF_MIN_S
         while True:
-            await self._until(lambda: self._unproved)
+            await self._news.until(lambda: self._unproved)
             changes = self._changes
             found: list[str] = []
             try:
@@ -409,7 +402,7 @@ class CodexCarrier(Carrier):
             if not self._active:
                 until = min(until, self._stirred + NUDGE_S)
             with trio.move_on_at(until):
-                await self._until(lambda: self._changes != changes)  # noqa: B023
+                await self._news.until(lambda: self._changes != changes)  # noqa: B023
                 pause = PROOF_MIN_S / 2  # the history is written a little later
             pause = min(pause * 2, PROOF_MAX_S)
             if not self._active and trio.current_time() >= self._stirred + NUDGE_S:
@@ -425,10 +418,10 @@ class CodexCarrier(Carrier):
     async def _hold(self) -> None:
         """Leave to relay_inbox what nobody takes."""
         while True:
-            await self._until(lambda: self._mail and self._daemon is None)
+            await self._news.until(lambda: self._mail and self._daemon is None)
             limit = HOLD_S if self._met else HOLD_UNKNOWN_S
             with trio.move_on_at(self._mail.oldest + limit):
-                await self._until(lambda: self._daemon is not None or not self._mail)
+                await self._news.until(lambda: self._daemon is not None or not self._mail)
             if self._daemon is None and self._mail:  # both may have changed in the last moment
                 self._give_up(self._mail.give_up(trio.current_time() - limit))
 

@@ -35,6 +35,7 @@ import trio
 
 from ecorelay_adapters.batches import Batches, label, labelled, together
 from ecorelay_adapters.carriers import Canary, Carrier
+from ecorelay_adapters.news import News
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -85,7 +86,7 @@ class CompanionCarrier(Carrier):
         self.session = session
         self._now_ms = now_ms
         self._word = word
-        self._news = trio.Event()
+        self._news = News()
         """Set, and replaced, whenever anything below changed."""
         self._send: Send | None = None
         self._met = False
@@ -114,7 +115,7 @@ class CompanionCarrier(Carrier):
     async def push(self, mail: Incoming) -> None:
         """Take one message; what became of it is reported."""
         if self._mail.add(mail):
-            self._wake()
+            self._news.tell()
 
     def heard(self, call: ToolCall) -> ToolResult | None:
         """Who reads the inbox now is shown there what nobody takes."""
@@ -143,7 +144,7 @@ class CompanionCarrier(Carrier):
             if not await self._say("canary", id=id):
                 return Canary(False, "carrier", f"the {self.name} in the assistant is not connected")
             with trio.move_on_after(CANARY_S):
-                await self._until(lambda: self._canaries[id])
+                await self._news.until(lambda: self._canaries[id])
             silent = f"the {self.name} in the assistant does not answer"
             return self._canaries[id] or Canary(False, "carrier", silent)
         finally:
@@ -160,7 +161,7 @@ class CompanionCarrier(Carrier):
             self._note_seen(id, ours)
         self._send = send
         self._met = True
-        self._wake()
+        self._news.tell()
         if self._welcome:
             await self._say("welcome", text=self._welcome)
 
@@ -187,7 +188,7 @@ class CompanionCarrier(Carrier):
                 self._canaries[id] = Canary(params.get("ok") is True, "session", says)
             case _:
                 return
-        self._wake()
+        self._news.tell()
 
     async def _say(self, what: str, **params: Any) -> bool:
         send = self._send
@@ -203,24 +204,16 @@ class CompanionCarrier(Carrier):
     def _lose(self) -> None:
         self._send = None
         self._busy = False
-        self._wake()
-
-    def _wake(self) -> None:
-        self._news.set()
-        self._news = trio.Event()
-
-    async def _until(self, holds: Callable[[], object]) -> None:
-        while not holds():
-            await self._news.wait()
+        self._news.tell()
 
     # --- carrying ----------------------------------------------------------------------------------------
 
     async def _carry(self) -> None:
         while True:
-            await self._until(lambda: self._mail and self._send is not None)
+            await self._news.until(lambda: self._mail and self._send is not None)
             if not self._is_urgent():
                 with trio.move_on_at(self._mail.not_before):
-                    await self._until(lambda: self._send is None or self._is_urgent())
+                    await self._news.until(lambda: self._send is None or self._is_urgent())
             if self._send is None or not (batch := self._mail.take(urgent=self._is_urgent())):
                 continue
             new = [mail for mail in batch if mail.msg_id not in self._there]
@@ -234,7 +227,7 @@ class CompanionCarrier(Carrier):
             if known:
                 self._reports.pushed([mail.msg_id for mail in known])
                 self._untold.append(seen)
-                self._wake()
+                self._news.tell()
             if len(known) < len(batch):
                 print(f"ecorelay: {self.name} does not take mail: {refused}", file=sys.stderr)
                 self._fail([mail for mail in batch if mail.msg_id not in self._there])
@@ -257,7 +250,7 @@ class CompanionCarrier(Carrier):
         send = self._send
         said = await self._say("hand_over", **given)
         with trio.move_on_after(ANSWER_S):
-            await self._until(lambda: self._is_there(id) or self._refused or self._send != send)
+            await self._news.until(lambda: self._is_there(id) or self._refused or self._send != send)
         self._awaited = ""
         if self._is_there(id):
             return ""
@@ -271,10 +264,10 @@ class CompanionCarrier(Carrier):
     async def _hold(self) -> None:
         """Leave to relay_inbox what nobody takes."""
         while True:
-            await self._until(lambda: self._mail and self._send is None)
+            await self._news.until(lambda: self._mail and self._send is None)
             limit = HOLD_S if self._met else HOLD_UNKNOWN_S
             with trio.move_on_at(self._mail.oldest + limit):
-                await self._until(lambda: self._send is not None or not self._mail)
+                await self._news.until(lambda: self._send is not None or not self._mail)
             if self._send is None and self._mail:  # both may have changed in the last moment
                 self._fail(self._mail.give_up(trio.current_time() - limit))
 
@@ -300,7 +293,7 @@ class CompanionCarrier(Carrier):
 
     async def _tell_seen(self) -> None:
         while True:
-            await self._until(lambda: self._untold)
+            await self._news.until(lambda: self._untold)
             msg_ids = self._untold.pop(0)
             if msg_ids:
                 await self._reports.seen(msg_ids)

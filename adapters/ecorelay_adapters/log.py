@@ -104,15 +104,12 @@ def _open(path: Path) -> int:
 
 def _rotate(path: Path, handle: int) -> bool:
     """Make the current file an older one; whether there may be another current one now."""
-    if sys.platform != "win32":
-        import fcntl
+    from ecorelay.file_lock import try_lock  # seldom, and every adapter has a log
 
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False  # another adapter is at it
-        if not os.path.samestat(os.stat(path), os.fstat(handle)):
-            return True  # another one has done it
+    if not try_lock(handle):
+        return False  # another adapter is at it
+    if not os.path.samestat(os.stat(path), os.fstat(handle)):
+        return True  # another one has done it
     for age in range(FILES - 1, 0, -1):
         older = path.with_name(f"{path.name}.{age}")
         newer = path if age == 1 else path.with_name(f"{path.name}.{age - 1}")

@@ -16,6 +16,7 @@ import trio
 from ecorelay_adapters import envelope
 from ecorelay_adapters.batches import GATHER_S
 from ecorelay_adapters.carriers import Carrier
+from ecorelay_adapters.news import News
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +55,7 @@ class PointingCarrier(Carrier):
         """How often the session has read."""
         self._known: dict[str, None] = {}
         self._not_before = 0.0
-        self._news = trio.Event()
+        self._news = News()
         """Set, and replaced, whenever something came or was read."""
 
     async def point(self, line: str) -> bool:
@@ -71,7 +72,7 @@ class PointingCarrier(Carrier):
                 self._first = mail._replace(text="")
             self._count += 1
             self._fresh = True
-            self._wake()
+            self._news.tell()
         await trio.lowlevel.checkpoint()
         return False
 
@@ -80,13 +81,13 @@ class PointingCarrier(Carrier):
         if call.name == "relay_inbox":
             self._first, self._count, self._fresh = None, 0, False
             self._reads += 1
-            self._wake()
+            self._news.tell()
         return None
 
     async def run(self, reports: Reports) -> None:
         """Give lines, until cancelled."""
         while True:
-            await self._until(lambda: self._fresh)
+            await self._news.until(lambda: self._fresh)
             await trio.sleep_until(self._not_before)
             await self._tell()
 
@@ -104,12 +105,4 @@ class PointingCarrier(Carrier):
             if certain:
                 return
             with trio.move_on_after(pause):
-                await self._until(lambda: self._reads != reads)
-
-    def _wake(self) -> None:
-        self._news.set()
-        self._news = trio.Event()
-
-    async def _until(self, holds: Callable[[], object]) -> None:
-        while not holds():
-            await self._news.wait()
+                await self._news.until(lambda: self._reads != reads)

@@ -28,6 +28,7 @@ How it is put together, from the outside in:
 `relay_dialer`      is at each relay server, and dials the hubs there that are sought
 `relay_connection`  one WebSocket to one of them; `relay_streams`: the streams in it (decides only)
 `relay_stream`      one of these as a stream of Trio's; `relay_probe`: measures a relay server
+`relay_invitation`  one machine invites another at a relay server
 `relay_road`        the way to a relay server; `proxy`, `websocket`: parts of it
 =================== =================================================================================
 
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from ecorelay_bridge.machine import machine_mark
     from ecorelay_bridge.refusals import Reason, Refused
     from ecorelay_bridge.relay_check import RelayFound, check_relays
+    from ecorelay_bridge.relay_invitation import invite, join
     from ecorelay_bridge.relay_probe import Probe, probe
     from ecorelay_bridge.roads import RoadReport, Roads
     from ecorelay_bridge.settings import Secret, Settings, read_settings
@@ -75,6 +77,8 @@ __all__ = [
     "check_relays",
     "federate",
     "import_identity",
+    "invite",
+    "join",
     "machine_mark",
     "open_identity",
     "probe",
@@ -103,6 +107,8 @@ _HOME: Final = {
     "check_relays": "relay_check",
     "federate": "federation",
     "import_identity": "identity",
+    "invite": "relay_invitation",
+    "join": "relay_invitation",
     "machine_mark": "machine",
     "open_identity": "identity",
     "probe": "relay_probe",

@@ -58,6 +58,7 @@ class Reason(StrEnum):
     RELAY_FULL = "relay_full"
     RELAY_RATE = "relay_rate"
     RELAY_RULES = "relay_rules"
+    INVITATION = "invitation"
     NOT_AT_RELAY = "not_at_relay"
     CONGESTED = "congested"
     # Ours.

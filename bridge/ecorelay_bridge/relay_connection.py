@@ -421,6 +421,8 @@ async def _introduce(
         proof="",
         signature="",
         app_version=app,
+        invitation=relay.invitation,
+        invited=relay.invited,
     )
     said = relay_wire.statement(nonce.nonce, hello)
     hello = msgspec.structs.replace(
@@ -491,6 +493,12 @@ _CLOSES: Final[dict[int, tuple[Reason, str, str]]] = {
         Reason.RELAY_FULL,
         "the relay {} takes no more hubs",
         "raise max_hubs in its relay-config.json",
+    ),
+    relay_wire.CLOSE_INVITATION: (
+        Reason.INVITATION,
+        "nobody invites by this line at the relay {} now: it was used, has expired, or was withdrawn",
+        "let the other machine make a new one, and keep `ecorelay bridge-invite` running there until this "
+        "one has joined",
     ),
     relay_wire.CLOSE_RATE: (
         Reason.RELAY_RATE,

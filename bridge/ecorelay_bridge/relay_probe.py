@@ -93,6 +93,11 @@ class Look:
         while address not in self.connection.hubs:
             await self._changed.wait()
 
+    async def met_any(self) -> None:
+        """Wait until anybody is there."""
+        while not self.connection.hubs:
+            await self._changed.wait()
+
 
 @asynccontextmanager
 async def looking(

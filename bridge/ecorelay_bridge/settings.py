@@ -43,6 +43,9 @@ class RelayServer(Struct, frozen=True, kw_only=True):
     token: Secret
     ca: str = ""
     """A PEM file with an authority that is trusted besides the system's."""
+    invitation: str = ""
+    """Meet one other there apart, see `ecorelay.relay_wire`; `token` is the pass then. Never in the file."""
+    invited: bool = False
 
 
 class Settings(Struct, frozen=True, kw_only=True):

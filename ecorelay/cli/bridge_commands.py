@@ -14,20 +14,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from ecorelay import names, wire
-from ecorelay.cli import bridge, exits, invitation, screen, session, words
+from ecorelay.cli import bridge, exits, invitation, meeting, relay_entry, screen, session, words
+from ecorelay.cli.secret_input import STDIN, secret_text
 from ecorelay.errors import RelayError
 from ecorelay.paths import Paths, make_private_dir, sync_dir, write_private
+from ecorelay.settings_file import parse_json, read_private
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ecorelay_bridge import Identity, RelayFound, Settings, Step
+    from ecorelay_bridge.relay_invitation import Given, Joined
 
 commands = typer.Typer(**words.TYPER)
 
-STDIN: Final = "-"
 SECRET_BYTES: Final = 16
 PORT_MAX: Final = 65535
+ALL_ADDRESSES: Final = "0.0.0.0"
 
 
 # --- bridge-init ----------------------------------------------------------------------------------------
@@ -39,6 +42,7 @@ PORT_MAX: Final = 65535
         "ecorelay bridge-init                                         # on the first machine",
         "ecorelay bridge-invite | ssh desk ecorelay bridge-init --join  # and so on each other one",
         "ecorelay bridge-init --peer desk=192.168.1.20:9700 --secret-from secret.txt",
+        "ecorelay bridge-init --relay wss://relay.example.org        # asks for the token; also later on",
     ),
 )
 def bridge_init(
@@ -49,14 +53,19 @@ def bridge_init(
         ),
     ] = "",
     listen: Annotated[
-        int,
+        int | None,
         typer.Option(
-            "--listen", metavar="PORT", min=0, max=PORT_MAX, help="Where it listens; 0: it does not."
+            "--listen",
+            metavar="PORT",
+            min=0,
+            max=PORT_MAX,
+            help=f"Where it listens; 0: it does not. Default: {bridge.PORT}; over a relay 0.",
+            show_default=False,
         ),
-    ] = bridge.PORT,
+    ] = None,
     bind: Annotated[
         str, typer.Option("--bind", metavar="ADDRESS", help="At which address of this machine.")
-    ] = "0.0.0.0",
+    ] = ALL_ADDRESSES,
     peer: Annotated[
         list[str] | None,
         typer.Option(
@@ -76,6 +85,24 @@ def bridge_init(
             show_default=False,
         ),
     ] = "",
+    relay: Annotated[
+        str,
+        typer.Option(
+            "--relay",
+            metavar="URL",
+            help="A relay server to meet other hubs at, wss://HOST. Asks for its token, or reads stdin.",
+            show_default=False,
+        ),
+    ] = "",
+    token_from: Annotated[
+        str,
+        typer.Option(
+            "--token-from",
+            metavar="FILE",
+            help="Take the relay's token from this file, be it relay-config.json; - is stdin.",
+            show_default=False,
+        ),
+    ] = "",
     reload: Annotated[bool, typer.Option("--reload", help="Have the running hub read it at once.")] = False,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Do not ask before the hub gets another name.")
@@ -86,52 +113,154 @@ def bridge_init(
 
     Writes bridge.json, makes a secret of 128 bits and this hub's identity, and says what to do on the
     other machine. The secret stands in the file, which only you can read, and is never printed here.
-    Overwrites nothing.
+    Overwrites nothing; where there is a bridge.json, --relay adds a relay to it, or gives one it has another
+    token.
 
     """
     paths = session.paths()
+    _refuse_mixed(join=join, secret_from=secret_from, relay=relay, token_from=token_from)
     if os.path.lexists(paths.bridge):
-        raise RelayError(
-            "bad_args",
-            f"{paths.bridge} is there already: change it with an editor, then `ecorelay bridge-check` and "
-            "`ecorelay hub reload`; or move it away to begin anew",
-        )
-    if join and secret_from:
-        raise RelayError(
-            "bad_args", "--join and --secret-from do not go together: an invitation has the secret"
-        )
+        if not relay:
+            raise RelayError(
+                "bad_args",
+                f"{paths.bridge} is there already: change it with an editor, then `ecorelay bridge-check` "
+                "and `ecorelay hub reload`; or move it away to begin anew. --relay URL adds a relay to it",
+            )
+        if hub_id or listen is not None or bind != ALL_ADDRESSES or peer or secret_from:
+            raise RelayError(
+                "bad_args",
+                f"{paths.bridge} is there already: only --relay and --token-from go with it, the rest is "
+                "changed with an editor",
+            )
+        _add_relay(paths, relay, token_from, reload=reload, as_json=as_json)
+        return
     table: dict[str, Any] = {"hub_id": _own_name(hub_id, paths, yes), "listen": listen, "bind": bind}
     peers = [_peer(each) for each in peer or ()]
-    table["secret"] = secrets.token_urlsafe(SECRET_BYTES)
-    if join or secret_from:
-        given = _secret_text(
-            STDIN if join else secret_from, "the line of `ecorelay bridge-invite`" if join else "the secret"
+    made = not (join or secret_from)
+    if made:
+        table["secret"] = secrets.token_urlsafe(SECRET_BYTES)
+    else:
+        given = secret_text(
+            STDIN if join else secret_from,
+            "the line of `ecorelay bridge-invite`" if join else "the secret",
+            "--secret-from",
         )
         if join or invitation.is_one(given):
             invited = invitation.taken(given)
+            _refuse_namesake(invited.hub_id, table["hub_id"])
+            if isinstance(invited, invitation.Meeting):
+                table["listen"] = listen or 0
+                _join_at_relay(paths, table, peers, invited, reload=reload, as_json=as_json)
+                return
             table["secret"] = invited.secret
-            if names.key(invited.hub_id) == names.key(table["hub_id"]):
-                raise RelayError(
-                    "bad_args",
-                    f"this machine is called {table['hub_id']}, as the one that invites: give it another "
-                    "name with --hub-id NAME",
-                )
             host = {"hub_id": invited.hub_id, "host": invited.host, "port": invited.port}
             peers.insert(0, {**host, "identity": invited.identity})
+            table |= meeting.relays_of(invited.relays)
         else:
             table["secret"] = given
     table["peers"] = peers
-    from ecorelay_bridge.settings import parse_settings
-
-    settings = parse_settings(table, paths.bridge)
+    if relay:
+        table["relay"] = relay_entry.entry(relay, token_from)
+    if listen is None:
+        table["listen"] = 0 if relay else bridge.PORT
+    settings = _parsed(table, paths)
+    notes = _tried(settings, relay)
     make_private_dir(paths.home)
     me = bridge.identity(paths, make=True)
-    _write_new(paths.bridge, (json.dumps(table, indent=2, ensure_ascii=False) + "\n").encode())
+    _write_new(paths.bridge, _as_file(table))
     session.run(
-        lambda: _initialised(
-            paths, settings, me, made=not (join or secret_from), reload=reload, as_json=as_json
-        )
+        lambda: _initialised(paths, settings, me, made=made, reload=reload, as_json=as_json, notes=notes)
     )
+
+
+def _refuse_mixed(*, join: bool, secret_from: str, relay: str, token_from: str) -> None:
+    for wrong, sentence in (
+        (join and secret_from, "--join and --secret-from do not go together: an invitation has the secret"),
+        (join and relay, "--join and --relay do not go together: an invitation has the relays"),
+        (token_from and not relay, "--token-from goes with --relay URL"),
+        (
+            secret_from == STDIN and relay and token_from in ("", STDIN),
+            "the secret and the token cannot both come from stdin: name a file with --token-from",
+        ),
+    ):
+        if wrong:
+            raise RelayError("bad_args", sentence)
+
+
+def _refuse_namesake(theirs: str, ours: str) -> None:
+    if names.key(theirs) == names.key(ours):
+        raise RelayError(
+            "bad_args",
+            f"this machine is called {ours}, as the one that invites: give it another name with --hub-id "
+            "NAME",
+        )
+
+
+def _parsed(table: Mapping[str, Any], paths: Paths) -> Settings:
+    from ecorelay_bridge.settings import parse_settings
+
+    return parse_settings(table, paths.bridge)
+
+
+def _as_file(table: Mapping[str, Any]) -> bytes:
+    return (json.dumps(table, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _tried(settings: Settings, relay: str) -> list[str]:
+    """What came of trying the relay with that URL; nothing where there is none."""
+    notes: list[str] = []
+
+    async def at_relay() -> None:
+        notes.extend(await relay_entry.tried(relay_entry.the_one(settings, relay), settings.hub_id))
+
+    if relay:
+        session.run(at_relay)
+    return notes
+
+
+def _add_relay(paths: Paths, relay: str, token_from: str, *, reload: bool, as_json: bool) -> None:
+    """To the bridge.json that is there; everything else in it stays."""
+    bridge.needed(paths)  # every mistake is said now
+    found = read_private(paths.bridge)
+    assert found is not None
+    table = relay_entry.with_entry(parse_json(found[0], paths.bridge), relay_entry.entry(relay, token_from))
+    table.setdefault("secret", secrets.token_urlsafe(SECRET_BYTES))
+    settings = _parsed(table, paths)
+    notes = _tried(settings, relay)
+    me = bridge.identity(paths, make=True)
+    # A link stays one, and what it leads to is changed.
+    write_private(paths.bridge.resolve(), _as_file(table), durable=True)
+    session.run(
+        lambda: _initialised(paths, settings, me, made=False, reload=reload, as_json=as_json, notes=notes)
+    )
+
+
+def _join_at_relay(
+    paths: Paths,
+    table: dict[str, Any],
+    peers: list[dict[str, Any]],
+    by: invitation.Meeting,
+    *,
+    reload: bool,
+    as_json: bool,
+) -> None:
+    make_private_dir(paths.home)
+    me = bridge.identity(paths, make=True)
+    written: list[tuple[Settings, Joined]] = []
+
+    def keep(given: Given, host: Joined) -> None:
+        whole = {**table, "secret": given.secret, "peers": peers, **meeting.relays_of(given.relays)}
+        settings = _parsed(whole, paths)
+        _write_new(paths.bridge, _as_file(whole))
+        written.append((settings, host))
+
+    async def go() -> None:
+        await meeting.join(paths, by, table["hub_id"], me, keep)
+        settings, host = written[0]
+        notes = [f"{host.hub_id} let this machine in; its identity is {host.identity}"]
+        await _initialised(paths, settings, me, made=False, reload=reload, as_json=as_json, notes=notes)
+
+    session.run(go)
 
 
 def _own_name(given: str, paths: Paths, yes: bool) -> str:
@@ -170,43 +299,6 @@ def _is_port(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= PORT_MAX
 
 
-def _secret_text(source: str, what: str) -> str:
-    """A secret, or an invitation, out of a file or stdin; typed at a terminal it is not shown.
-
-    Raises:
-        RelayError: ``bad_args``; quotes nothing of it.
-    """
-    if source == STDIN and screen.is_terminal(sys.stdin):
-        import getpass
-
-        screen.say(f"paste {what} and press Enter; it is not shown")
-        try:
-            return _one_line(getpass.getpass("", stream=sys.stderr).encode(), "what was typed")
-        except EOFError:
-            raise RelayError("bad_args", "nothing was typed: nothing was changed") from None
-    if source == STDIN:
-        return _one_line(sys.stdin.buffer.read(invitation.LINE_MAX + 1), "stdin")
-    try:
-        with open(source, "rb") as file:
-            return _one_line(file.read(invitation.LINE_MAX + 1), source)
-    except OSError as error:
-        raise RelayError("bad_args", f"--secret-from is {source!r}: {error.strerror or error}") from None
-
-
-def _one_line(data: bytes, where: str) -> str:
-    if len(data) > invitation.LINE_MAX:
-        raise RelayError("bad_args", f"{where} has over {invitation.LINE_MAX:,} bytes: that is no secret")
-    try:
-        text = data.decode("utf-8-sig").strip("\r\n")
-    except UnicodeDecodeError:
-        raise RelayError("bad_args", f"{where} is not UTF-8") from None
-    if not text.strip():
-        raise RelayError("bad_args", f"{where} is empty: nothing was changed")
-    if not invitation.is_one(text) and "\n" in text:
-        raise RelayError("bad_args", f"{where} has more than one line: the secret must be all there is")
-    return text
-
-
 def _write_new(path: Path, data: bytes) -> None:
     """Write a private file where none is. Another process may do the same: the first wins."""
     staged = path.with_name(f"{path.name}.{os.getpid()}.made")
@@ -225,8 +317,18 @@ def _write_new(path: Path, data: bytes) -> None:
 
 
 async def _initialised(
-    paths: Paths, settings: Settings, me: Identity, *, made: bool, reload: bool, as_json: bool
+    paths: Paths,
+    settings: Settings,
+    me: Identity,
+    *,
+    made: bool,
+    reload: bool,
+    as_json: bool,
+    notes: Sequence[str],
 ) -> None:
+    from ecorelay_bridge.relay_road import Where
+
+    relays = [Where(relay.url).name for relay in settings.relays]
     running = await bridge.status()
     renamed = running is not None and running.hub_id.lower() != settings.hub_id.lower()
     reloaded = reload and running is not None and not renamed and await bridge.reload()
@@ -238,6 +340,7 @@ async def _initialised(
             bind=settings.bind,
             identity=me.fingerprint,
             peers=[{"hub_id": each.hub_id, "host": each.host, "port": each.port} for each in settings.peers],
+            relays=relays,
             reloaded=reloaded,
         )
     else:
@@ -247,10 +350,11 @@ async def _initialised(
             ("identity", me.fingerprint),
         ]
         rows += [("dials" if n == 0 else "", _where(each)) for n, each in enumerate(settings.peers)]
+        rows += [("meets at" if n == 0 else "", screen.line(each)) for n, each in enumerate(relays)]
         screen.out(screen.table(rows))
-    for warning in settings.warnings:
-        screen.say(f"note: {warning}")
-    if made and settings.listen:
+    for note in (*notes, *[f"note: {warning}" for warning in settings.warnings]):
+        screen.say(note)
+    if made and (settings.listen or relays):
         screen.say("on each other machine, either, without the secret being seen anywhere:")
         screen.say("    ecorelay bridge-invite | ssh OTHER_MACHINE ecorelay bridge-init --join")
         screen.say(
@@ -270,7 +374,7 @@ async def _initialised(
 
 def _listens(settings: Settings) -> str:
     if not settings.listen:
-        return "listens at no port: it dials only"
+        return "listens at no port: it dials only" if not settings.relays else "listens at no port"
     return f"listens at {settings.bind}, port {settings.listen}"
 
 
@@ -287,6 +391,7 @@ def _where(peer: Any) -> str:
     **words.with_example(
         "ecorelay bridge-invite | ssh desk ecorelay bridge-init --join",
         "ecorelay bridge-invite --host laptop.local | ssh desk ecorelay bridge-init --join",
+        "ecorelay bridge-invite --relay     # at a relay server, for a machine this one cannot reach",
     ),
 )
 def bridge_invite(
@@ -299,26 +404,45 @@ def bridge_invite(
             show_default=False,
         ),
     ] = "",
+    at_relay: Annotated[
+        bool,
+        typer.Option("--relay", help="Meet it at the relay server, even if this hub listens at a port."),
+    ] = False,
 ) -> None:
     """Print the line with which another machine joins.
 
-    It is for a pipe, or to be pasted, and holds the secret, where this hub listens and its fingerprint,
-    which the other hub checks from the first moment on. Whoever has the line can join: treat it as a
-    password.
+    It is for a pipe, or to be pasted. Where this hub listens at a port, the line holds the secret, where this
+    hub is, its fingerprint, which the other hub checks from the first moment on, and its relays. Whoever has
+    it can join: treat it as a password.
+
+    Else the two machines meet at the relay server. That line is good once, for ten minutes at most, while
+    this command runs, and holds neither the secret nor the relay's token.
 
     """
     paths = session.paths()
     settings = bridge.needed(paths)
-    if settings.secret is None or not settings.listen:
+    if settings.secret is None or not (settings.listen or settings.relays):
         raise RelayError(
             "bad_args",
-            f"this hub listens at no port, so no other can dial it: set listen in {paths.bridge}, or invite "
-            "from the machine that does",
+            "this hub listens at no port and is at no relay, so no other can reach it: set listen in "
+            f"{paths.bridge}, or `ecorelay bridge-init --relay URL`, or invite from another machine",
         )
+    if at_relay and not settings.relays:
+        raise RelayError("bad_args", "this hub is at no relay: `ecorelay bridge-init --relay URL` adds one")
+    if at_relay and host:
+        raise RelayError("bad_args", "--relay and --host do not go together: at a relay nobody is dialed")
+    if host and not settings.listen:
+        raise RelayError(
+            "bad_args", f"this hub listens at no port, so --host leads nowhere: set listen in {paths.bridge}"
+        )
+    me = bridge.identity(paths, make=True)
+    if at_relay or not settings.listen:
+        session.run(lambda: meeting.invite(paths, settings, me))
+        return
     host = host or invitation.own_address(settings.bind)
     if len(host) > 253 or any(c.isspace() or not c.isprintable() for c in host) or "/" in host:
         raise RelayError("bad_args", f"--host is {host!r}: it must be a machine's name or IP address")
-    me = bridge.identity(paths, make=True)
+    relays = [invitation.RelayEntry(url=each.url, token=each.token.reveal()) for each in settings.relays]
     line = invitation.written(
         invitation.Invitation(
             hub_id=settings.hub_id,
@@ -326,6 +450,7 @@ def bridge_invite(
             port=settings.listen,
             identity=me.fingerprint,
             secret=settings.secret.reveal(),
+            relays=tuple(relays),
         )
     )
     screen.out(f"{line}\n")

@@ -8,7 +8,7 @@ import trio
 import typer
 
 from ecorelay import __version__, spawn, wire
-from ecorelay.cli import hub_links, screen, service, service_commands, session, words
+from ecorelay.cli import bridge, hub_links, screen, service, service_commands, session, words
 from ecorelay.cli.counters import in_words
 from ecorelay.endpoint import read_endpoint
 from ecorelay.errors import RelayError
@@ -84,7 +84,7 @@ async def _start() -> None:
     paths = session.paths()
     async with session.no_other_start(paths):
         endpoint = read_endpoint(paths.endpoint)
-        found = await _running()
+        found = await bridge.status()
         if found is not None and endpoint is not None and endpoint.kept:
             screen.say(f"a hub is already running: {_known(found)}")
             return
@@ -95,16 +95,6 @@ async def _start() -> None:
     await _say_started()
 
 
-async def _running() -> wire.HubDetails | None:
-    try:
-        async with session.at_running_hub() as hub:
-            return await hub.request(wire.HubStatus(req_id=0))
-    except RelayError as error:
-        if error.code != "hub_unreachable":
-            raise
-        return None
-
-
 async def _launch(paths: Paths) -> None:
     refusal = await spawn.start(paths, {**os.environ, session.KEEP_ALIVE: "true"})
     if refusal is not None:
@@ -112,7 +102,7 @@ async def _launch(paths: Paths) -> None:
 
 
 async def _say_started() -> None:
-    found = await _running()
+    found = await bridge.status()
     if found is not None:
         screen.say(f"started: {_known(found)}")
 

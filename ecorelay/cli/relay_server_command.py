@@ -91,9 +91,10 @@ def _init(path: Path, port: int, as_json: bool) -> None:
         screen.out_json(path=str(path.absolute()), port=port)
         return
     screen.say(f"{path} is written, only you can read it; start it with: ecorelay relay-server {path}")
+    screen.say("on the first machine: ecorelay bridge-init --relay wss://HOST, which asks for the token")
     screen.say(
-        "each hub's bridge.json gets this line, with this machine's name; ws://HOST:PORT only if TLS ends "
-        "nowhere. It holds the token, so do not send it where others read:"
+        "(ws://HOST:PORT only if TLS ends nowhere). Others are invited from there. It writes this line; "
+        "that holds the token, so do not send it where others read:"
     )
     screen.out(f'"relay": {{"url": "wss://HOST", "token": "{token}"}}\n')
 

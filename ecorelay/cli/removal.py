@@ -7,7 +7,6 @@ import stat
 import sys
 from collections.abc import Mapping
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +17,7 @@ from ecorelay.cli import hub_commands, screen, service, session
 from ecorelay.daemon.lock import HubLock
 from ecorelay.endpoint import read_endpoint
 from ecorelay.errors import RelayError
-from ecorelay.paths import Paths
+from ecorelay.paths import Paths, short_folders
 from ecorelay_adapters.clients import ASSISTANTS
 from ecorelay_adapters.clients.assistant import Machine, Plan, Step
 from ecorelay_adapters.clients.files import remove_tree
@@ -152,10 +151,7 @@ def _socket_folders(paths: Paths, environ: Mapping[str, str]) -> list[Step]:
     """
     if sys.platform == "win32":
         return []
-    user = os.geteuid()
-    name = f"ecorelay-{user}-{sha256(os.fsencode(paths.home)).hexdigest()[:12]}"
-    bases = [environ.get("XDG_RUNTIME_DIR"), environ.get("TMPDIR"), f"/run/user/{user}", "/tmp"]
-    places = [Path(base) / name for base in dict.fromkeys(bases) if base and os.path.isabs(base)]
+    places = short_folders(paths, environ, f"/run/user/{os.geteuid()}")
     return [
         Step(
             title=f"delete {place}",

@@ -109,7 +109,7 @@ def _post(
     s: State, hub: RemoteHub, frame: link_wire.Durable, body: link_wire.GroupPostBody, now: Now
 ) -> TakePost:
     group, far = _ours(s, hub, body.group, body.sender_id)
-    if s.blocks(hub, far.name, far.peer_id):
+    if s.blocks(hub.hub_id, far.name, far.peer_id):
         s.count("blocked_refused")
         raise RelayError("blocked", f"a person there blocked {far.address}")
     s.check_text(body.text)
@@ -165,7 +165,7 @@ def copied(
     if text is not None and (not text or len(text.encode()) > s.limits.text_bytes):
         s.count("link lines of a wrong size")
         text = None
-    if not own and group_names.stopped(s, line.author_hub or hub.hub_id, line.author, line.author_id or ""):
+    if not own and s.blocks(line.author_hub or hub.hub_id, line.author, line.author_id or ""):
         s.count("blocked_refused")
         text = None
     return CopiedLine(

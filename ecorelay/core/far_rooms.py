@@ -202,7 +202,7 @@ def line(s: State, hub: RemoteHub, frame: link_wire.RoomLine, now: Now) -> None:
     sender, _ = group_names.called(s, hub, author)
     if own is None and group_names.is_ours(s, author):  # the host's own word, in the name of one of ours
         sender = f"{author.name}@{hub.hub_id}"
-    elif own is None and group_names.stopped(s, author.hub or hub.hub_id, author.name, author.peer_id):
+    elif own is None and s.blocks(author.hub or hub.hub_id, author.name, author.peer_id):
         s.count("blocked_refused")
         return
     try:
@@ -336,7 +336,7 @@ def _say(s: State, hub: RemoteHub, frame: link_wire.RoomPost, now: Now) -> int:
             "not_member", f"you are not in the room {frame.room}@{s.hub_id}: relay_join it first"
         )
     sender = f"{peer.name}@{hub.hub_id}"
-    if s.blocks(hub, peer.name, frame.peer_id):
+    if s.blocks(hub.hub_id, peer.name, frame.peer_id):
         raise RelayError("blocked", f"a person there blocked {sender}")
     s.check_text(frame.text)
     messages.guard(s, -hub.no, frame.peer_id, s.limits.sends_per_minute, messages.GUARD_S, now)

@@ -115,14 +115,6 @@ def is_ours(s: State, each: GroupMember | RoomMember) -> bool:
     return each.hub is not None and names.key(each.hub) == names.key(s.hub_id)
 
 
-def stopped(s: State, hub_id: str, name: str, peer_id: str) -> bool:
-    """Whether a person stopped who is said, by whomever, to be this peer of that hub."""
-    hub = s.hubs.get(names.key(hub_id))
-    if hub is None:
-        return names.key(f"{name}@{hub_id}") in s.blocked_far
-    return s.blocks(hub, name, peer_id)
-
-
 def invited(s: State, address: str, now: Now) -> Peer | FarMember:
     """Who is to be a member.
 

@@ -391,7 +391,7 @@ def _mail(
     what = "broadcast" if isinstance(body, link_wire.AskAllBody) else "mail"
     check_allowed(s, hub, what)
     address = f"{body.sender}@{hub.hub_id}"
-    if s.blocks(hub, body.sender, body.sender_id):
+    if s.blocks(hub.hub_id, body.sender, body.sender_id):
         s.count("blocked_refused")
         raise RelayError("blocked", f"a person there blocked {address}")
     s.check_text(body.text)

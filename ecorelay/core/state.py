@@ -861,11 +861,14 @@ class State:
             )
         return peer
 
-    def blocks(self, hub: RemoteHub, name: str, peer_id: str) -> bool:
-        """Whether a person stopped this peer of another hub, whatever it is called by now."""
+    def blocks(self, hub_id: str, name: str, peer_id: str) -> bool:
+        """Whether a person stopped who is said, by whomever, to be this peer of another hub.
+
+        Whatever it is called by now, and whether or not that hub is known any more.
+        """
         return (
-            f"{name}@{hub.hub_id}".lower() in self.blocked_far
-            or (names.key(hub.hub_id), peer_id) in self.blocked_ids
+            names.key(f"{name}@{hub_id}") in self.blocked_far
+            or (names.key(hub_id), peer_id) in self.blocked_ids
         )
 
     def find(self, name: str, now: Now) -> Peer | None:

@@ -7,7 +7,6 @@ only tells a person who holds it.
 from __future__ import annotations
 
 import os
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from ecorelay.errors import RelayError
+from ecorelay.file_lock import open_lock_file, try_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 WAIT_S = 5.0
 """Seconds to wait for a hub that is just leaving."""
 TRY_EVERY_S = 0.05
-# Windows locks bytes against reading too: one far behind the content is locked.
-_WINDOWS_BYTE = 1 << 30
 
 
 class Holder(Struct, frozen=True):
@@ -66,8 +64,8 @@ class HubLock:
         """
         until = clock() + wait_s
         try:
-            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
-            while not _try_lock(self._handle):
+            self._handle = open_lock_file(self.path)
+            while not try_lock(self._handle):
                 if clock() >= until:
                     raise RelayError("already_registered", self._held_message())
                 sleep(TRY_EVERY_S)
@@ -111,27 +109,3 @@ def holder_pid(path: Path) -> int:
             return msgspec.json.decode(file.read(1024), type=Holder).pid
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return 0
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(handle: int) -> bool:
-        os.lseek(handle, _WINDOWS_BYTE, os.SEEK_SET)
-        try:
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        finally:
-            os.lseek(handle, 0, os.SEEK_SET)
-        return True
-
-else:
-    import fcntl
-
-    def _try_lock(handle: int) -> bool:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True

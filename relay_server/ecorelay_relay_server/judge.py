@@ -31,6 +31,10 @@ class Proven(NamedTuple):
 
     realm: str
     token: Secret
+    """Also of one that proved a pass: the token it was made from."""
+    invitation: str = ""
+    """By which it meets another apart; "": it is one of the realm."""
+    invited: bool = False
 
 
 class Refused(NamedTuple):
@@ -81,7 +85,7 @@ class Judge:
         if self._identities.refused(identity, now):
             return _later("identity_refused", "too many failed proofs of this identity")
         said = relay_wire.statement(nonce, hello)
-        proven = self._matching(said, hello.proof)
+        proven = self._matching(said, hello)
         signed = _signed(hello, said)
         if self._sources.refused(source, now):
             known = identity in self._familiar or (proven is not None and self._unguessable)
@@ -106,16 +110,22 @@ class Judge:
         if self._from.too_many(source, now):
             return _later("source_comings", "too many hubs come from this address")
         self._comings.count(identity, now)
-        self._familiar.add(identity)
+        if not hello.invitation:
+            self._familiar.add(identity)
         return proven
 
-    def _matching(self, said: bytes, proof: str) -> Proven | None:
+    def _matching(self, said: bytes, hello: RelayHello) -> Proven | None:
         found: Proven | None = None
         # All are tried, in the same time whichever it is.
         for each in self._tokens:
-            if hmac.compare_digest(relay_wire.proof_of(each.token.reveal(), said), proof):
+            key = each.token.reveal()
+            if hello.invitation:
+                key = relay_wire.pass_of(key, hello.invitation, invited=hello.invited)
+            if hmac.compare_digest(relay_wire.proof_of(key, said), hello.proof):
                 found = each
-        return found
+        if found is None or not hello.invitation:
+            return found
+        return found._replace(invitation=hello.invitation, invited=hello.invited)
 
 
 def _later(why: str, what: str) -> Refused:

@@ -41,6 +41,7 @@ def _lines(switch: Switch, counts: Counts, half_open: int, uptime_s: float) -> I
     yield from _metric("uptime_seconds", "gauge", "Since the start.", [("", round(uptime_s, 3))])
     hubs = [(f'{{realm="{name}"}}', len(realm.hubs)) for name, realm in switch.realms.items()]
     yield from _metric("hubs", "gauge", "Hubs that are here.", hubs)
+    yield from _metric("meetings", "gauge", "Invitations that are open.", [("", len(switch.meetings))])
     yield from _metric("streams", "gauge", "Streams that are open.", [("", switch.streams)])
     yield from _metric("queued_bytes", "gauge", "Data that waits for hubs.", [("", switch.queued)])
     yield from _metric("half_open", "gauge", "Connections without a proof yet.", [("", half_open)])

@@ -10,7 +10,7 @@ import trio
 
 from ecorelay import relay_wire
 from ecorelay.errors import RelayError
-from ecorelay.relay_wire import CLOSE_FULL, CLOSE_GOING, CLOSE_TOKEN, HELLO_S, HubHere
+from ecorelay.relay_wire import CLOSE_FULL, CLOSE_GOING, CLOSE_INVITATION, CLOSE_TOKEN, HELLO_S, HubHere
 from ecorelay_relay_server import guest
 from ecorelay_relay_server.bounds import CLOSING_MAX, DRAIN_S, HALF_OPEN_MAX
 from ecorelay_relay_server.connection import Connection
@@ -235,6 +235,10 @@ class Server:
 
     def _place(self, proven: Proven, asked: Asked) -> Proven | Refused:
         address = relay_wire.address_of(bytes.fromhex(asked.hello.public))
+        if proven.invitation:
+            why = self.switch.uninvited(proven.realm, address, proven.invitation, invited=proven.invited)
+            if why:
+                return Refused(CLOSE_INVITATION, "invitation", why)
         full = self.switch.full(proven.realm, address)
         return Refused(CLOSE_FULL, "full", full) if full else proven
 
@@ -255,11 +259,13 @@ class Server:
         identity = relay_wire.address_of(bytes.fromhex(hello.public)).hex()
         version = "".join([c for c in hello.app_version[:VERSION_MAX] if c.isascii() and c.isprintable()])
         card = HubHere(hub_id=hello.hub_id, address=identity, app_version=version)
-        hub, actions = self.switch.join(proven.realm, card)
+        hub, actions = self.switch.join(proven.realm, card, proven.invitation)
         connection = Connection(stream, asked.socket, hub, proven.token, self.switch, self._perform)
         self.connections[hub] = connection
         self.counts.proven += 1
         who = {"hub_id": hello.hub_id, "identity": identity[:_SHOWN], "realm": proven.realm}
+        if proven.invitation:
+            who["invitation"] = "invited" if proven.invited else "invites"
         self._journal.hub("joined", **who, source=source, app_version=version)
         try:
             self._perform(actions)

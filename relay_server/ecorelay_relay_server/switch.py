@@ -35,6 +35,7 @@ from ecorelay_relay_server.record import Record
 
 LeftReason = Literal["closed", "lost", "refused"]
 
+MEETING_HUBS: Final = 2
 _CREDIT_BYTES: Final = 4
 _SMALL: Final = 4_096
 
@@ -109,11 +110,15 @@ class Realm:
     Args:
         name: of the realm.
         max_hubs: at a time.
+        invitation: by which two meet apart from the realm's other hubs; "": it is the realm itself.
     """
 
-    def __init__(self, name: str, max_hubs: int) -> None:
+    def __init__(self, name: str, max_hubs: int, invitation: str = "") -> None:
         self.name = name
         self.max_hubs = max_hubs
+        self.invitation = invitation
+        self.host = b""
+        """Of a meeting: the address of the hub that invites."""
         self.hubs: dict[bytes, Hub] = {}
         self.record = Record()
 
@@ -133,26 +138,33 @@ class Switch:
     def __init__(self, realms: dict[str, int], max_hubs: int) -> None:
         self.max_hubs = max_hubs
         self.realms = {name: Realm(name, most) for name, most in realms.items()}
+        self.meetings: dict[tuple[str, str], Realm] = {}
+        """Realm's name and invitation → where two meet apart; it lasts while the one that invites is here."""
         self.queued = 0
         """Cost of all data that waits, and of what was taken and may not be written yet."""
         self.streams = 0
         """How many are open."""
-        self._news: set[str] = set()
+        self._news: set[Realm] = set()
         """Realms of which not every hub was woken for the last entry of the record."""
         self.counts: Counter[str] = Counter()
         """``messages``, ``bytes``: data for which there was a stream; ``dropped_…``, ``congested``, …"""
 
     @property
+    def _places(self) -> tuple[Realm, ...]:
+        return (*self.realms.values(), *self.meetings.values())
+
+    @property
     def hubs(self) -> int:
         """How many are here."""
-        return sum([len(realm.hubs) for realm in self.realms.values()])
+        return sum([len(place.hubs) for place in self._places])
 
     def limit(self, realms: dict[str, int], max_hubs: int) -> Actions:
         """Other realms and bounds from now on. Hubs of a realm that is no more are closed."""
         actions: list[Action] = []
-        for name in [name for name in self.realms if name not in realms]:
-            for hub in list(self.realms[name].hubs.values()):
+        for place in [place for place in self._places if place.name not in realms]:
+            for hub in list(place.hubs.values()):
                 actions += self._end(hub, relay_wire.CLOSE_TOKEN, "this realm is no more", "refused")
+        for name in [name for name in self.realms if name not in realms]:
             del self.realms[name]
         for name, most in realms.items():
             self.realms.setdefault(name, Realm(name, most)).max_hubs = most
@@ -166,16 +178,38 @@ class Switch:
         found = self.realms[realm]
         if address in found.hubs:
             return ""  # it takes its own place
-        if len(found.hubs) >= found.max_hubs:
+        apart = sum([len(place.hubs) for place in self.meetings.values() if place.name == realm])
+        if len(found.hubs) + apart >= found.max_hubs:
             return f"this realm has its {found.max_hubs:,} hubs already"
         if self.hubs >= self.max_hubs:
             return f"this server has its {self.max_hubs:,} hubs already"
         return ""
 
-    def join(self, realm: str, card: HubHere) -> tuple[Hub, Actions]:
-        """A hub proved itself, and :meth:`full` said nothing. Its older connection is ended."""
+    def uninvited(self, realm: str, address: bytes, invitation: str, *, invited: bool) -> str:
+        """Why a hub cannot come to a meeting, for a person; "" if it can, where there is room."""
+        meeting = self.meetings.get((realm, invitation))
+        if meeting is None:
+            return "nobody invites by this pass now: it was used or has expired" if invited else ""
+        if invited == (address == meeting.host):
+            return "this invitation is another hub's"
+        if invited and len(meeting.hubs) >= MEETING_HUBS and address not in meeting.hubs:
+            return "somebody is using this invitation just now"
+        return ""
+
+    def join(self, realm: str, card: HubHere, invitation: str = "") -> tuple[Hub, Actions]:
+        """A hub proved itself, and :meth:`full` said nothing. Its older connection is ended.
+
+        Args:
+            realm: its name.
+            card: of the hub.
+            invitation: it comes to a meeting, and :meth:`uninvited` said nothing; the first one invites.
+        """
         found = self.realms[realm]
         address = bytes.fromhex(card.address)
+        if invitation:
+            new = Realm(realm, MEETING_HUBS, invitation)
+            new.host = address
+            found = self.meetings.setdefault((realm, invitation), new)
         old = found.hubs.get(address)
         actions: list[Action] = []
         if old is not None:
@@ -198,7 +232,19 @@ class Switch:
         self._remove(hub)
         left = relay_wire.Left(address=hub.card.address, reason=reason)
         hub.realm.record.add(hub.address, relay_wire.encode(left))
-        return self._tell(hub.realm)
+        return (*self._tell(hub.realm), *self._adjourn(hub))
+
+    def _adjourn(self, hub: Hub) -> Actions:
+        """If it was the one that invited, the meeting ends with it."""
+        place = hub.realm
+        if not place.invitation or hub.address != place.host:
+            return ()
+        del self.meetings[place.name, place.invitation]
+        left = list(place.hubs.values())
+        for each in left:
+            self._remove(each)
+        sentence = "who invited has left"
+        return tuple([End(each, relay_wire.CLOSE_INVITATION, sentence) for each in left])
 
     def here(self, hub: Hub) -> bool:
         """Whether it is one of those that are here now."""
@@ -226,12 +272,12 @@ class Switch:
 
     def _tell(self, realm: Realm) -> Actions:
         # Not each time: a thousand hubs that come back at once would be a million wake-ups.
-        self._news.add(realm.name)
+        self._news.add(realm)
         return (News(),)
 
     def spread(self) -> Actions:
         """Wake all hubs that have not read who came and went. Who has data to read has read that before."""
-        realms = [self.realms[name] for name in self._news if name in self.realms]
+        realms = list(self._news)
         self._news.clear()
         hubs = [hub for realm in realms for hub in realm.hubs.values() if hub.outbox.behind]
         return tuple([action for hub in hubs for action in self._wake(hub)])
@@ -358,7 +404,7 @@ class Switch:
         return (*self._wake(to), *self._relieve())
 
     def _everyone(self) -> list[Hub]:
-        return [hub for realm in self.realms.values() for hub in realm.hubs.values()]
+        return [hub for place in self._places for hub in place.hubs.values()]
 
     def _relieve_of_streams(self) -> Actions:
         """Too many streams are open in all: who opened most of them ends."""

@@ -94,12 +94,16 @@ def test_every_command_prints_the_object_of_its_golden_file(home, monkeypatch, c
     backup = golden_backup(here, home)
     assert backup["size"] == (home.parent / "copy.db").stat().st_size
     golden("bridge_init", "bridge-init", "--listen", "0", "--peer", "desk=192.0.2.1:9700")
+    (home.parent / "token").write_text("a token of the relay that nobody guesses 0123")
+    at_relay = ("bridge-init", "--relay", "ws://127.0.0.1:1", "--token-from", str(home.parent / "token"))
+    golden("bridge_init_relay", *at_relay)
     golden("identity_show", "identity", "show")
     golden("identity_export", "identity", "export", str(home.parent / "copy.pem"))
     golden("identity_import", "identity", "import", str(home.parent / "copy.pem"))
+    # Before the hub reads it: how far it came with a peer that is dialed would be another each time.
+    (home / "bridge.json").write_text('{"hub_id": "here", "listen": 0}')
     golden("trust", "trust", "desk", "SHA256:" + "A" * 43)
     golden("distrust", "distrust", "desk")
-    (home / "bridge.json").write_text('{"hub_id": "here", "listen": 0}')
     golden("bridge_check", "bridge-check")
     golden("hub_reload", "hub", "reload")
     golden("hub_forget", "hub", "forget", "desk", "--yes")

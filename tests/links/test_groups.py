@@ -797,6 +797,32 @@ def test_whom_a_person_blocked_is_not_heard(land: Land, red, home: Machine, near
     assert cat.texts() == ["1 message from you to red@home ended unseen (blocked)"]
 
 
+@pytest.mark.guarantee("blocked-sends-nothing")
+@pytest.mark.parametrize("what", ["known", "forgotten", "restarted"])
+def test_whom_a_person_blocked_is_not_heard_under_another_name_either(
+    land: Land, red, home: Machine, near: Machine, away: Machine, what: str
+):
+    _, bob, cat = red
+    land.link(near, away)
+    person = near.open("person")
+    person.call(wire.Block, name="cat@away")
+    land.cut()
+    if what != "known":
+        assert isinstance(person.call(wire.ForgetHub, hub_id="away"), wire.HubForgotten)
+    if what == "restarted":
+        near.restart()
+        bob, person = near.open("bob"), near.open("person")
+    land.link(home, near)
+    land.link(home, away)
+    cat.call(wire.Rename, new_name="tom")
+    say(cat, "it is me, tom")
+    page = bob.call(wire.GroupHistory, group="red")
+    assert ([entry.text for entry in page.messages], page.missed) == ([], 1)
+    person.call(wire.Block, name="cat@away", blocked=False)
+    say(cat, "and now?")
+    assert texts(bob) == ["and now?"]
+
+
 def test_a_hub_may_be_kept_out_of_groups(land: Land, home: Machine, near: Machine):
     ann = home.open("ann")
     near.open("bob")

@@ -330,6 +330,24 @@ def test_whom_a_person_blocked_is_not_heard(land: Land, hall, host: Machine, nea
     assert cat.call(wire.RoomSend, room="hall@host", text="x").code == "blocked"
 
 
+@pytest.mark.guarantee("blocked-sends-nothing")
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_whom_a_person_blocked_is_not_heard_under_another_name_either(
+    land: Land, hall, host: Machine, near: Machine, away: Machine, forgotten: bool
+):
+    ann, bob, cat = hall
+    wire_between = land.link(near, away)
+    person = near.open("person")
+    person.call(wire.Block, name="cat@away")
+    wire_between.cut()
+    land.settle()
+    if forgotten:
+        assert isinstance(person.call(wire.ForgetHub, hub_id="away"), wire.HubForgotten)
+    cat.call(wire.Rename, new_name="tom")
+    say(cat, "it is me, tom")
+    assert (heard(bob), heard(ann)) == ([], [("tom@away", "it is me, tom", "Hall")])
+
+
 def test_a_hub_may_be_kept_out_of_rooms(land: Land, host: Machine, near: Machine):
     bob = near.open("bob")
     host.feed(HubsConfigured((), {"*": frozenset({"rooms"})}))

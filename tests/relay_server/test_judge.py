@@ -199,3 +199,52 @@ def test_no_reason_names_the_token():
     assert all(isinstance(each, Refused) for each in verdicts)
     assert not any(word in each.reason for each in verdicts for word in (TOKEN, WRONG))
     assert TOKEN not in repr(settings())
+
+
+# --- two that meet apart ---------------------------------------------------------------------------------
+
+NUMBER = "0123456789abcdef" * 2
+
+
+def pass_for(*, invited, number=NUMBER, token=TOKEN):
+    return relay_wire.pass_of(token, number, invited=invited)
+
+
+@pytest.mark.parametrize("invited", [False, True])
+def test_a_pass_leads_to_its_meeting_and_counts_as_the_token_it_was_made_from(invited):
+    verdict = Court().says(Identity(), token=pass_for(invited=invited), invitation=NUMBER, invited=invited)
+    assert verdict == Proven("default", Secret(TOKEN), NUMBER, invited)
+
+
+@pytest.mark.guarantee("relay-invitation")
+@pytest.mark.parametrize(
+    ("token", "fields"),
+    [
+        (TOKEN, {"invitation": NUMBER, "invited": True}),
+        (TOKEN, {"invitation": NUMBER}),
+        (pass_for(invited=True), {}),
+        (pass_for(invited=True), {"invitation": NUMBER}),
+        (pass_for(invited=False), {"invitation": NUMBER, "invited": True}),
+        (pass_for(invited=True), {"invitation": NUMBER[::-1], "invited": True}),
+        (pass_for(invited=True, token=WRONG), {"invitation": NUMBER, "invited": True}),
+    ],
+    ids=["token", "token, inviting", "realm", "other side", "other side too", "other meeting", "other token"],
+)
+def test_a_pass_opens_one_side_of_one_meeting_and_nothing_else(token, fields):
+    assert Court().says(Identity(), token=token, **fields)[:2] == (CLOSE_TOKEN, "token")
+
+
+def test_who_was_invited_once_is_not_known_afterwards():
+    feeble = "easy 1"
+    court, guest = Court(token=feeble), Identity()
+    fields = {"token": pass_for(invited=True, token=feeble), "invitation": NUMBER, "invited": True}
+    assert isinstance(court.says(guest, **fields), Proven)
+    for _ in range(FAILED_MAX):
+        court.says(Identity(), token=WRONG)
+    assert court.says(guest, **fields)[:2] == (CLOSE_RATE, "source_refused")
+
+
+def test_the_token_cannot_be_read_off_a_pass_and_passes_differ():
+    passes = {pass_for(invited=invited, number=number) for invited in (0, 1) for number in (NUMBER, "f" * 32)}
+    assert len(passes) == 4
+    assert all(len(each) == 43 and TOKEN not in each for each in passes)

@@ -6,6 +6,7 @@ import ssl
 import time
 import tracemalloc
 from contextlib import suppress
+from typing import Any
 
 import pytest
 import trio
@@ -20,6 +21,7 @@ from ecorelay.relay_wire import (
     CLOSE_FULL,
     CLOSE_GOING,
     CLOSE_HUB_ID,
+    CLOSE_INVITATION,
     CLOSE_RATE,
     CLOSE_REPLACED,
     CLOSE_SLOW,
@@ -899,3 +901,34 @@ async def test_a_reader_of_the_metrics_that_asks_nothing_does_not_hold_up_the_en
             await until(lambda: server.server._scrapes)
             server.stop()
     await trio.aclose_forcefully(stream)
+
+
+# --- two that meet apart ---------------------------------------------------------------------------------
+
+
+@pytest.mark.guarantee("relay-invitation")
+async def test_who_is_invited_is_let_in_while_the_other_one_is_there_and_told_when_it_goes():
+    number = "0123456789abcdef" * 2
+    fields: dict[bool, Any] = {
+        invited: {
+            "token": relay_wire.pass_of(TOKEN, number, invited=invited),
+            "invitation": number,
+            "invited": invited,
+        }
+        for invited in (False, True)
+    }
+    async with running() as server, hub(server) as member:
+        code, reason = await refused(server, hello(Identity(), **fields[True]))
+        assert (code, "nobody invites by this pass now" in reason) == (CLOSE_INVITATION, True)
+        async with hub(server, **fields[False]) as host:
+            async with trio.open_nursery() as nursery:
+                guest = await join(nursery, server, hub_id="guest", **fields[True])
+                assert [each.address for each in guest.here] == [host.address.hex()]
+                assert (await host.text()).hub.hub_id == "guest"
+                await host.socket.aclose()
+                assert await guest.closed() == (CLOSE_INVITATION, "who invited has left")
+                nursery.cancel_scope.cancel()
+        async with hub(server) as other:  # the first that the member hears of
+            assert (await member.text()).hub.address == other.address.hex()
+        assert fields[True]["token"] not in "".join(server.lines)
+        assert number not in "".join(server.lines)

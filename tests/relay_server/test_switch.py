@@ -601,3 +601,90 @@ def test_a_quiet_time_saves_up_no_more_than_the_burst():
     assert at.pause(hub, 1e6) == 0
     hub.pace.spend(bounds.UNITS_BURST + bounds.UNITS_PER_S)
     assert at.pause(hub, 1e6) == pytest.approx(1.0)
+
+
+# --- two that meet apart ---------------------------------------------------------------------------------
+
+MEETING = "0123456789abcdef" * 2
+
+
+def meet(at, name, *, invited, realm="default"):
+    assert not at.uninvited(realm, address(name), MEETING, invited=invited)
+    hub, actions = at.join(realm, card(name), MEETING)
+    return hub, actions, take(at, hub)
+
+
+@pytest.mark.guarantee("relay-invitation")
+def test_two_that_meet_see_and_reach_each_other_and_nobody_else():
+    at = switch()
+    member = join(at, "m")
+    host, _, seen_by_host = meet(at, "h", invited=False)
+    guest, _, seen_by_guest = meet(at, "g", invited=True)
+    assert seen_by_host == [Here(complete=True)]
+    assert seen_by_guest == [Here(hubs=(card("h"),), complete=True)]
+    assert take(at, host) == [Joined(hub=card("g"))]
+    assert take(at, member) == []
+    for one, other in ((guest, member), (member, guest), (member, host)):
+        at.data(one, opening(other))
+        assert take(at, one) == [NoSuchHub(address=other.card.address, stream=NUMBER.hex())]
+    at.data(guest, opening(host))
+    at.data(guest, data(host, b"hello"))
+    assert take(at, host) == [(OPEN, guest.address, NUMBER, b""), (DATA, guest.address, NUMBER, b"hello")]
+    assert (at.hubs, at.streams) == (3, 1)
+
+
+@pytest.mark.guarantee("relay-invitation")
+def test_nobody_is_let_in_before_the_one_that_invites_nor_after_it():
+    at = switch()
+    assert "nobody invites" in at.uninvited("default", address("g"), MEETING, invited=True)
+    host, _, _ = meet(at, "h", invited=False)
+    guest, _, _ = meet(at, "g", invited=True)
+    assert at.leave(host, "closed") == (
+        News(),
+        End(guest, relay_wire.CLOSE_INVITATION, "who invited has left"),
+    )
+    assert at.leave(guest, "lost") == ()
+    assert "nobody invites" in at.uninvited("default", address("g"), MEETING, invited=True)
+    assert (at.hubs, at.meetings, at.queued) == (0, {}, 0)
+    assert at.spread() == ()
+
+
+def test_a_meeting_is_of_two_and_goes_on_with_another_guest():
+    at = switch()
+    meet(at, "h", invited=False)
+    guest, _, _ = meet(at, "g", invited=True)
+    assert "somebody is using" in at.uninvited("default", address("x"), MEETING, invited=True)
+    assert not at.uninvited("default", address("g"), MEETING, invited=True)  # it comes again
+    at.leave(guest, "lost")
+    meet(at, "x", invited=True)
+    assert at.hubs == 2
+
+
+@pytest.mark.parametrize(("name", "invited"), [("h", True), ("x", False)])
+def test_a_meeting_has_one_host_and_that_one_is_no_guest(name, invited):
+    at = switch()
+    meet(at, "h", invited=False)
+    assert (
+        at.uninvited("default", address(name), MEETING, invited=invited) == "this invitation is another hub's"
+    )
+
+
+def test_who_invites_comes_again_and_the_meeting_stays():
+    at = switch()
+    host, _, _ = meet(at, "h", invited=False)
+    guest, _, _ = meet(at, "g", invited=True)
+    again, actions, _ = meet(at, "h", invited=False)
+    assert actions[0] == End(host, relay_wire.CLOSE_REPLACED, "the same identity connected again")
+    assert at.leave(host, "lost") == ()
+    assert at.here(guest)
+    assert at.here(again)
+
+
+def test_meetings_take_places_of_their_realm_and_end_with_it():
+    at = switch(realms=("red", "blue"), per_realm=2)
+    host, _, _ = meet(at, "h", invited=False, realm="red")
+    join(at, "m", realm="red")
+    assert at.full("red", address("x")) == "this realm has its 2 hubs already"
+    assert not at.full("blue", address("x"))
+    assert End(host, relay_wire.CLOSE_TOKEN, "this realm is no more") in at.limit({"blue": 2}, 1000)
+    assert (at.hubs, at.meetings) == (0, {})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
 from functools import partial
@@ -89,14 +88,7 @@ class OneServer:
         if path is None:
             return Client(path=named, problem=f"{named} is no program that can be run") if named else None
         path = os.path.abspath(path)
-        try:
-            ran = program.ask_version(path, environ)
-        except RelayError as error:
-            return Client(path=path, problem=error.message)
-        match = re.search(r"\d+(\.\d+)+", ran.out)
-        if ran.code != 0 or match is None:
-            return Client(path=path, problem=f"{path} does not tell its version: {ran.last_words}")
-        return Client(path=path, version=match[0])
+        return program.look_at(path, environ)
 
     def is_it(self, path: str) -> bool:
         """Whether a program of this name is the one meant."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 from ecorelay.errors import RelayError
+from ecorelay_adapters.clients.assistant import Client
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -97,6 +98,18 @@ def ask_version(path: str, environ: Mapping[str, str]) -> Ran:
     if isinstance(said, RelayError):
         raise RelayError(said.code, said.message)
     return said
+
+
+def look_at(path: str, environ: Mapping[str, str]) -> Client:
+    """Which version the program at `path` is, or why it cannot be used."""
+    try:
+        ran = ask_version(path, environ)
+    except RelayError as error:
+        return Client(path=path, problem=error.message)
+    match = re.search(r"\d+(\.\d+)+", ran.out)
+    if ran.code != 0 or match is None:
+        return Client(path=path, problem=f"{path} does not tell its version: {ran.last_words}")
+    return Client(path=path, version=match[0])
 
 
 def run(words: Sequence[str], environ: Mapping[str, str], *, within_s: float = RUN_S) -> Ran:

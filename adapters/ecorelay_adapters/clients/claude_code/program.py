@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
-from ecorelay.errors import RelayError
 from ecorelay_adapters.clients import files, program
 from ecorelay_adapters.clients.assistant import Client, ClientFailed, Step
 from ecorelay_adapters.clients.claude_code.plugin import MARKET
@@ -29,22 +27,12 @@ PLUGIN: Final = "ecorelay@ecorelay"
 
 def look_at(path: str, environ: Mapping[str, str]) -> Client:
     """Which version the program at `path` is, or why it cannot be used."""
-    try:
-        ran = program.ask_version(path, environ)
-    except RelayError as error:
-        return Client(path=path, problem=error.message)
-    match = re.search(r"\d+(\.\d+)+", ran.out)
-    if ran.code != 0 or match is None:
-        return Client(path=path, problem=f"{path} does not tell its version: {ran.last_words}")
-    version = match[0]
-    if tuple(map(int, version.split("."))) < OLDEST:
+    found = program.look_at(path, environ)
+    if found.version and tuple(map(int, found.version.split("."))) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
-        return Client(
-            path=path,
-            version=version,
-            problem=f"{path} is {version}, and {oldest} or newer is needed: `claude update`",
-        )
-    return Client(path=path, version=version)
+        problem = f"{path} is {found.version}, and {oldest} or newer is needed: `claude update`"
+        return Client(path=path, version=found.version, problem=problem)
+    return found
 
 
 def why_not(client: Client | None) -> str:
