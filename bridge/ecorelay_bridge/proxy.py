@@ -44,11 +44,14 @@ class Proxy:
 
     def request(self, host: str, port: int) -> bytes:
         """What is said to it to be connected to `host` and `port`."""
-        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        named = host if host.isascii() else host.encode("idna").decode()
+        where = f"[{named}]:{port}" if ":" in named else f"{named}:{port}"
         lines = [f"CONNECT {where} HTTP/1.1", f"Host: {where}"]
         if self._login:
-            lines.append(f"Proxy-Authorization: Basic {base64.b64encode(self._login.encode()).decode()}")
-        return ("\r\n".join(lines) + "\r\n\r\n").encode("idna" if not where.isascii() else "ascii")
+            # The environment's own bytes, where they are no UTF-8.
+            login = base64.b64encode(self._login.encode("utf-8", "surrogateescape")).decode()
+            lines.append(f"Proxy-Authorization: Basic {login}")
+        return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
 def is_loopback(host: str) -> bool:
@@ -100,7 +103,7 @@ def _excepted(host: str, port: int, environ: Mapping[str, str]) -> bool:
         if entry == "*" or _is_in_network(host, entry):
             return True
         name, colon, of_port = entry.rpartition(":")
-        if colon and of_port.isdigit() and ":" not in name:
+        if colon and of_port.isascii() and of_port.isdigit() and ":" not in name:
             if int(of_port) != port:
                 continue
             entry = name

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import ssl
+import string
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import trio
 
@@ -22,6 +23,8 @@ TOKEN_BITS: Final = 128
 """Who listens on an unencrypted way can try tokens against a proof for as long as it likes."""
 TLS_S: Final = 10.0
 PROXY_S: Final = 10.0
+_PLAIN: Final = string.punctuation
+"""What stands in the path of a URL as it is, besides letters and digits; HTTP knows only ASCII there."""
 
 
 class Where:
@@ -44,7 +47,8 @@ class Where:
         self.port = parts.port or usual
         bracketed = f"[{self.host}]" if ":" in self.host else self.host
         self.header = self.name = bracketed if self.port == usual else f"{bracketed}:{self.port}"
-        self.path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        self.path = quote(path, safe=_PLAIN)
 
 
 def refuse_weak(relay: RelayServer) -> None:

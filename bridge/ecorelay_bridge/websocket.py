@@ -135,7 +135,9 @@ class WebSocket:
             self._part_size = len(event.data)
             message = _as_sent(event)
         else:
-            self._part.append(_as_sent(event))
+            # An empty part costs nothing on the wire: it must cost nothing here either.
+            if event.data or not self._part:
+                self._part.append(_as_sent(event))
             self._part_size += len(event.data)
             message = b""
         if self._part_size > MESSAGE_MAX:
@@ -188,7 +190,7 @@ async def open_websocket(stream: trio.abc.Stream, host: str, path: str) -> WebSo
                             _NOT_HERE,
                         )
                     return WebSocket(stream, protocol)
-    except (ProtocolError, trio.BrokenResourceError):
+    except (ProtocolError, UnicodeDecodeError, trio.BrokenResourceError):  # wsproto takes fields for ASCII
         raise _not_http() from None
 
 

@@ -134,7 +134,7 @@ async def _read_hello(stream: trio.abc.Stream, socket: WebSocket) -> RelayHello:
 
 
 class _Versioned(msgspec.Struct):
-    version: int
+    version: relay_wire.Version
 
 
 def _hello(text: str) -> RelayHello:

@@ -141,7 +141,8 @@ class Reader:
         if value == "localhost":
             return LOOPBACK
         try:
-            address = ip_address(value)
+            # The zone of an IPv6 address may be any text.
+            address = ip_address(value if value.isascii() and value.isprintable() else "")
         except ValueError:
             self._wrong(
                 f"{field} is {shown(value)}: it must be an IP address of this machine; 0.0.0.0 is every "
@@ -164,8 +165,8 @@ class Reader:
                 found.append("")
                 continue
             # Relative to the file that names it, not to wherever the server was started.
-            path = self.path.parent / Path(value).expanduser()
-            if not path.is_file():
+            path = self.path.parent / _at_home(value)
+            if not _is_file(path):
                 self._wrong(f"{field}: there is no file {path}")
             elif not os.access(path, os.R_OK):
                 self._wrong(f"{field}: {path} cannot be read by this user")
@@ -325,13 +326,28 @@ class Reader:
         return warnings
 
 
+def _at_home(name: str) -> Path:
+    """With ``~`` and ``~user`` as shells take them; a user there is none of is a file's name."""
+    try:
+        return Path(name).expanduser()
+    except (RuntimeError, ValueError):
+        return Path(name)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long for any file
+        return False
+
+
 def is_own_address(address: str) -> bool:
     """Whether this machine has the IP address: only then a socket can be bound to it. Sends nothing."""
     try:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as sock:
             sock.bind((address, 0))
-    except OSError:
+    except (OSError, TypeError, ValueError):  # the latter two for a zone that is no text to the system
         return False
     return True
 

@@ -37,6 +37,9 @@ def parse(text: str, name: str) -> dict[str, Any]:
         end = f"at line {len(lines)}, column {len(lines[-1]) + 1}"
         why = str(error).replace("at end of document", end)
         raise RelayError("bad_args", f"{name} is no valid TOML ({why}): mend it first") from None
+    except ValueError:  # Python's own bound on the digits of one number
+        why = "a number that is far too long"
+        raise RelayError("bad_args", f"{name} is no valid TOML ({why}): mend it first") from None
 
 
 def find(data: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any] | None:
