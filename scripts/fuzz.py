@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import re
 import shutil
 import subprocess
@@ -22,10 +23,13 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from types import FrameType
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PACKAGES: Final = ("ecorelay", "ecorelay_bridge", "ecorelay_relay_server", "ecorelay_adapters")
+LIBRARIES: Final = ("wsproto", "h11", "tomllib", "tomlkit")
+"""What stands between the bytes and us, and is Python: the fuzzer sees where they lead in it too."""
 FILE_MAX: Final = 2_048
 """Bytes of one input that is kept."""
 KEPT_MAX: Final = 24
@@ -80,13 +84,13 @@ def _run(name: str, seconds: int, *, keep: bool) -> bool:
             each.mkdir()
         said = _child(name, work, found, f"-max_total_time={seconds} -print_final_stats=1")
         crashes = sorted(found.iterdir())
-        print(f"{name}: {_numbers(said, seconds)}")
+        print(f"{name}: {_numbers(said, seconds)}", flush=True)
         for crash in crashes:
             kept = Path(tempfile.gettempdir()) / f"ecorelay-fuzz-{name}-{crash.name[:18]}"
             shutil.copyfile(crash, kept)
-            print(f"  {kept}\n{_why(said)}")
+            print(f"  {kept}\n{_why(said)}", flush=True)
         if keep:
-            _keep(name, work, Path(folder, "least"), found)
+            _keep(name, work)
         return not crashes
 
 
@@ -124,29 +128,57 @@ def _why(said: str) -> str:
     )
 
 
-def _keep(name: str, work: Path, least: Path, found: Path) -> None:
+def _keep(name: str, work: Path) -> None:
     """The fewest inputs, of the small ones, that reach what all reach: they are the corpus now."""
+    from tests.fuzz.table import TARGETS
     from tests.fuzz.target import CORPUS
 
-    corpus = CORPUS / name
-    corpus.mkdir(parents=True, exist_ok=True)
-    for each in corpus.iterdir():
-        shutil.copyfile(each, work / each.name)
-    for each in work.iterdir():
-        if each.stat().st_size > FILE_MAX:
-            each.unlink()
-    least.mkdir()
-    said = _child(name, least, found, f"-set_cover_merge=1 {work}")
-    chosen = sorted(least.iterdir(), key=lambda path: path.stat().st_size)[:KEPT_MAX]
-    if not chosen:
-        print(f"  nothing was kept\n{said[-1_000:]}")
-        return
-    for each in corpus.iterdir():
-        each.unlink()
-    for each in chosen:
-        data = each.read_bytes()
+    target, corpus = TARGETS[name], CORPUS / name
+    found = {*target.kept(), *[path.read_bytes() for path in work.iterdir()]} - set(target.seeds)
+    small = sorted([data for data in found if len(data) <= FILE_MAX], key=lambda data: (len(data), data))
+    left = {data: _reached(target.run, data) for data in small}
+    known = frozenset[object]().union(*[_reached(target.run, data) for data in target.seeds])
+    chosen: list[bytes] = []
+    while left and len(chosen) < KEPT_MAX:
+        best = max(left, key=lambda data: len(left[data] - known))
+        if not left[best] - known:
+            break
+        known |= left.pop(best)
+        chosen.append(best)
+    shutil.rmtree(corpus, ignore_errors=True)
+    for data in chosen:
+        corpus.mkdir(parents=True, exist_ok=True)
         (corpus / hashlib.sha256(data).hexdigest()[:12]).write_bytes(data)
-    print(f"  {len(chosen)} inputs kept")
+    print(f"  {len(chosen)} inputs kept, of {len(small)}", flush=True)
+
+
+def _reached(run: Callable[[bytes], None], data: bytes) -> frozenset[object]:
+    """The steps from line to line of our packages that an input leads through."""
+    steps: set[object] = set()
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        if package not in PACKAGES:
+            return None
+        code, last = frame.f_code, 0
+
+        def line(frame: FrameType, event: str, _: object) -> Any:
+            nonlocal last
+            steps.add((code, last, frame.f_lineno))
+            last = frame.f_lineno
+            return line
+
+        return line
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        run(data)
+    except Exception:
+        return frozenset()  # a failure has a test of its own, or is to be mended
+    finally:
+        sys.settrace(before)
+    return frozenset(steps)
 
 
 # --- the process of one target -----------------------------------------------------------------------------
@@ -156,16 +188,16 @@ def _fuzz(name: str, work: Path, found: Path, flags: Sequence[str]) -> None:
     """Never returns: libFuzzer ends the process."""
     import atheris
 
-    with atheris.instrument_imports(include=list(PACKAGES)):
+    with atheris.instrument_imports(include=[*PACKAGES, *LIBRARIES]):
+        for library in LIBRARIES:
+            importlib.import_module(library)
         from tests.fuzz.table import TARGETS
     from tests.fuzz.bending import bend
 
     target = TARGETS[name]
     begin = (*target.seeds, *target.kept())
-    merging = any("merge" in flag for flag in flags)
-    if not merging:
-        for number, seed in enumerate(begin):
-            (work / f"seed-{number}").write_bytes(seed)
+    for number, seed in enumerate(begin):
+        (work / f"seed-{number}").write_bytes(seed)
     words = found.parent / "words"
     words.write_text("".join([f'"{_escaped(word)}"\n' for word in target.words if 0 < len(word) <= 64]))
 

@@ -96,6 +96,7 @@ BROKEN: dict[str, tuple[str | bytes, str]] = {
     "windows lines": ("a = 1\r\nb = \r\n", "line 2, column 5"),
     "byte order mark": ("\ufeffa = \n", "line 1, column 5"),
     "cut off": ('a = """never', "line 1, column 13"),
+    "a number without end": ("a = " + "9" * 5_000, "a number that is far too long"),
     "no UTF-8": (b'a = 1\nb = "\xff"\n', "line 2, column 6"),
     "UTF-16": ("a = 1\n".encode("utf-16"), "line 1, column 1"),
 }

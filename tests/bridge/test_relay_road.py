@@ -198,6 +198,7 @@ async def test_a_proxy_that_hangs_and_one_that_is_not_there() -> None:
                 ("10.1.2.3", "10.1.2.3", None),
                 ("11.1.2.3", "10.0.0.0/8,,", "p:3128"),
                 ("2001:db8::5", "2001:db8::/32", None),
+                ("relay.test", "relay.test:²", "p:3128"),
             ]
         ],
         ("localhost", True, {"HTTPS_PROXY": "http://p:3128"}, None),
@@ -225,6 +226,16 @@ def test_a_proxy_shows_no_password() -> None:
     assert proxy is not None
     assert base64.b64encode(f"me:{PASSWORD}!".encode()) in proxy.request("r", 443)
     assert proxy.request("2001:db8::1", 443).startswith(b"CONNECT [2001:db8::1]:443 ")
+
+
+def test_a_proxy_is_asked_for_a_host_as_resolvers_are_and_told_the_login_byte_by_byte() -> None:
+    # As a variable is read that is no UTF-8.
+    proxy = proxy_for("r", 443, encrypted=True, environ={"HTTPS_PROXY": "http://m\udcfc:x@p:3128"})
+    assert proxy is not None
+    assert proxy.request("bücher.example", 443) == (
+        b"CONNECT xn--bcher-kva.example:443 HTTP/1.1\r\nHost: xn--bcher-kva.example:443\r\n"
+        b"Proxy-Authorization: Basic " + base64.b64encode(b"m\xfc:x") + b"\r\n\r\n"
+    )
 
 
 # --- the token, and what is at the port --------------------------------------------------------------------
@@ -270,6 +281,7 @@ def test_a_weak_token_is_not_proved_on_an_open_wire(url, token, good) -> None:
         (b"\x15\x03\x03\x00\x02\x02\x50", Reason.NO_RELAY, "without a WebSocket"),
         (b"HTTP/1.1 101 Yes\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", Reason.NO_RELAY, ""),
         (b"", Reason.NO_RELAY, "without a WebSocket"),
+        (b"HTTP/1.1 101 Yes\r\nConnection: \xff\r\n\r\n", Reason.NO_RELAY, "without a WebSocket"),
     ],
 )
 async def test_something_else_at_the_port_is_said_to_be_what_it_is(answer, reason, words) -> None:
@@ -298,6 +310,7 @@ async def test_nobody_at_the_port_no_such_name_and_somebody_who_says_nothing(mon
         ("ws://[::1]", "::1", 80, "[::1]", "/"),
         ("wss://[::1]:9800", "::1", 9800, "[::1]:9800", "/"),
         ("wss://user:pw@h", "h", 443, "h", "/"),
+        ("wss://h/größe?ä=%20\x01", "h", 443, "h", "/gr%C3%B6%C3%9Fe?%C3%A4=%20%01"),
     ],
 )
 def test_a_url_is_taken_apart(url, host, port, name, path) -> None:

@@ -183,7 +183,7 @@ def hub_socket(data: bytes) -> None:
             while True:
                 for message in await socket.receive():
                     assert len(message) <= hubs.MESSAGE_MAX
-                assert len(socket._part) <= sum(map(len, socket._part))
+                assert len(socket._part) <= 1 + sum(map(len, socket._part))
                 await socket.send()
 
     trio.run(run)

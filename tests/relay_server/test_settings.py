@@ -141,6 +141,12 @@ def test_everything_there_is(tmp_path):
         ({"hub_id": "x"}, "'hub_id' is no field: it belongs into a hub's bridge.json"),
         ({"token": "x"}, "'token' is no field: here it is called secret"),
         ({"x\x1b[1m": 1}, "'x\\x1b[1m' is no field: known are port, secret"),
+        # What the system does not even take for a question.
+        ({"bind": "fe80::1%\0"}, "bind is 'fe80::1%\\x00': it must be an IP address"),
+        ({"bind": "fe80::1%\ud800"}, "bind is 'fe80::1%\\ud800': it must be an IP address"),
+        ({"tls_cert": "x" * 300, "tls_key": "k"}, "tls_cert: there is no file /etc/xxx"),
+        ({"tls_cert": "~nobody-of-this-name/x", "tls_key": "k"}, "tls_cert: there is no file /etc/~nobody"),
+        ({"tls_cert": "~a\0b/x", "tls_key": "k"}, "tls_cert: there is no file /etc/~a"),
     ],
 )
 def test_each_mistake_has_its_sentence(fields, sentence):

@@ -109,7 +109,15 @@ def test_compression_is_not_agreed_to():
 
 @pytest.mark.parametrize(
     "request_",
-    [b"GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n", b"GET / HTTP/1.1\r\nx y\r\n\r\n", b"\r\n\r\n"],
+    [
+        b"GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n",
+        b"GET / HTTP/1.1\r\nx y\r\n\r\n",
+        b"\r\n\r\n",
+        # wsproto takes these for ASCII.
+        b"GET / HTTP/1.1\r\nHost: x\r\nConnection: \xff\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: \xff\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nSec-WebSocket-Version: \xff\r\n\r\n",
+    ],
 )
 def test_what_is_no_handshake_is_refused(request_):
     with pytest.raises(Refusal):
