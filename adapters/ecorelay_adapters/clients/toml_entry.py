@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 BOM: Final = "\ufeff"
+DEPTH_MAX: Final = 100
+"""Of tables and lists within each other."""
 
 
 def parse(text: str, name: str) -> dict[str, Any]:
@@ -31,7 +33,9 @@ def parse(text: str, name: str) -> dict[str, Any]:
     """
     text = text.removeprefix(BOM).replace("\r\n", "\n")
     try:
-        return tomllib.loads(text)
+        found = tomllib.loads(text)
+        _refuse_deep(found)
+        return found
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         lines = text.split("\n")
         end = f"at line {len(lines)}, column {len(lines[-1]) + 1}"
@@ -40,6 +44,17 @@ def parse(text: str, name: str) -> dict[str, Any]:
     except ValueError:  # Python's own bound on the digits of one number
         why = "a number that is far too long"
         raise RelayError("bad_args", f"{name} is no valid TOML ({why}): mend it first") from None
+
+
+def _refuse_deep(data: Any) -> None:
+    """Raises RecursionError: dotted keys nest without nesting the parser, and what comes after would fall."""
+    level = [data]
+    for _ in range(DEPTH_MAX):
+        members = [each.values() if isinstance(each, dict) else each for each in level]
+        level = [each for inner in members for each in inner if isinstance(each, dict | list)]
+        if not level:
+            return
+    raise RecursionError("nested too deeply")
 
 
 def find(data: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any] | None:
@@ -155,7 +170,7 @@ def _edit(text: str, path: tuple[str, ...], values: Mapping[str, Any] | None) ->
                 outer[path[1]] = tomlkit.inline_table() if inline else tomlkit.table()
             _fill(outer[path[1]], values)
         return tomlkit.dumps(document)
-    except (TOMLKitError, KeyError, TypeError, ValueError, AttributeError):
+    except (TOMLKitError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return None
 
 
