@@ -58,6 +58,7 @@ class Case(NamedTuple):
         times: the memory it may take at most, in sizes of the input.
         most: bytes that it is ever given: its own limit, or what is tried.
         beside: bytes of memory that any input takes.
+        least: size to begin with: where what grows with the square outweighs what does not.
     """
 
     run: Callable[[Any], object]
@@ -65,6 +66,7 @@ class Case(NamedTuple):
     times: float = 4.0
     most: int = 2 * MIB
     beside: int = 64 * KIB
+    least: int = 4 * KIB
 
 
 def repeated(part: bytes, before: bytes = b"", after: bytes = b"") -> Callable[[int], bytes]:
@@ -147,6 +149,10 @@ def _json_settings(data: bytes) -> None:
     beyond_json(text, "x")
     json_entry.take_out(text, ("mcpServers", "ecorelay"), "x")
     json_entry.put(text, ("mcpServers", "ecorelay"), {"command": "x"}, "x")
+
+
+def _json_taken(data: bytes) -> None:
+    json_entry.take_out(data.decode(), ("mcpServers", "ecorelay"), "x")
 
 
 def _json_items(data: bytes) -> None:
@@ -316,19 +322,24 @@ CASES = {
         _each(_json_settings), numbered(b'"k%d":1,', b"{", b'"a":1}'), times=90.0, most=512 * KIB
     ),
     "settings: our entry again and again": Case(
-        _each(_json_settings),
-        repeated(b'"ecorelay":1, ', b'{"mcpServers":{', b'"a":1}}'),
+        _json_taken,
+        repeated(b'"ecorelay":1,', b'{"mcpServers":{', b'"a":1}}'),
         times=90.0,
         most=512 * KIB,
+        least=32 * KIB,
     ),
     "settings: our item again and again, with comments": Case(
-        _each(_json_items), repeated(b"1, /**/ ", b'{"hooks":{"stop":[', b"2]}}"), times=120.0, most=512 * KIB
+        _json_items,
+        repeated(b"1,/**/", b'{"hooks":{"stop":[', b"2]}}"),
+        times=120.0,
+        most=512 * KIB,
+        least=16 * KIB,
     ),
     "settings in TOML: tables": Case(
         _each(_toml_settings), numbered(b"[t%d]\na=1\n"), times=200.0, most=64 * KIB
     ),
     # Words of peers.
-    "envelope: blanks after a <": Case(_framed, text("<" + " " * 4_000)),
+    "envelope: blanks after a <": Case(_framed, lambda size: "<" + " " * size),
     "envelope: tags": Case(_framed, text("</channel>"), times=12.0),
     "hook: characters that JSON writes as six": Case(_hooked, text("\x01"), times=10.0),
     "hook: the same at the beginning alone": Case(
@@ -348,7 +359,7 @@ def used(run: Callable[[Any], object], data: Any) -> float:
 
 def ratios(case: Case, biggest: int) -> Iterator[float]:
     """How many times as much four times the size takes, try by try."""
-    size = min(4 * KIB, biggest // 4)
+    size = min(case.least, biggest // 4)
     while used(case.run, case.make(size)) < LEAST_S and size * 8 <= biggest:
         size *= 2
     small, large = case.make(size), case.make(4 * size)
