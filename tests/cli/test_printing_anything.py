@@ -43,6 +43,7 @@ def saying(text: str) -> dict[str, wire.Frame]:
     }
 
 
+@pytest.mark.guarantee("terminal-safe")
 @settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(words)
 @example("\x1b[2J\u202e\x9b31m\u2028")

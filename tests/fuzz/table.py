@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.fuzz import adapters, files, links, local, relays, shown
+from tests.fuzz import adapters, cores, files, links, local, relays, shown
 
 TARGETS = {
     each.name: each
@@ -13,5 +13,6 @@ TARGETS = {
         *adapters.TARGETS,
         *files.TARGETS,
         *shown.TARGETS,
+        *cores.TARGETS,
     )
 }

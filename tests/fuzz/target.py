@@ -24,6 +24,7 @@ class Target(NamedTuple):
         seeds: inputs to begin with, whole and right ones.
         words: what such inputs are made of.
         longest: bytes worth trying.
+        share: of the default run's tries: less where one takes long.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Target(NamedTuple):
     seeds: tuple[bytes, ...]
     words: tuple[bytes, ...] = ()
     longest: int = 2_000
+    share: float = 1.0
 
     def kept(self) -> list[bytes]:
         """The inputs of the corpus, in an order that is the same everywhere."""

@@ -26,6 +26,7 @@ def run(name: str, data: bytes) -> None:
         raise
 
 
+@pytest.mark.guarantee("hostile-bytes")
 @pytest.mark.parametrize("name", TARGETS)
 def test_no_input_that_was_kept_breaks_a_promise(name: str):
     for data in (b"", *TARGETS[name].seeds, *TARGETS[name].kept()):
@@ -38,7 +39,7 @@ def test_no_input_that_was_kept_breaks_a_promise(name: str):
 def test_nothing_bent_out_of_right_inputs_breaks_a_promise(name: str, number: int):
     target, random = TARGETS[name], Random(number)
     begin = (*target.seeds, *target.kept())
-    for _ in range(BENDS):
+    for _ in range(max(1, round(BENDS * target.share))):
         run(name, bend(random.choice(begin), random, target.words, begin))
 
 
