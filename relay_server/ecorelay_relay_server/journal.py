@@ -86,18 +86,30 @@ class Journal:
             why: a word, each of which has its own bound.
             fields: more.
         """
+        left_out = self._turn(why)
+        if left_out is not None:
+            self.warn(event, why=why, **fields, **left_out)
+
+    def _turn(self, why: str) -> dict[str, int] | None:
+        """What to add to the next line of this kind; None: there are too many, and it is counted."""
         pace = self._paces[why]
         if pace.wait(self._monotonic()) > 0:
             self._left_out[why] += 1
-            return
+            return None
         pace.spend(1)
         left_out = self._left_out.pop(why, 0)
-        self.warn(event, why=why, **fields, **({"left_out": left_out} if left_out else {}))
+        return {"left_out": left_out} if left_out else {}
 
     def crash(self, where: str, error: BaseException) -> None:
-        """A bug of ours: where it happened, without the values its message may quote."""
+        """A bug of ours: where it happened, without the values its message may quote.
+
+        A stranger may have found out how to cause it: a flood of them becomes a number too.
+        """
+        left_out = self._turn("crash")
+        if left_out is None:
+            return
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         frames = traceback.extract_tb(error.__traceback__)[-FRAMES_MAX:]
         stack = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
-        self.say("crash", "error", where=where, error=type(error).__qualname__, stack=stack)
+        self.say("crash", "error", where=where, error=type(error).__qualname__, stack=stack, **left_out)

@@ -182,3 +182,11 @@ def test_a_crash_is_logged_without_the_values_its_message_quotes():
     found = json.loads(lines[0])
     assert found["error"] == "ValueError"
     assert "secret" not in lines[0].decode()
+
+
+def test_a_crash_that_somebody_causes_again_and_again_does_not_fill_the_disk():
+    lines: list[bytes] = []
+    journal = Journal(lines.append, monotonic=lambda: 0.0)
+    for _ in range(1000):
+        journal.crash("connection", ValueError())
+    assert len(lines) < 30
