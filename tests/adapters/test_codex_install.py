@@ -210,6 +210,15 @@ def test_what_changed_since_is_kept_when_ours_is_taken_out(home: Home, case: str
     assert left == {**before, "later": {"x": 1}}
 
 
+def test_a_number_that_is_not_even_itself_is_no_hindrance(home: Home):
+    data = home.write("a = nan\nb = [-inf, {c = nan}]\n")
+    assert len(home.install().steps) == 1
+    assert home.entry() == ENTRY
+    assert home.install().steps == ()
+    home.uninstall()
+    assert home.config.read_bytes() == data
+
+
 def test_without_a_file_there_is_none_again_afterwards(home: Home):
     home.install()
     assert home.entry() == ENTRY

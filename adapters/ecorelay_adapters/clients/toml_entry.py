@@ -78,7 +78,7 @@ def put(text: str, path: tuple[str, ...], values: Mapping[str, Any], name: str) 
     if not isinstance(inner, dict):
         raise RelayError("bad_args", f"{'.'.join(path)} in {name} is no table: mend it first")
     _merge(inner, values)
-    if parse(text, name) == wanted:
+    if _same(parse(text, name), wanted):
         return text
     return _edited(text, wanted, path, values, name)
 
@@ -127,7 +127,7 @@ def _edited(
     for edit in (_append, _edit):
         changed = edit(plain, path, values)
         try:
-            if changed is not None and parse(changed, name) == wanted:
+            if changed is not None and _same(parse(changed, name), wanted):
                 return bom + (changed.replace("\n", "\r\n") if crlf else changed)
         except RelayError:
             continue
@@ -135,6 +135,17 @@ def _edited(
         "bad_args",
         f"{'.'.join(path)} in {name} is written in a way that ecorelay cannot change: do it by hand",
     )
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal as TOML: true is not 1, and nan is nan."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other) or (one != one and other != other)
 
 
 def _append(text: str, path: tuple[str, ...], values: Mapping[str, Any] | None) -> str | None:
