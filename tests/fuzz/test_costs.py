@@ -389,7 +389,8 @@ def test_the_memory_of_the_worst_input_is_within_a_few_times_its_size(name: str)
 @pytest.mark.soak
 def test_the_same_at_the_largest_sizes():
     for name, case in CASES.items():
-        assert min(ratios(case, case.most)) <= RATIO_MAX, name
+        assert any(ratio <= RATIO_MAX for ratio in ratios(case, case.most)), name
+        print(f"{name}: in proportion up to {case.most:,} bytes", flush=True)
         _within_memory(name, case.most)
 
 
