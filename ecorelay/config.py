@@ -84,7 +84,7 @@ def survey(paths: Paths, environ: Mapping[str, str]) -> tuple[Config, list[str]]
     for key, (raw, origin) in found.items():
         try:
             values[key] = _checked(raw, kinds[key], text=not origin.endswith(".toml"))
-        except (msgspec.ValidationError, ValueError):
+        except (msgspec.ValidationError, ValueError, OverflowError):
             from ecorelay.config_words import wrong_value
 
             mistakes.append(wrong_value(key, raw, kinds[key], origin))
@@ -151,6 +151,10 @@ def _from_file(paths: Paths, kinds: Mapping[str, Any], mistakes: list[str]) -> d
         return {}
     except RecursionError:
         mistakes.append(f"{origin} is no valid TOML: nested too deeply")
+        return {}
+    except ValueError:
+        # Python's own bound on the digits of one number.
+        mistakes.append(f"{origin} is no valid TOML: it holds a number that is far too long")
         return {}
     limits = table.pop("limits", {})
     if not isinstance(limits, dict):

@@ -31,6 +31,8 @@ def shown(value: object) -> str:
     word = next((word for kind, word in _KINDS if isinstance(value, kind)), "something else")
     if isinstance(value, bool):
         return f"{word} ({str(value).lower()})"
+    if isinstance(value, int) and abs(value) >= 10**_SHOWN_MAX:  # Python does not even spell a very long one
+        return word
     if isinstance(value, str | int | float) and len(repr(value)) <= _SHOWN_MAX:
         return f"{word} ({value!r})"
     return word

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from ecorelay.errors import RelayError
 from ecorelay.paths import write_private
@@ -26,8 +26,8 @@ SIZE_MAX = 64 * 1024
 class Endpoint(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One running hub. Keys unknown to this version are ignored."""
 
-    pid: int
-    pid_start: int = 0
+    pid: Annotated[int, Meta(ge=1, le=2**63 - 1)]
+    pid_start: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     """When that process began, in the unit of `ecorelay.process`; 0: unknown."""
     version: str
     """The hub's ecorelay version."""
@@ -35,10 +35,10 @@ class Endpoint(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Oldest and newest protocol version it speaks."""
     hub_id: str
     transport: Literal["unix", "tcp"]
-    path: str = ""
+    path: Annotated[str, Meta(pattern=r"\A[^\x00]*\Z")] = ""
     """Of the socket, for ``unix``."""
     host: str = ""
-    port: int = 0
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 0
     """A loopback address, for ``tcp``."""
     token: str = ""
     """What both sides prove to know before hello, for ``tcp``: 64 hexadecimal digits."""

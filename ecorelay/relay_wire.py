@@ -101,6 +101,7 @@ CLOSE_RATE: Final = 4008
 
 Hex = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 """32 bytes."""
+Version = Annotated[int, Meta(ge=0, le=65_535)]
 StreamHex = Annotated[str, Meta(pattern=r"\A[0-9a-f]{16}\Z")]
 InvitationHex = Annotated[str, Meta(pattern=r"\A([0-9a-f]{32})?\Z")]
 
@@ -120,7 +121,7 @@ class RelayMessage(
 class RelayNonce(RelayMessage, frozen=True, kw_only=True):
     """First, by the server."""
 
-    versions: tuple[int, int]
+    versions: tuple[Version, Version]
     """Lowest and highest."""
     nonce: Hex
     app_version: Short = ""
@@ -129,7 +130,7 @@ class RelayNonce(RelayMessage, frozen=True, kw_only=True):
 class RelayHello(RelayMessage, frozen=True, kw_only=True):
     """The hub's answer, see the proof above."""
 
-    version: int
+    version: Version
     hub_id: Name
     public: Hex
     """The hub's Ed25519 key."""

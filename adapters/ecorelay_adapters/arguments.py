@@ -122,8 +122,8 @@ class GroupHistoryArgs(Args, frozen=True):
     limit: Annotated[int, Meta(ge=1, le=500)] = 50
 
 
-_FIELD = re.compile(r" - at `\$\.?(.*)`$")
-_UNKNOWN = re.compile(r"unknown field `(.*)`")
+_FIELD = re.compile(r" - at `\$\.?(.*)`\Z", re.DOTALL)
+_UNKNOWN = re.compile(r"unknown field `(.*)`", re.DOTALL)
 _MISSING = re.compile(r"required field `(.*)`")
 _PATTERN = "matching regex"
 

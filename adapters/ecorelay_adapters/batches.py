@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from ecorelay.names import is_id
 from ecorelay_adapters import envelope
 
 if TYPE_CHECKING:
@@ -107,6 +108,8 @@ def together(batch: Iterable[Incoming], *, now_ms: int, word: Callable[[], str])
 
 
 _MARK: Final = "ecorelay:"
+_LABEL_MAX: Final = 4_096
+"""Characters of one: `BATCH_MAX` ids and as much again."""
 
 
 def label(msg_ids: Iterable[str]) -> str:
@@ -116,6 +119,6 @@ def label(msg_ids: Iterable[str]) -> str:
 
 def labelled(id: object) -> tuple[str, ...]:
     """The messages of a hand-over; none, if it is not ours."""
-    if not isinstance(id, str) or not id.startswith(_MARK):
+    if not isinstance(id, str) or not id.startswith(_MARK) or len(id) > _LABEL_MAX:
         return ()
-    return tuple(id.removeprefix(_MARK).split(","))
+    return tuple([msg_id for msg_id in id.removeprefix(_MARK).split(",") if is_id(msg_id)])

@@ -35,6 +35,7 @@ SHOWN_OF_LONG = 16_000
 """Characters shown of a message that is longer than a result may be."""
 TEXTS_KEPT_S = 7 * 86_400.0
 """How long the file of such a message stays; read again, the message is written again."""
+_TS_MAX = 253_402_300_799_999  # the year 9999
 WAIT_WITHOUT_PROGRESS_S = 45.0
 """Clients give up on silent tools after about a minute."""
 
@@ -371,7 +372,7 @@ def _remove_old(texts: Path) -> None:
 
 
 def _time(ms: int) -> str:
-    seconds, millis = divmod(ms, 1000)
+    seconds, millis = divmod(min(max(ms, 0), _TS_MAX), 1000)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{millis:03d}Z"
 
 

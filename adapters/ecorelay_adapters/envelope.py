@@ -28,7 +28,8 @@ _FIELD_MAX: Final = 160
 
 _TS_MAX: Final = 253_402_300_799_000  # the year 9999
 
-_TAG = re.compile(r"<(?=\s*/?\s*(?:channel|system-reminder)\b)", re.IGNORECASE)
+# Possessive: else blanks without end after a ``<`` cost the square of their number.
+_TAG = re.compile(r"<(?=\s*+/?+\s*+(?:channel|system-reminder)\b)", re.IGNORECASE)
 
 
 class Incoming(NamedTuple):

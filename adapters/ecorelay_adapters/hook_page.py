@@ -102,7 +102,7 @@ def _tail(page: dict[str, Any], left: int) -> list[str]:
     groups = page.get("groups") or ()
     for group in groups[:TAIL_GROUPS]:
         lines.append(
-            f"group {group['name']}: {group['unread_count']} unread, relay_group_history reads them."
+            f"group {group['name']}: {group.get('unread_count', 0)} unread, relay_group_history reads them."
         )
     if len(groups) > TAIL_GROUPS:
         lines.append(f"{len(groups) - TAIL_GROUPS} more groups have unread lines: see relay_group_list.")

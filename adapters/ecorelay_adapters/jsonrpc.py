@@ -142,19 +142,26 @@ _ID: Final = rb'"id"\s*:\s*(-?\d{1,18}|"[^"\\\x00-\x1f]{0,200}")'
 _FIRST_ID = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?' + _ID + rb"\s*[,}]")
 _LAST_ID = re.compile(rb",\s*" + _ID + rb"\s*\}\s*\Z")
 
-# JavaScript writes half of a surrogate pair where a string was cut, and msgspec refuses it. The first
-# two branches step over what is fine: any other escape (also an escaped backslash), a whole pair.
+# JavaScript writes half of a surrogate pair where a string was cut, and msgspec refuses it. What is fine is
+# stepped over at once: no escape, any other one (also an escaped backslash), a whole pair. Possessive.
 _HEX: Final = rb"[0-9a-fA-F]{2}"
-_ESCAPES = re.compile(
-    rb"\\[^u]|\\u[dD][89abAB]" + _HEX + rb"\\u[dD][c-fC-F]" + _HEX + rb"|\\u([dD][89a-fA-F]" + _HEX + rb")"
-)
+_LONE: Final = re.compile(rb"\\u[dD][89a-fA-F]" + _HEX)
+_FINE: Final = re.compile(
+    rb"(?:[^\\]++|\\[^u]|\\u[dD][89abAB]" + _HEX + rb"\\u[dD][c-fC-F]" + _HEX
+    + rb"|\\u(?![dD][89a-fA-F]" + _HEX + rb"))*+",
+    re.DOTALL,
+)  # fmt: skip
 
 
 def mend_surrogates(line: bytes) -> bytes:
     """The same JSON with U+FFFD in place of every lone surrogate."""
     if b"\\ud" not in line and b"\\uD" not in line:
         return line
-    return _ESCAPES.sub(lambda found: rb"\ufffd" if found[1] else found[0], line)
+    mended, at = bytearray(), 0
+    while found := _LONE.match(line, end := _FINE.match(line, at).end()):  # type: ignore[union-attr] # matches ""
+        mended += line[at:end] + rb"\ufffd"
+        at = found.end()
+    return bytes(mended + line[at:]) if at else line
 
 
 def parse(line: bytes | TooLong) -> Batch:

@@ -48,7 +48,9 @@ class Proxy:
         where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         lines = [f"CONNECT {where} HTTP/1.1", f"Host: {where}"]
         if self._login:
-            lines.append(f"Proxy-Authorization: Basic {base64.b64encode(self._login.encode()).decode()}")
+            # The environment's own bytes, where they are no UTF-8.
+            login = base64.b64encode(self._login.encode("utf-8", "surrogateescape")).decode()
+            lines.append(f"Proxy-Authorization: Basic {login}")
         return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
 
 
@@ -110,7 +112,7 @@ def _is_meant(host: str, port: int, entry: str) -> bool:
         name, _, of_port = entry.rpartition(":")
         # Without a port, or an IPv6 address, whose last part is none.
         entry, of_port = (name, of_port) if name and ":" not in name else (entry, "")
-    if of_port and not (of_port.isdigit() and int(of_port) == port):
+    if of_port and not (of_port.isascii() and of_port.isdigit() and int(of_port) == port):
         return False
     name = entry.removeprefix("*").strip(".")
     return _is_in_network(host, entry) or bool(name and (host == name or host.endswith(f".{name}")))

@@ -15,7 +15,7 @@ from msgspec import Struct
 from ecorelay.config import ConfigError
 from ecorelay.names import key
 from ecorelay.secret import Secret as Secret  # a name of this module too
-from ecorelay.settings_file import parse_json, read_private
+from ecorelay.settings_file import encodable, parse_json, read_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 ALL_ADDRESSES: Final = "0.0.0.0"
 """The default of `bind`."""
+URL_MAX: Final = 2_048
+"""Characters of a relay server's URL: it is part of the hello there."""
 ALLOWED: Final = ("mail", "groups", "rooms", "broadcast")
 
 
@@ -97,12 +99,21 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 def is_relay_url(url: str) -> bool:
     """Whether it may be the URL of a relay server."""
+    if len(url) > URL_MAX or not encodable(url):
+        return False
     try:
         parts = urlsplit(url)
         _ = parts.port  # raises for one that is none
+        host = parts.hostname or ""
+        host.encode("idna")  # as the resolver will
     except ValueError:
         return False
-    return parts.scheme in ("ws", "wss") and bool(parts.hostname) and not any(c.isspace() for c in url)
+    return (
+        parts.scheme in ("ws", "wss")
+        and bool(host)
+        and host.isprintable()
+        and not any(c.isspace() for c in url)
+    )
 
 
 def read_settings(path: Path, *, is_ours: Callable[[str], bool] | None = None) -> Settings | None:

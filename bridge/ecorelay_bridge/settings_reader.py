@@ -39,7 +39,7 @@ def is_own_address(address: str) -> bool:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as sock:
             sock.bind((address, 0))
-    except OSError:
+    except (OSError, TypeError, ValueError):  # the latter two for a zone that is no text to the system
         return False
     return True
 
@@ -327,7 +327,10 @@ class Reader:
                 "server's secret goes into token"
             )
             good = False
-        if not isinstance(token, str) or not token:
+        if isinstance(token, str) and not encodable(token):
+            self._wrong(f"token{place} holds half a character")
+            good = False
+        elif not isinstance(token, str) or not token:
             what = "missing" if token is None else "empty" if token == "" else kind_of(token)
             self._wrong(f"token{place} is {what}: it must be the relay server's secret as a text")
             good = False
@@ -339,6 +342,9 @@ class Reader:
         ca = item.get("ca", "")
         if not isinstance(ca, str):
             self._wrong(f"ca{place} is {kind_of(ca)}: it must be the path of a PEM file")
+            good = False
+        elif "\0" in ca or not encodable(ca):
+            self._wrong(f"ca{place} is {shown(ca)}: no file can have that name")
             good = False
         if not good:
             return None
@@ -396,6 +402,8 @@ _PLACES: Final = (
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:
+    if not (text.isascii() and text.isprintable()):  # the zone of an IPv6 address may be any text
+        return None
     try:
         return ip_address(text)
     except ValueError:

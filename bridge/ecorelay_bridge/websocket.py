@@ -176,7 +176,9 @@ class WebSocket:
             self._part_size = len(event.data)
             message = _as_sent(event)
         else:
-            self._part.append(_as_sent(event))
+            # An empty part costs nothing on the wire: it must cost nothing here either.
+            if event.data or not self._part:
+                self._part.append(_as_sent(event))
             self._part_size += len(event.data)
             message = b""
         if self._part_size > MESSAGE_MAX:

@@ -59,7 +59,8 @@ def behind(forwarded: str, networks: Sequence[Network]) -> str:
         address = each.strip().strip("[]")
         if not is_in(address, networks):
             try:
-                return str(ip_address(address))
+                # Without the zone of an IPv6 address: it may be any text.
+                return str(ip_address(address.partition("%")[0]))
             except ValueError:
                 return ""
     return ""

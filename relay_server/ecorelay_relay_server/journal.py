@@ -155,9 +155,15 @@ class Journal:
         return {"left_out": count} if count else {}
 
     def crash(self, where: str, error: BaseException) -> None:
-        """A bug of ours: where it happened, without the values its message may quote."""
+        """A bug of ours: where it happened, without the values its message may quote.
+
+        A stranger may have found out how to cause it: a flood of them becomes a number too.
+        """
+        left_out = self._let("crash", STRANGERS_PER_S, STRANGERS_BURST)
+        if left_out is None:
+            return
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         frames = traceback.extract_tb(error.__traceback__)[-FRAMES_MAX:]
         stack = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
-        self.say("crash", "error", where=where, error=type(error).__qualname__, stack=stack)
+        self.say("crash", "error", where=where, error=type(error).__qualname__, stack=stack, **left_out)

@@ -141,7 +141,8 @@ class Reader:
         if value == "localhost":
             return LOOPBACK
         try:
-            address = ip_address(value)
+            # The zone of an IPv6 address may be any text.
+            address = ip_address(value if value.isascii() and value.isprintable() else "")
         except ValueError:
             self._wrong(
                 f"{field} is {shown(value)}: it must be an IP address of this machine; 0.0.0.0 is every "
@@ -169,7 +170,7 @@ class Reader:
                 found.append("")
                 continue
             # Relative to the file that names it, not to wherever the server was started.
-            path = self.path.parent / os.path.expanduser(value)
+            path = self.path.parent / (value if "\0" in value else os.path.expanduser(value))
             try:
                 if not encodable(value) or not path.is_file():
                     what = path if encodable(value) else ascii(value)

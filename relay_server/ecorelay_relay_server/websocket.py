@@ -142,6 +142,8 @@ def accept(request: bytes) -> tuple[bytes, WebSocket]:
         asked = next((event for event in handshake.events() if isinstance(event, Request)), None)
     except RemoteProtocolError as error:
         raise Refusal(_status(error), f"no WebSocket handshake: {error}") from None
+    except UnicodeDecodeError:  # wsproto takes fields for ASCII
+        raise Refusal(400, "no WebSocket handshake: a header field is not ASCII") from None
     if asked is None:
         raise Refusal(400, "no WebSocket handshake")
     if asked.subprotocols and SUBPROTOCOL not in asked.subprotocols:

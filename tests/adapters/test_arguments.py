@@ -80,6 +80,11 @@ def test_optional_arguments_may_be_null_or_left_out():
         (args.SendArgs, {"text": "x"}, "the argument 'to' is missing; it takes to, text, reply_to, urgent"),
         (args.NoArgs, {"a": 1}, "there is no argument 'a'; it takes no arguments"),
         (args.RoomArgs, {"room": "x", "rooom": "x"}, "there is no argument 'rooom'; it takes room"),
+        (
+            args.NoArgs,
+            {"a\n" + "x" * 200: 1},
+            f"there is no argument 'a\\n{'x' * 62}'; it takes no arguments",
+        ),
         (args.InboxArgs, {"limit": 0}, "limit: expected `int` >= 1"),
         (args.InboxArgs, {"limit": 101}, "limit: expected `int` <= 100"),
         (args.InboxArgs, {"wait": 601}, "wait: expected `float` <= 600.0"),

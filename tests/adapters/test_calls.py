@@ -491,3 +491,10 @@ async def test_history_is_shown_and_confirmed_up_to_its_last_line(call):
 async def test_history_without_news_needs_no_word(call):
     outcome, _ = await call("group_history", wire.GroupPage(req_id=0, group="team", unread=1), group="team")
     assert outcome == Outcome({"group": "team", "messages": [], "unread_remaining": 0}, unread=1)
+
+
+@pytest.mark.parametrize("ts", [-1, 0, 2**63 - 1])
+async def test_any_time_of_a_message_has_a_spelling(call, ts: int):
+    mail = wire.Mail(msg_id=ID, kind="message", sender="ann", ts=ts, text="x")
+    outcome, _ = await call("inbox", wire.InboxPage(req_id=0, messages=(mail,)))
+    assert outcome.fields["messages"][0]["ts"] in ("1970-01-01T00:00:00.000Z", "9999-12-31T23:59:59.999Z")

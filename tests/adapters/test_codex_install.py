@@ -96,6 +96,7 @@ BROKEN: dict[str, tuple[str | bytes, str]] = {
     "windows lines": ("a = 1\r\nb = \r\n", "line 2, column 5"),
     "byte order mark": ("\ufeffa = \n", "line 1, column 5"),
     "cut off": ('a = """never', "line 1, column 13"),
+    "a number without end": ("a = " + "9" * 5_000, "a number that is far too long"),
     "no UTF-8": (b'a = 1\nb = "\xff"\n', "line 2, column 6"),
     "UTF-16": ("a = 1\n".encode("utf-16"), "line 1, column 1"),
 }
@@ -207,6 +208,15 @@ def test_what_changed_since_is_kept_when_ours_is_taken_out(home: Home, case: str
     if not before.get("mcp_servers", True):
         del before["mcp_servers"]
     assert left == {**before, "later": {"x": 1}}
+
+
+def test_a_number_that_is_not_even_itself_is_no_hindrance(home: Home):
+    data = home.write("a = nan\nb = [-inf, {c = nan}]\n")
+    assert len(home.install().steps) == 1
+    assert home.entry() == ENTRY
+    assert home.install().steps == ()
+    home.uninstall()
+    assert home.config.read_bytes() == data
 
 
 def test_without_a_file_there_is_none_again_afterwards(home: Home):

@@ -382,3 +382,12 @@ async def test_what_is_taken_after_we_gave_up_is_not_given_again(autojump_clock:
         await trio.sleep(1)
         assert b.companion.batches[1:] == [[IDS[1]]]
         assert b.heard.accepted == IDS[:2]
+
+
+async def test_what_the_companion_says_of_no_message_is_not_told_to_the_hub(autojump_clock: MockClock):
+    async with bench() as b:
+        for words in (["x", "", "\0"], ["y" * 300], [IDS[0]] * 1_000):
+            b.companion.says("seen", id=label(words))
+            b.companion.says("handed_over", id=label(words))
+        await trio.sleep(1)
+        assert b.heard.read == []

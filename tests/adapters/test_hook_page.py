@@ -110,3 +110,8 @@ def test_whatever_the_texts_the_page_is_within_its_characters_and_whole_ones_sta
 def test_boundaries_are_random_and_the_clock_is_in_milliseconds():
     assert random_word() != random_word()
     assert wall_ms() > NOW
+
+
+def test_a_group_without_a_count_is_named_all_the_same():
+    # As the hub writes a count that is 0.
+    assert "group team: 0 unread" in laid_out({"groups": [{"name": "team"}]}).text

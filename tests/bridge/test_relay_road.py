@@ -220,6 +220,7 @@ async def test_a_proxy_that_hangs_and_one_that_is_not_there() -> None:
                 ("relay.test", "relay.test:", None),
                 ("relay.test", "relay.test:https", "p:3128"),
                 ("relay.test.", "relay.test", None),
+                ("relay.test", "relay.test:²", "p:3128"),
             ]
         ],
         ("localhost", True, {"HTTPS_PROXY": "http://p:3128"}, None),
@@ -247,6 +248,16 @@ def test_a_proxy_shows_no_password() -> None:
     assert proxy is not None
     assert base64.b64encode(f"me:{PASSWORD}!".encode()) in proxy.request("r", 443)
     assert proxy.request("2001:db8::1", 443).startswith(b"CONNECT [2001:db8::1]:443 ")
+
+
+def test_a_proxy_is_told_the_login_byte_by_byte() -> None:
+    # As a variable is read that is no UTF-8.
+    proxy = proxy_for("r", 443, encrypted=True, environ={"HTTPS_PROXY": "http://m\udcfc:x@p:3128"})
+    assert proxy is not None
+    assert proxy.request("r", 443) == (
+        b"CONNECT r:443 HTTP/1.1\r\nHost: r:443\r\n"
+        b"Proxy-Authorization: Basic " + base64.b64encode(b"m\xfc:x") + b"\r\n\r\n"
+    )
 
 
 # --- the token, and what is at the port --------------------------------------------------------------------
@@ -297,6 +308,7 @@ def test_a_weak_token_is_not_proved_on_an_open_wire(url, token, good) -> None:
         (b"\x15\x03\x03\x00\x02\x02\x50", Reason.NO_RELAY, "no WebSocket"),
         (b"HTTP/1.1 101 Yes\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", Reason.NO_RELAY, ""),
         (b"", Reason.RELAY_AWAY, "without a word"),
+        (b"HTTP/1.1 101 Yes\r\nConnection: \xff\r\n\r\n", Reason.NO_RELAY, "no WebSocket"),
     ],
 )
 async def test_something_else_at_the_port_is_said_to_be_what_it_is(answer, reason, words) -> None:

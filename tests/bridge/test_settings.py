@@ -181,6 +181,8 @@ def test_hosts_of_every_kind(host) -> None:
         ({"token": "x"}, "'token' is no field: it belongs into relay"),
         ({"xyzzy": 1}, "'xyzzy' is no field: known are hub_id, listen"),
         ({"\x1b[31m": 1}, r"'\x1b[31m' is no field"),
+        ({"bind": "fe80::1%\x1b[2J"}, r"bind is 'fe80::1%\x1b[2J': it must be an IP address of this machine"),
+        ({"bind": "fe80::1%\ud800"}, r"bind is 'fe80::1%\ud800': it must be an IP address of this machine"),
     ],
 )
 def test_each_mistake_has_its_own_sentence(fields, said) -> None:
@@ -247,6 +249,15 @@ def test_a_hub_id_that_stands_twice_is_named_with_both_entries() -> None:
             "token in relay is the same as secret: the relay server must not",
         ),
         ({"url": "wss://x", "token": "t", "urls": 1}, "'urls' is no field in relay: do you mean 'url'?"),
+        # What could not be said to a resolver, a server, or the system.
+        ({"url": "wss://\ud800", "token": "t"}, "url in relay is 'wss://\\ud800': it must begin"),
+        ({"url": "wss://x/\ud800", "token": "t"}, "url in relay is 'wss://x': it must begin"),
+        ({"url": "wss://a..b", "token": "t"}, "url in relay is 'wss://a..b': it must begin"),
+        ({"url": "wss://a\0b", "token": "t"}, "url in relay is 'wss://a\\x00b': it must begin"),
+        ({"url": f"wss://{'x' * 64}", "token": "t"}, "url in relay is 'wss://xxx"),
+        ({"url": f"wss://x/{'x' * 2_048}", "token": "t"}, "url in relay is 'wss://x': it must begin"),
+        ({"url": "wss://x", "token": "\ud800"}, "token in relay holds half a character"),
+        ({"url": "wss://x", "token": "t", "ca": "\0"}, "ca in relay is '\\x00': no file can have that name"),
     ],
 )
 def test_each_mistake_in_a_relay_has_its_own_sentence(entry, said) -> None:

@@ -217,6 +217,19 @@ MISTAKES = {
         "[limits]\npeers = 9999999999999999",
         "limits.peers is a whole number (9999999999999999) in FILE: it must be at most 9,007,199,254,740,991",
     ),
+    "a number of more digits than Python reads": (
+        "[limits]\npeers = " + "9" * 5_000,
+        "FILE is no valid TOML: it holds a number that is far too long",
+    ),
+    "a number that no decimal spells": (
+        "hub_id = 0x" + "f" * 5_000,
+        "hub_id is a whole number in FILE: it must be a name: 1-64 characters of A-Z a-z 0-9 . _ -, "
+        "beginning with a letter or digit",
+    ),
+    "a number too large for a fraction": (
+        "idle_exit_s = 0x" + "f" * 5_000,
+        "idle_exit_s is a whole number in FILE: it must be a number, at least 0",
+    ),
     "a table for a limit": (
         "[limits.peers]\na = 1",
         "limits.peers is a table in FILE: it must be a whole number, at least 1",

@@ -116,6 +116,7 @@ def test_an_address_of_a_trusted_network_is_found_in_any_spelling():
         ("", ""),
         ("unknown", ""),
         ("10.1.0.9", ""),
+        ("fe80::1%\x1b[2J" + "x" * 9_000, "fe80::1"),
     ],
 )
 def test_a_proxy_speaks_for_the_last_address_that_is_no_proxy(forwarded, address):

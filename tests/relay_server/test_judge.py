@@ -1,10 +1,12 @@
 """Which hello proves a hub, and what is remembered of those that prove nothing."""
 
+import json
 import secrets
 
 import pytest
 
 from ecorelay import relay_wire
+from ecorelay.errors import WireError
 from ecorelay.relay_wire import CLOSE_RATE, CLOSE_TOKEN, CLOSE_VERSION
 from ecorelay.secret import Secret
 from ecorelay_relay_server.bounds import COMINGS_MAX, FAILED_MAX, WINDOW_S
@@ -75,6 +77,16 @@ def test_another_version_is_told_who_has_to_upgrade(version):
     verdict = Court().says(Identity(), version=version)
     assert verdict[:2] == (CLOSE_VERSION, "version")
     assert ("upgrade the server" if version > 1 else "upgrade the hub") in verdict.reason
+
+
+@pytest.mark.parametrize("version", [-1, 65_536, 10**4_000])
+def test_what_is_no_version_is_no_message_so_nobody_has_to_write_it_out(version):
+    with pytest.raises(WireError):
+        relay_wire.decode_hello(json.dumps({"type": "relay_hello", "version": version}))
+    with pytest.raises(WireError):
+        relay_wire.decode_to_hub(
+            json.dumps({"type": "relay_nonce", "versions": [1, version], "nonce": "00" * 32})
+        )
 
 
 def test_each_realm_has_its_token_and_each_token_leads_to_its_realm():

@@ -142,7 +142,15 @@ def test_compression_is_not_agreed_to():
 
 @pytest.mark.parametrize(
     "request_",
-    [b"GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n", b"GET / HTTP/1.1\r\nx y\r\n\r\n", b"\r\n\r\n"],
+    [
+        b"GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n",
+        b"GET / HTTP/1.1\r\nx y\r\n\r\n",
+        b"\r\n\r\n",
+        # wsproto takes these for ASCII.
+        b"GET / HTTP/1.1\r\nHost: x\r\nConnection: \xff\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: \xff\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nSec-WebSocket-Version: \xff\r\n\r\n",
+    ],
 )
 def test_what_is_no_handshake_is_refused(request_):
     with pytest.raises(Refusal):
@@ -247,3 +255,11 @@ def test_a_crash_is_logged_without_the_values_its_message_quotes():
     found = json.loads(lines[0])
     assert found["error"] == "ValueError"
     assert "secret" not in lines[0].decode()
+
+
+def test_a_crash_that_somebody_causes_again_and_again_does_not_fill_the_disk():
+    lines: list[bytes] = []
+    journal = Journal(lines.append, monotonic=lambda: 0.0)
+    for _ in range(1000):
+        journal.crash("connection", ValueError())
+    assert len(lines) < 30

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ecorelay.errors import RelayError
@@ -160,12 +160,13 @@ def _edited(
     name: str,
     edits: Callable[[Text], Iterable[Edit]],
 ) -> str:
-    changed, at = "", 0
+    parts: list[str] = []
+    at = 0
+    for start, end, new in sorted(edits(read(text, name)), key=lambda edit: edit[:2]):
+        parts += text[at : max(at, start)], new
+        at = max(at, end)
+    changed = "".join(parts) + text[at:]
     try:
-        for start, end, new in sorted(edits(read(text, name)), key=lambda edit: edit[:2]):
-            changed += text[at : max(at, start)] + new
-            at = max(at, end)
-        changed += text[at:]
         changed.encode()
     except UnicodeEncodeError:
         raise RelayError("bad_args", f"{name} cannot hold a path that is no UTF-8") from None
@@ -314,11 +315,10 @@ def _being(gone: Slot) -> Callable[[Slot], bool]:
 
 
 def _remove(text: Text, value: Value, gone: Sequence[Slot]) -> Iterable[Edit]:
-    kept = [slot for slot in value.slots if slot not in gone]
+    goes = frozenset(gone)
+    kept = [slot for slot in value.slots if slot not in goes]
     inside = value.start + 1, value.end - 1
-    ours = [range(slot.start, slot.value.end) for slot in gone]
-    within = [each for each in text.comments if inside[0] <= each < inside[1]]
-    if not kept and all(any(each in place for place in ours) for each in within):
+    if not kept and not any(inside[0] <= each < inside[1] for each in _outside(text.comments, gone)):
         yield *inside, ""
         return
     line_ends = {end for start, end in text.comments.items() if text.text.startswith("//", start)}
@@ -333,5 +333,15 @@ def _remove(text: Text, value: Value, gone: Sequence[Slot]) -> Iterable[Edit]:
             first = bool(kept) and slot.start < kept[0].start and not value.spread
             yield slot.comma, text.blanks_after(end) if first else end, ""
     last, before = value.slots[-1], kept[-1] if kept else None
-    if last in gone and last.comma is None and before is not None and before.comma is not None:
+    if last in goes and last.comma is None and before is not None and before.comma is not None:
         yield before.comma, before.comma + 1, ""
+
+
+def _outside(comments: Iterable[int], slots: Sequence[Slot]) -> Iterator[int]:
+    """Those of these places that are in none of these slots; both stand in their order."""
+    number = 0
+    for at in comments:
+        while number < len(slots) and slots[number].value.end <= at:
+            number += 1
+        if number == len(slots) or at < slots[number].start:
+            yield at

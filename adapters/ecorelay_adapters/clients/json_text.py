@@ -78,7 +78,9 @@ class Text:
 
     def blanks_before(self, at: int) -> int:
         """Where the blanks that end at `at` begin."""
-        return len(self.text[:at].rstrip(" \t\r\n")) if at else 0
+        while at and self.text[at - 1] in " \t\r\n":
+            at -= 1
+        return at
 
     def blanks_after(self, at: int) -> int:
         """Where the blanks that begin at `at` end."""

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 BOM: Final = "\ufeff"
+DEPTH_MAX: Final = 100
+"""Of tables and lists within each other."""
 
 
 def parse(text: str, name: str) -> dict[str, Any]:
@@ -31,12 +33,28 @@ def parse(text: str, name: str) -> dict[str, Any]:
     """
     text = text.removeprefix(BOM).replace("\r\n", "\n")
     try:
-        return tomllib.loads(text)
+        found = tomllib.loads(text)
+        _refuse_deep(found)
+        return found
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         lines = text.split("\n")
         end = f"at line {len(lines)}, column {len(lines[-1]) + 1}"
         why = str(error).replace("at end of document", end)
         raise RelayError("bad_args", f"{name} is no valid TOML ({why}): mend it first") from None
+    except ValueError:  # Python's own bound on the digits of one number
+        why = "a number that is far too long"
+        raise RelayError("bad_args", f"{name} is no valid TOML ({why}): mend it first") from None
+
+
+def _refuse_deep(data: Any) -> None:
+    """Raises RecursionError: dotted keys nest without nesting the parser, and what comes after would fall."""
+    level = [data]
+    for _ in range(DEPTH_MAX):
+        members = [each.values() if isinstance(each, dict) else each for each in level]
+        level = [each for inner in members for each in inner if isinstance(each, dict | list)]
+        if not level:
+            return
+    raise RecursionError("nested too deeply")
 
 
 def find(data: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any] | None:
@@ -60,7 +78,7 @@ def put(text: str, path: tuple[str, ...], values: Mapping[str, Any], name: str) 
     if not isinstance(inner, dict):
         raise RelayError("bad_args", f"{'.'.join(path)} in {name} is no table: mend it first")
     _merge(inner, values)
-    if parse(text, name) == wanted:
+    if _same(parse(text, name), wanted):
         return text
     return _edited(text, wanted, path, values, name)
 
@@ -109,7 +127,7 @@ def _edited(
     for edit in (_append, _edit):
         changed = edit(plain, path, values)
         try:
-            if changed is not None and parse(changed, name) == wanted:
+            if changed is not None and _same(parse(changed, name), wanted):
                 return bom + (changed.replace("\n", "\r\n") if crlf else changed)
         except RelayError:
             continue
@@ -117,6 +135,17 @@ def _edited(
         "bad_args",
         f"{'.'.join(path)} in {name} is written in a way that ecorelay cannot change: do it by hand",
     )
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal as TOML: true is not 1, and nan is nan."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other) or (one != one and other != other)
 
 
 def _append(text: str, path: tuple[str, ...], values: Mapping[str, Any] | None) -> str | None:
@@ -152,7 +181,7 @@ def _edit(text: str, path: tuple[str, ...], values: Mapping[str, Any] | None) ->
                 outer[path[1]] = tomlkit.inline_table() if inline else tomlkit.table()
             _fill(outer[path[1]], values)
         return tomlkit.dumps(document)
-    except (TOMLKitError, KeyError, TypeError, ValueError, AttributeError):
+    except (TOMLKitError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return None
 
 
