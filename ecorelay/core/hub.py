@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 from msgspec import Struct
 
-from ecorelay import wire
+from ecorelay import names, wire
 from ecorelay.core import (
     admin,
     canary,
@@ -109,6 +109,10 @@ class Hub:
     def idle_since(self) -> float | None:
         """Mono time since which no session is open and nothing is in the store; 0.0 before the first one."""
         return None if self.state.sessions or self.state.outstanding else self._idle_since
+
+    def knows_hub(self, hub_id: str) -> bool:
+        """Whether another hub is known by this name, in any case: listed in `hub_details`, up or not."""
+        return names.key(hub_id) in self.state.hubs
 
     def next_deadline(self) -> float | None:
         """Mono time by which a `Tick` is due, if any. Cheap: asked after every event."""

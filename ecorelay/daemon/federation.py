@@ -38,6 +38,10 @@ PROOFS: Final = frozenset(
 """Reasons for which a hub, and not just anything on the network, was refused: its person wonders why."""
 TURNED_AWAY_S: Final = 3_600.0
 """How long that is told."""
+STRANGERS_S: Final = 2 * 3_600.0
+"""The same for hubs at relays that we dialed: the next proof may be an hour away."""
+STRANGERS_MAX: Final = 3
+"""Of those, so many are told of: at a relay, new names cost nothing."""
 TWINS_S: Final = 600.0
 """How long it is told that two machines are one hub."""
 TROUBLES_MAX: Final = 2_000
@@ -126,6 +130,9 @@ class Federation:
         """What the log says last of a hub or address: it is not said again and again."""
         self._turned_away: tuple[float, str, str] | None = None
         """The last hub that came and was refused: mono time, address, and why."""
+        self._strangers: dict[str, tuple[float, str]] = {}
+        """Hubs at relays that refused us or were refused, by hub_id in lower case: mono time, and why. Before
+        they were linked once they have no line of their own in `hub status`."""
         self._twins: tuple[float, str] | None = None
         """Two machines are one hub: mono time, and which."""
         self._door: Any = None
@@ -142,6 +149,11 @@ class Federation:
             if (ago := trio.current_time() - when) < TURNED_AWAY_S:
                 since = f"{ago / 60:.0f} min ago" if ago >= 60 else "just now"
                 notes.append(f"a hub at {address} was refused {since}: {says}")
+        notes += [
+            says
+            for key, (when, says) in self._strangers.items()
+            if trio.current_time() - when < STRANGERS_S and not self._shell.core.knows_hub(key)
+        ]
         if self._twins is not None and trio.current_time() - self._twins[0] < TWINS_S:
             notes.append(self._twins[1])
         return tuple(notes)
@@ -219,7 +231,7 @@ class Federation:
         while True:
             self.active, self.problem = False, ""
             self._listening, self._deaf, self._turned_away = (), "", None
-            self._said, self._twins = {}, None
+            self._said, self._twins, self._strangers = {}, None, {}
             self._links.troubles.clear()
             with trio.CancelScope() as self._scope:
                 try:
@@ -285,12 +297,18 @@ class Federation:
         key = names.key(report.hub_id)
         if report.event == "up":
             troubles.pop(key, None)
+            self._strangers.pop(key, None)
             if self._turned_away is not None and _is_from(self._turned_away[1], report):
                 self._turned_away = None  # it was mended
         elif report.event in ("failed", "not_listening") and report.sentence:
             says = f"{report.sentence}; {report.remedy}" if report.remedy else report.sentence
             if report.reason == "twins":
                 self._twins = trio.current_time(), f"{report.hub_id}: {says}" if report.told else says
+            if key and report.reason in PROOFS and report.address.startswith("relay "):
+                self._strangers.pop(key, None)
+                self._strangers[key] = trio.current_time(), f"{report.hub_id} at {report.address}: {says}"
+                if len(self._strangers) > STRANGERS_MAX:
+                    del self._strangers[next(iter(self._strangers))]
             if key and (key in troubles or len(troubles) < TROUBLES_MAX):
                 troubles[key] = says
             elif report.reason in PROOFS:

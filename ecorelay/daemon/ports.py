@@ -19,6 +19,10 @@ class Core(Protocol):
         """Mono time since which nothing needs the hub; None while something does."""
         ...
 
+    def knows_hub(self, hub_id: str) -> bool:
+        """Whether another hub has a line in `hub status`."""
+        ...
+
     def next_deadline(self) -> float | None:
         """Mono time by which a `Tick` is due."""
         ...

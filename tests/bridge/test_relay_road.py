@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from ecorelay_bridge import relay_road
+from ecorelay_bridge import relay_dialer, relay_road
 from ecorelay_bridge.backoff import Backoff
 from ecorelay_bridge.proxy import proxy_for
 from ecorelay_bridge.refusals import Reason, Refused
@@ -139,6 +139,28 @@ async def test_a_hub_reaches_its_relay_through_a_proxy(tmp_path, login) -> None:
             assert proxy.heads[0].startswith(b"CONNECT relay.test:80 HTTP/1.1\r\nHost: relay.test:80\r\n")
             assert relay.hellos[0].url == "ws://relay.test/some/path?x=1"
             assert PASSWORD not in repr((alpha.reports, beta.reports))
+
+
+async def test_a_proxy_that_refuses_is_not_asked_every_second_though_the_relay_was_there(
+    tmp_path, monkeypatch
+) -> None:
+    """It may count wrong passwords, and lock somebody out."""
+    monkeypatch.setattr("ecorelay_bridge.backoff.FIRST_S", 100.0)
+    async with tiny_relay() as relay:
+        proxy = ConnectProxy(relay.port)
+        async with answering(proxy.serve) as port:
+            environ = {"HTTP_PROXY": f"http://user:{PASSWORD}@127.0.0.1:{port}"}
+            relays = (relay_at("ws://relay.test/"),)
+            async with running(tmp_path, "alpha", listen=False, relays=relays, environ=environ) as alpha:
+                with trio.fail_after(10):
+                    while not relay.hubs:  # noqa: ASYNC110
+                        await trio.sleep(0.01)
+                proxy.answer = b"HTTP/1.1 407 No\r\n\r\n"
+                await relay.close_all(1012)
+                alpha.roads.seek("beta")
+                report = await alpha.refused(Reason.PROXY)
+    assert report.retry_in_s is not None
+    assert report.retry_in_s > relay_dialer.MET_PAUSE_S
 
 
 @pytest.mark.parametrize(

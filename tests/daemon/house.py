@@ -72,6 +72,9 @@ class ScriptedCore:
         self.deadline: float | None = None
         self.idle_since: float | None = None
 
+    def knows_hub(self, hub_id: str) -> bool:
+        return False
+
     def next_deadline(self) -> float | None:
         return self.deadline
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import trio
 
-from ecorelay.daemon.federation import TWINS_S, Federation
+from ecorelay.daemon.federation import STRANGERS_S, TWINS_S, Federation
 from ecorelay.paths import Paths
 from ecorelay_bridge.listener import failed
 from ecorelay_bridge.refusals import Reason, Refused
@@ -21,7 +21,7 @@ async def no_room() -> None:
 
 @pytest.fixture
 def shell():
-    return SimpleNamespace()
+    return SimpleNamespace(core=SimpleNamespace(knows_hub=lambda hub_id: hub_id == "known"))
 
 
 @pytest.fixture
@@ -50,6 +50,26 @@ async def test_the_copy_itself_says_who_told_it(federation, shell):
     federation._told(refused(told, dialed="desk"))
     (note,) = shell.notes()
     assert note.startswith("desk: another machine is this hub too")
+
+
+async def test_a_hub_at_a_relay_that_never_was_linked_is_told_of_with_the_reason(
+    federation, shell, autojump_clock
+):
+    """It has no line of its own, and the next attempt may be an hour away."""
+    differ = Refused(Reason.WRONG_SECRET, "the secrets differ", "make them the same")
+    for name in ("one", "two", "known", "three", "Four"):
+        federation._told(failed("dialer", differ, hub_id=name, address="relay relay.test"))
+    assert shell.notes() == tuple(
+        f"{name} at relay relay.test: the secrets differ; make them the same" for name in ("three", "Four")
+    )
+    federation._told(RoadReport(event="up", side="acceptor", hub_id="four", address="relay relay.test"))
+    assert len(shell.notes()) == 1
+    await trio.sleep(4_000)
+    assert len(shell.notes()) == 1
+    await trio.sleep(STRANGERS_S)
+    assert shell.notes() == ()
+    federation._told(failed("dialer", differ, hub_id="desk", address="192.0.2.7:9700"))
+    assert shell.notes() == (), "a peer of bridge.json has a line of its own"
 
 
 async def test_a_trouble_from_before_does_not_outlive_a_reload(federation, shell):

@@ -377,10 +377,10 @@ async def test_hubs_with_different_secrets_at_one_relay_each_say_why(site: Make,
     meet(relay, here, there)
     there.change(secret="quite-another-secret-0123456789")
     await start(here, there)
-    await here.trouble("there", "the secrets differ") if (await here.details()).links else None
-    problem = await there.problem("the secrets differ")
-    assert f"relay 127.0.0.1:{relay.port} (here)" in problem
-    await here.problem("the secrets differ")
+    problem = await there.problem(f"relay 127.0.0.1:{relay.port} (here)", "the secrets differ")
+    assert "make `secret` the same on both machines" in problem
+    # It dialed, and says so though the other one has no line there yet.
+    await here.problem(f"there at relay 127.0.0.1:{relay.port}: the secrets differ")
     there.change(secret=SECRET)
     there.signal(signal.SIGHUP)
     here.signal(signal.SIGHUP)

@@ -334,6 +334,14 @@ def test_what_a_person_does_not_let_a_hub_do_is_rejected(here: Machine, there: S
     assert ann.texts() == ["hello", "who?"]
 
 
+def test_which_hubs_are_known(here: Machine, there: Stranger):
+    assert not here.hub.knows_hub("there")
+    there.greet()
+    assert here.hub.knows_hub("There")
+    here.feed(HubsConfigured(("desk",), {}))
+    assert here.hub.knows_hub("desk")
+
+
 def test_a_broadcast_that_does_not_go_at_once_is_pending(here: Machine, there: Stranger):
     here.knows("there")
     ann = here.open("ann")
