@@ -129,6 +129,11 @@ class Road:
         self.out: OutQueue
         self.nursery: trio.Nursery
 
+    async def may_be_taken(self) -> None:
+        """Wait until what comes may be taken; most often that is now, and no checkpoint."""
+        if not self.free.is_set():
+            await self.free.wait()
+
     def say(self, data: bytes) -> None:
         """Queue lines."""
         if not self.unanswered:
@@ -305,10 +310,10 @@ class Links:
             road.heard = trio.current_time()
             road.unanswered = 0.0
             whole = lines.feed(data)
-            await road.free.wait()
+            await road.may_be_taken()
             while self._take(road, whole):
                 await road.earn()
-                await road.free.wait()
+                await road.may_be_taken()
             await road.earn()
             began = self._tell_of_a_long_line(road, began, lines.pending > len(data))
             self._shell.flush()
