@@ -74,7 +74,7 @@ def taken(text: str) -> Invitation:
         raise _damaged()
     try:
         return msgspec.json.decode(data, type=Invitation)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise RelayError(
             "bad_args", "this invitation was made by another version of ecorelay: upgrade the older one"
         ) from None
