@@ -110,7 +110,7 @@ def taken(text: str) -> Invitation | Meeting:
         if kind == AT_RELAY:
             return msgspec.json.decode(data, type=Meeting)
         return msgspec.json.decode(data, type=Invitation)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise _of_another_version() from None
 
 

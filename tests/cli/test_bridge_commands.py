@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -284,6 +285,14 @@ def test_a_damaged_invitation_is_refused_wherever_it_is_damaged(here, there, tmp
             said = there("bridge-init", "--join")
             assert (said.code, "damaged or was cut" in said.err) == (2, True), (at, said)
     assert not (tmp_path / "there" / "bridge.json").exists()
+
+
+def test_an_invitation_nested_beyond_all_depth_is_refused(there, stdin):
+    data = b'{"x":' + b"[" * 1_500
+    coded = base64.urlsafe_b64encode(data + invitation._checksum(data))
+    stdin(invitation.PREFIX.encode() + coded)
+    said = there("bridge-init", "--join")
+    assert (said.code, "another version" in said.err) == (2, True), said
 
 
 @pytest.mark.parametrize("data", [b"correct horse battery staple", b"", b"ecorelay-join-2-abc"])

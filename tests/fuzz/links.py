@@ -251,5 +251,10 @@ TARGETS = (
     Target(
         "identity-file", identity_file, (identity("alpha").path.read_bytes(), identity("alpha").certificate)
     ),
-    Target("invitation", invited, (_INVITATION, invitation.PREFIX.encode() + b"eyJo"), (b'"port":',)),
+    Target(
+        "invitation",
+        invited,
+        (_INVITATION, invitation.PREFIX.encode() + b"eyJo", b'{"x":' + b"[" * 1_500),
+        (b'"port":',),
+    ),
 )

@@ -280,7 +280,7 @@ CASES = {
         _request, repeated(b" ", b"GET / HTTP/1.1\r\nUpgrade:", b"x\r\n\r\n"), times=6.0, most=16 * KIB
     ),
     "relay: a frame byte by byte": Case(
-        _socket(1), repeated(b"x", b"\x82\xfe\xff\xff\0\0\0\0"), times=60.0, most=16 * KIB
+        _socket(1), repeated(b"x", b"\x82\xfe\xff\xff\0\0\0\0"), times=60.0, most=8 * KIB
     ),
     "relay: empty frames": Case(_socket(64 * KIB), repeated(FRAME), times=4.0, most=256 * KIB),
     "relay: parts of nothing": Case(

@@ -12,7 +12,7 @@ from tests.fuzz.table import TARGETS
 from tests.fuzz.target import CORPUS
 
 CORPUS_MAX = 300 * 1024
-EXAMPLES = 12
+EXAMPLES = 8
 BENDS = 8
 """Inputs of one example: Hypothesis is for drawing and replaying, and would cost more than they."""
 
