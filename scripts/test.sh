@@ -44,9 +44,9 @@ on_exit() {
 }
 trap on_exit EXIT
 
-# Three at once: many tests wait for processes, so two cores carry them well. Whole files stay together
-# where they share a hub.
-parallel=(-n 3 --dist loadfile)
+# Four at once: many tests wait for processes, so two cores carry them well. Files stay together, as far as
+# they share a hub, until a worker has nothing left and takes over half of what another has.
+parallel=(-n 4 --dist worksteal)
 
 step "environment" ./scripts/setup_env.sh --dev
 
