@@ -48,6 +48,11 @@ def is_alive(pid: int, start: int = 0) -> bool:
     return start == 0 or found in (0, start)
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether the process lives and was stopped (SIGSTOP, a debugger). False where it cannot be found out."""
+    return sys.platform == "linux" and _proc_stat(pid)[0] in ("T", "t")
+
+
 def parent_and_name(pid: int) -> tuple[int, str]:
     """The id of the process that `pid` is a child of, and the name of `pid`'s program, cut at 15 bytes.
 

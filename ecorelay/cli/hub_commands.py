@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from contextlib import suppress
 
 import trio
 import typer
@@ -10,7 +12,7 @@ import typer
 from ecorelay import __version__, spawn, wire
 from ecorelay.cli import bridge, hub_links, screen, service, service_commands, session, words
 from ecorelay.cli.counters import in_words
-from ecorelay.endpoint import read_endpoint
+from ecorelay.endpoint import Endpoint, read_endpoint
 from ecorelay.errors import RelayError
 from ecorelay.paths import Paths
 from ecorelay.process import is_alive
@@ -20,6 +22,8 @@ app = typer.Typer(**words.TYPER, **words.with_example("ecorelay hub status"), no
 app.add_typer(service_commands.app, name="service")
 
 STOPPED_WITHIN_S = 15.0
+ENDS_WITHIN_S = 5.0
+"""For a hub that does not answer, until it is killed."""
 _DURABILITY = {"power": "a power failure", "process": "the end of any process"}
 
 
@@ -82,6 +86,7 @@ app.command("forget", **words.with_example("ecorelay hub forget old-laptop"))(hu
 
 async def _start() -> None:
     paths = session.paths()
+    session.config()
     async with session.no_other_start(paths):
         endpoint = read_endpoint(paths.endpoint)
         found = await bridge.status()
@@ -127,6 +132,34 @@ async def stop_hub(reason: str = "ecorelay hub stop") -> wire.HubDetails:
     """
     # The beginning of a process tells it apart from a later one with the same number.
     endpoint = read_endpoint(session.paths().endpoint)
+    try:
+        return await _ask_to_stop(endpoint, reason)
+    except RelayError as error:
+        if error.code != "hub_unreachable" or (hung := session.unanswering()) is None:
+            raise
+    return await _end_process(hung)
+
+
+async def _end_process(hung: Endpoint) -> wire.HubDetails:
+    """End a hub that does not answer: it was stopped, hangs, or can take no connection."""
+    screen.say(f"the hub does not answer: its process {hung.pid} is ended")
+    # A stopped process hears the first once it goes on. What a killed one acknowledged is on disk.
+    for wave in (("SIGTERM", "SIGCONT"), ("SIGKILL",)):
+        with suppress(ProcessLookupError):
+            for name in wave:
+                if (number := getattr(signal, name, None)) is not None:
+                    os.kill(hung.pid, number)
+        with trio.move_on_after(ENDS_WITHIN_S):
+            await session.until_gone(hung.pid, hung.pid_start)
+            break
+    if is_alive(hung.pid, hung.pid_start):
+        raise RelayError("timeout", f"the hub (pid {hung.pid}) cannot be ended: it waits for its disk")
+    found = wire.HubDetails(req_id=0, pid=hung.pid, hub_id=hung.hub_id, version=hung.version, sessions=0)
+    screen.say(f"stopped: {_known(found)}")
+    return found
+
+
+async def _ask_to_stop(endpoint: Endpoint | None, reason: str) -> wire.HubDetails:
     async with session.at_running_hub() as hub:
         found = await hub.request(wire.HubStatus(req_id=0))
         await hub.request(wire.HubStop(req_id=0, reason=reason))
@@ -142,6 +175,7 @@ async def stop_hub(reason: str = "ecorelay hub stop") -> wire.HubDetails:
 
 async def _restart() -> None:
     paths = session.paths()
+    session.config()  # a setting that is wrong must not cost the hub that runs
     from ecorelay.cli import install_commands  # which needs this module
 
     if not await service.restart(install_commands.machine_of()):

@@ -14,11 +14,12 @@ from ecorelay.callbacks import Handler
 from ecorelay.cli import exits, screen, words
 from ecorelay.client import HubClient, open_hub_client
 from ecorelay.config import Config, load
-from ecorelay.endpoint import read_endpoint
+from ecorelay.daemon.lock import holder_pid
+from ecorelay.endpoint import Endpoint, read_endpoint
 from ecorelay.errors import RelayError
 from ecorelay.file_lock import locked
 from ecorelay.paths import Paths, find_paths, make_private_dir
-from ecorelay.process import is_alive
+from ecorelay.process import is_alive, is_stopped
 from ecorelay.requests import RequestError
 from ecorelay.spawn import LOOK_AGAIN_S, hub_connector
 from ecorelay.upgrade import is_older
@@ -153,11 +154,40 @@ async def _opened(
     stay: bool = True,
     on_activity: Handler[wire.Activity] | None = None,
 ) -> AsyncIterator[HubClient]:
-    async with open_hub_client(hello, connect=connect, stay=stay, on_activity=on_activity) as client:
-        try:
-            yield client
-        except RequestError as error:
-            raise _of_another_version(error, client.welcome.app_version) from None
+    opened = False
+    try:
+        async with open_hub_client(hello, connect=connect, stay=stay, on_activity=on_activity) as client:
+            opened = True
+            try:
+                yield client
+            except RequestError as error:
+                raise _of_another_version(error, client.welcome.app_version) from None
+    except RelayError as error:
+        if opened or error.code != "hub_unreachable" or (hung := unanswering()) is None:
+            raise
+        raise RelayError(error.code, f"{error.message}; {_what_to_do(hung.pid)}") from None
+
+
+def unanswering() -> Endpoint | None:
+    """The hub that should run here, if its process lives: to be asked where it does not answer."""
+    found = paths()
+    try:
+        endpoint = read_endpoint(found.endpoint)
+    except (OSError, RelayError):
+        return None
+    # The start of a process tells it apart from a later one; that it holds the lock, that it is our hub.
+    if endpoint is None or not endpoint.pid_start or holder_pid(found.hub_lock) != endpoint.pid:
+        return None
+    return endpoint if is_alive(endpoint.pid, endpoint.pid_start) else None
+
+
+def _what_to_do(pid: int) -> str:
+    ends = "`ecorelay hub stop` ends it, and nothing that was acknowledged is lost"
+    if is_stopped(pid):
+        return (
+            f"its process {pid} was stopped (SIGSTOP, a debugger): `kill -CONT {pid}` lets it go on; {ends}"
+        )
+    return f"its process {pid} lives, see `ecorelay logs`: {ends}"
 
 
 def _of_another_version(error: RequestError, hub: str) -> RelayError:

@@ -131,6 +131,13 @@ class Door:
                 self._warn(error)
                 await trio.sleep(FULL_SLEEP_S)
 
+    def move(self, sock: socket.socket) -> None:
+        """Take connections from `sock` from now on, which becomes this object's."""
+        if sock is not self._socket:
+            old, self._socket = self._socket, sock
+            trio.lowlevel.notify_closing(old)
+            old.close()
+
     def close(self) -> None:
         """Listen no more; who waited to be taken is cut off."""
         if self._socket.fileno() >= 0:

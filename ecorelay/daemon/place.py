@@ -8,10 +8,12 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from ecorelay import __version__, wire
 from ecorelay.daemon.listen import HAS_UNIX, LOOPBACK, listen_loopback, listen_unix
 from ecorelay.daemon.log import log
-from ecorelay.endpoint import Endpoint, remove_endpoint, write_endpoint
+from ecorelay.endpoint import Endpoint, read_endpoint, remove_endpoint, write_endpoint
 from ecorelay.errors import RelayError
 from ecorelay.paths import choose_socket_path
 from ecorelay.process import start_time
@@ -43,14 +45,13 @@ class Place:
 
     def __init__(self, paths: Paths, config: Config, environ: Mapping[str, str], lock: HubLock) -> None:
         self._paths = paths
+        self._environ = environ
         self._lock = lock
         self._socket_path: Path | None = None
         self._socket_stat: os.stat_result | None = None
         path, port, token = "", 0, ""
         if _wants_unix(config):
-            self._socket_path = choose_socket_path(paths, environ)
-            self.sock: socket.socket = listen_unix(self._socket_path)
-            self._socket_stat = self._socket_path.stat()
+            self.sock: socket.socket = self._listen_unix()
             path = str(self._socket_path)
         else:
             self.sock = listen_loopback()
@@ -90,7 +91,10 @@ class Place:
             ) from error
 
     def lost(self) -> str:
-        """Look whether clients still find us; put hub.json back if only that is gone.
+        """Look whether clients still find us; put back hub.json, and listen again, if only these are gone.
+
+        What cleans temporary directories removes sockets too. `sock` is then another one, and the one before,
+        still open, the caller's to close.
 
         Returns:
             Why this hub cannot be found any more and has to make room for another; empty: all is well.
@@ -98,12 +102,30 @@ class Place:
         if not self._lock.still_ours():
             return f"{self._lock.path} was removed"
         if not self._socket_is_ours():
-            return f"{self._socket_path} was removed"
-        if not self._paths.endpoint.exists():
+            gone = self._socket_path
+            try:
+                self.sock = self._listen_unix()
+            except RelayError:
+                return f"{gone} was removed"
+            log("listening again", path=str(self._socket_path))
+            self.endpoint = msgspec.structs.replace(self.endpoint, path=str(self._socket_path))
+        if not self._is_announced():
             log("hub.json put back")
             with suppress(RelayError):
                 self.announce()
         return ""
+
+    def _is_announced(self) -> bool:
+        try:
+            return read_endpoint(self._paths.endpoint) == self.endpoint
+        except (OSError, RelayError):
+            return False
+
+    def _listen_unix(self) -> socket.socket:
+        self._socket_path = choose_socket_path(self._paths, self._environ)
+        sock = listen_unix(self._socket_path)
+        self._socket_stat = self._socket_path.stat()
+        return sock
 
     def withdraw(self) -> None:
         """Listen no more; remove hub.json and the socket, unless they are another hub's by now."""

@@ -118,7 +118,7 @@ async def run_hub(
         async with trio.open_nursery() as hub:
             hub.start_soon(_watch_signals, signals, stopper, federation)
             hub.start_soon(ticker.run)
-            hub.start_soon(_watch_place, place, stopper)
+            hub.start_soon(_watch_place, place, door, stopper)
             async with trio.open_nursery() as edge:
                 edge.start_soon(door.run, edge)
                 edge.start_soon(federation.run)
@@ -154,9 +154,10 @@ async def _watch_signals(signals: AsyncIterator[int], stopper: Stopper, federati
         stopper.stop(signal.Signals(number).name)
 
 
-async def _watch_place(place: Place, stopper: Stopper) -> None:
+async def _watch_place(place: Place, door: Door, stopper: Stopper) -> None:
     while True:
         await trio.sleep(FILES_EVERY_S)
         if reason := place.lost():
             stopper.stop(reason)
             return
+        door.move(place.sock)

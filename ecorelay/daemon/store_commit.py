@@ -15,9 +15,10 @@ from ecorelay.core.events import Stored, StoreFailed
 from ecorelay.daemon import store_file, store_mail
 from ecorelay.daemon.guard import log_crash
 from ecorelay.daemon.log import warn
-from ecorelay.daemon.store_failure import code_of, explain, is_damage, is_full
+from ecorelay.daemon.store_failure import Misplaced, code_of, explain, is_damage, is_full
 from ecorelay.daemon.store_ledger import Ledger
 from ecorelay.daemon.store_ops import APART, DO, READS, REPEATABLE
+from ecorelay.daemon.store_presence import Presence, write_out
 from ecorelay.daemon.store_sql import one
 from ecorelay.errors import RelayError
 
@@ -37,6 +38,10 @@ HOPELESS_AFTER: Final = 16
 each try may take the disk some time."""
 
 
+PUT_BACK: Final = "make its directory writable and room on the disk, then try again"
+PURGE_INSTEAD: Final = (
+    "`ecorelay purge` removes mail, `ecorelay hub stop` first what is to be removed by hand"
+)
 SCRUB_FAILED: Final = (
     "what was removed may still stand in the log of hub.db, which the disk did not let us empty: "
     "see `ecorelay hub status`, then purge again"
@@ -56,6 +61,8 @@ def _ends_purge(unit: Unit, event: Stored | StoreFailed) -> bool:
 
 
 def _is_bug(error: Exception) -> bool:
+    if is_damage(error):
+        return False
     return not isinstance(error, sqlite3.Error) or isinstance(error, sqlite3.IntegrityError)
 
 
@@ -97,6 +104,7 @@ class Committer:
         self.copy: Copy | None = None
         """The copy under way. Owned by the store."""
         self._log = path.with_name(path.name + "-wal")
+        self._presence = Presence(path)
         self._open = True
         self._damaged = False
         self._commits = one(db, "SELECT value FROM meta WHERE key = 'commits'") or 0
@@ -119,7 +127,7 @@ class Committer:
         except Exception as error:  # whose it is shows when each is tried alone
             warn("store batch failed", error=type(error).__name__, code=code_of(error), units=len(batch))
         done: list[Stored | StoreFailed] = []
-        refusals: list[sqlite3.Error] = []
+        refusals: list[Exception] = []
         for unit in batch:
             if len(refusals) >= HOPELESS_AFTER and not _is_read(unit):
                 done.append(_failed(unit, refusals[-1]))
@@ -129,14 +137,14 @@ class Committer:
                 refusals.clear()
             except Exception as error:
                 done.append(self._again(unit, error))
-                if isinstance(error, sqlite3.Error) and not _is_bug(error):
+                if not _is_bug(error):
                     refusals.append(error)
         return done
 
     def _again(self, unit: Unit, error: Exception) -> Stored | StoreFailed:
         """A unit failed alone: a read may do without its marks, anything else has failed."""
         self._note(error)
-        if isinstance(error, sqlite3.Error) and _is_read(unit):
+        if (isinstance(error, sqlite3.Error) or is_damage(error)) and _is_read(unit):
             self.ledger.writable = False
             try:
                 return self._attempt((unit,))[0]
@@ -164,6 +172,7 @@ class Committer:
     def _attempt(self, batch: Sequence[Unit]) -> list[Stored | StoreFailed]:
         """All units in one transaction; whatever is raised, it left no trace."""
         self._ensure_open()
+        self._ensure_there()
         ledger = self.ledger
         db = ledger.db
         ledger.begin()
@@ -283,6 +292,41 @@ class Committer:
         if not self._open:
             self.ledger.db = store_file.connect(self.path, self.limits.data_bytes, self.durability)
             self._open = True
+            self._presence.note()
+
+    def _ensure_there(self) -> None:
+        """Put back what somebody removed under us: else mail would be acknowledged and never be found.
+
+        Raises:
+            sqlite3.Error: it cannot be put back, `Misplaced` among others.
+        """
+        missing = self._presence.missing()
+        if not missing:
+            return
+        if self.copy is not None:
+            self.copy.abort("hub.db was removed meanwhile: try again")
+        if missing == "log":
+            self.ledger.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._close_connection()
+        else:
+            try:
+                new = store_file.begin_file(self.path)
+                write_out(self.ledger.db, new)
+                self._close_connection()
+                store_file.name_file(new, self.path)
+            except OSError as error:
+                raise Misplaced(
+                    f"hub.db was removed and cannot be put back ({error.strerror}): {PUT_BACK}"
+                ) from error
+        self.ledger.forget()
+        self._ensure_open()
+        warn("put back", what=missing)
+        name = self._log.name if missing == "log" else self.path.name
+        sentence = (
+            f"{name} was removed while the hub ran, and was put back with all mail in it: {PURGE_INSTEAD}"
+        )
+        if sentence not in self.lasting:
+            self.lasting = (*self.lasting, sentence)
 
     def _close_connection(self) -> None:
         self._open = False
@@ -336,6 +380,7 @@ class Committer:
         """Leave one complete file, marked as such."""
         try:
             self._ensure_open()
+            self._ensure_there()
             db = self.ledger.db
             if self._damaged:  # the next start looks at every page
                 db.execute("INSERT OR REPLACE INTO meta VALUES ('suspect', 1)")

@@ -12,20 +12,28 @@ _IO: Final = 10
 _DAMAGED: Final = (11, 26)
 """Primary result codes of SQLite: FULL, IOERR, CORRUPT and NOTADB."""
 
+_DAMAGE: Final = (
+    "hub.db is damaged: restart the hub (`ecorelay hub restart` sets the file aside and saves what can be "
+    "read), then try again"
+)
 _SENTENCES: Final = {
     5: "hub.db is locked by another program: end that program, then try again",
     6: "hub.db is locked by another program: end that program, then try again",
     7: "there is no memory left for hub.db: free some, then try again",
     8: "hub.db cannot be written: make it and its directory writable, then try again",
     _IO: "the disk failed to read or write hub.db: check the disk and the space on it, then try again",
-    11: "hub.db is damaged: restart the hub (it sets a damaged file aside), then try again",
+    11: _DAMAGE,
     _FULL: (
         "hub.db cannot grow: the disk is full, or the limit data_bytes is reached; "
         "free space or raise the limit, then try again"
     ),
     14: "hub.db cannot be opened: check its directory and the modes of its files, then try again",
-    26: "hub.db is damaged: restart the hub (it sets a damaged file aside), then try again",
+    26: _DAMAGE,
 }
+
+
+class Misplaced(sqlite3.OperationalError):
+    """hub.db is not where it was any more; the message says what to do."""
 
 
 class StoreUnusable(RelayError):
@@ -42,7 +50,8 @@ def code_of(error: BaseException) -> int:
 
 def is_damage(error: BaseException) -> bool:
     """Whether the file is no longer what was written."""
-    return code_of(error) in _DAMAGED
+    # SQLite quotes rotted bytes of a schema in its own messages, which Python cannot decode.
+    return code_of(error) in _DAMAGED or isinstance(error, UnicodeDecodeError)
 
 
 def is_full(error: BaseException) -> bool:
@@ -52,7 +61,9 @@ def is_full(error: BaseException) -> bool:
 
 def explain(error: BaseException) -> str:
     """One sentence with its remedy. It quotes no value: a value may be somebody's text."""
-    known = _SENTENCES.get(code_of(error))
+    if isinstance(error, Misplaced):
+        return str(error)
+    known = _SENTENCES.get(11 if is_damage(error) else code_of(error))
     if known:
         return known
     if isinstance(error, OSError):

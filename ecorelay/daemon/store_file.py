@@ -10,17 +10,23 @@ import os
 import sqlite3
 import time
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ecorelay import paths
-from ecorelay.daemon import schema
-from ecorelay.daemon.store_failure import StoreUnusable, explain, is_damage
+from ecorelay.core.hub import Hub
+from ecorelay.daemon import schema, store_peers
+from ecorelay.daemon.log import stack_of, warn
+from ecorelay.daemon.store_failure import StoreUnusable, code_of, explain, is_damage
 from ecorelay.daemon.store_place import refuse_remote_place
+from ecorelay.daemon.store_salvage import salvage
 from ecorelay.errors import RelayError
 from ecorelay.home import HOME_VARIABLE
+from ecorelay.limits import Limits
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from ecorelay.daemon.store_salvage import Saved
 
 Durability = Literal["power", "process"]
 
@@ -35,6 +41,11 @@ after the next commit. (SQLite does so by itself, within a commit, only if that 
 PAGE_BYTES: Final = 2048
 """A commit writes the pages it touched, mostly for some bytes in each: half of SQLite's usual size halves
 that, and smaller ones gain nothing more."""
+LOG_GONE: Final = (
+    f"{NAME}-wal was removed after the last hub was killed: what was only in it, mail of its last moments, "
+    f"is gone (where {NAME} is a copy that was put here, nothing is)"
+)
+LOST: Final = "nothing in it could be read; a new one was begun"
 UPGRADE_PAGES: Final = 64
 """Pages beyond its limit that a file may take to be brought up to date: full, it is to stay readable."""
 BUSY_S: Final = 2.0
@@ -43,6 +54,8 @@ STATEMENTS_KEPT: Final = 96
 CACHE_KIB: Final = 8 * 1024
 _EFFECTIVE: Final = os.access in os.supports_effective_ids
 _MAGIC: Final = b"SQLite format 3\0"
+_NOT_OURS: Final = 1
+"""SQLite's code for a table or column that is not there: then its schema is not the one written."""
 _PARTS: Final = ("-wal", "-shm", "-journal")
 
 
@@ -78,17 +91,21 @@ def open_database(
         reason = _damage_before_opening(path)
         if not reason and path.exists():
             try:
-                return _open_checked(path, data_bytes, durability), problems
+                return _open_checked(path, data_bytes, durability, problems), problems
             except _Damaged as damage:
                 reason = str(damage)
+        new = _create(path, now_ms)
+        saved = None
         if reason:
+            warn("hub.db is damaged", reason=reason, then="what can be read of it is saved: 10 s for 100 MB")
+            # Before anything is moved: killed meanwhile, the next start finds what this one found.
+            saved = _saved(path, new)
+            if saved is None:
+                new = _create(path, now_ms)
             aside = _set_aside(path, now_ms)
-            problems.append(
-                f"{NAME} was damaged ({reason}) and set aside as {aside}: the mail in it is not shown; "
-                "a new database was begun"
-            )
-        _create(path, now_ms)
-        return _open_checked(path, data_bytes, durability), problems
+            problems.append(f"{NAME} was damaged ({reason}) and set aside as {aside}: {saved or LOST}")
+        name_file(new, path)
+        return _open_checked(path, data_bytes, durability, problems), problems
     except _Damaged as damage:  # of a file made a moment ago
         raise StoreUnusable(f"{path} cannot be kept on this disk ({damage}): check the disk") from damage
     except sqlite3.Error as error:
@@ -155,27 +172,43 @@ def _refuse_newer(path: Path, version: int) -> None:
         )
 
 
-def _open_checked(path: Path, data_bytes: int, durability: Durability) -> sqlite3.Connection:
+def _open_checked(
+    path: Path, data_bytes: int, durability: Durability, problems: list[str]
+) -> sqlite3.Connection:
     """Raises `_Damaged`, or sqlite3.Error for what is not the file's fault."""
     with suppress(OSError):
         path.chmod(0o600)
+    ours = True
+    has_log = path.with_name(NAME + "-wal").exists()
     try:
         db = connect(path, data_bytes, durability)
         try:
-            _check(db, path)
+            meta = _check(db, path)
+            if not (
+                has_log or meta.get("clean") or meta.get("suspect")
+            ):  # a hub that was killed leaves its log
+                problems.append(LOG_GONE)
+            ours = False  # what fails from here on is the upgrade's own fault
             _upgrade(db)
+            ours = True
+            # What every start reads. Met later, damage there would end each hub that begins.
+            store_peers.snapshot(db)
+            db.execute("SELECT max(mid) FROM messages").fetchone()
             db.execute("INSERT OR REPLACE INTO meta VALUES ('clean', 0)")
+            if meta.get("suspect"):  # looked through, and found whole
+                db.execute("DELETE FROM meta WHERE key = 'suspect'")
         except BaseException:
             db.close()
             raise
-    except sqlite3.Error as error:
-        if is_damage(error) or "no such table" in str(error):
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        if is_damage(error) or (ours and code_of(error) == _NOT_OURS):
             raise _Damaged("it is malformed") from error
         raise
     return db
 
 
-def _check(db: sqlite3.Connection, path: Path) -> None:
+def _check(db: sqlite3.Connection, path: Path) -> dict[str, Any]:
+    """What `meta` says. Raises `_Damaged`."""
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     pages: int = db.execute("PRAGMA page_count").fetchone()[0]
     size: int = db.execute("PRAGMA page_size").fetchone()[0]
@@ -184,9 +217,12 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
         raise _Damaged(f"{pages * size - found} bytes are missing at its end")
     meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
     if meta.get("suspect") or (not meta.get("clean") and found <= QUICK_CHECK_MAX):
-        said = db.execute("PRAGMA quick_check(1)").fetchone()
+        # Where something was seen to be wrong, the indexes are compared with their tables as well.
+        check = "integrity_check" if meta.get("suspect") else "quick_check"
+        said = db.execute(f"PRAGMA {check}(1)").fetchone()
         if said is None or said[0] != "ok":
             raise _Damaged("its check failed")
+    return meta
 
 
 def _upgrade(db: sqlite3.Connection) -> None:
@@ -259,12 +295,18 @@ def remove_old_texts(data_dir: Path, before_ms: int) -> None:
 # --- making one, and setting one aside -------------------------------------------------------------------
 
 
-def _create(path: Path, now_ms: int) -> None:
-    """A complete database appears under its name, or none: no crash leaves half a file."""
+def begin_file(path: Path) -> Path:
+    """An empty file beside `path`: a complete database appears under its name, or none. See `name_file`."""
     new = path.with_name(NAME + ".new")
     for part in ("", *_PARTS):
         new.with_name(new.name + part).unlink(missing_ok=True)
     os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))  # SQLite's own mode would be 0644
+    return new
+
+
+def _create(path: Path, now_ms: int) -> Path:
+    """An empty database in such a file."""
+    new = begin_file(path)
     with closing(sqlite3.connect(new, isolation_level=None)) as db:
         db.executescript(
             f"""
@@ -281,6 +323,37 @@ def _create(path: Path, now_ms: int) -> None:
             PRAGMA journal_mode = WAL;
             """
         )
+    return new
+
+
+def _saved(path: Path, new: Path) -> Saved | None:
+    """What is left of the database at `path` goes into `new`; None: nothing can be read of it."""
+    try:
+        with closing(sqlite3.connect(new, isolation_level=None)) as db:
+            for pragma in ("locking_mode = EXCLUSIVE", "synchronous = OFF", "journal_mode = MEMORY"):
+                db.execute("PRAGMA " + pragma).fetchall()
+            saved = salvage(path, db)
+            _try_out(db)
+            db.execute("PRAGMA journal_mode = WAL").fetchall()
+    except Exception as error:  # whatever rotted bytes lead to: the file set aside still has all of it
+        warn("nothing was saved", stack=stack_of(error))
+        return None
+    return saved if saved.peers else None
+
+
+def _try_out(db: sqlite3.Connection) -> None:
+    """Raises if a hub could not begin with this."""
+    if db.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",):
+        raise _Damaged("what was saved does not hold together")
+    Hub(hub_id="here", version="", new_id=str, limits=Limits(), snapshot=store_peers.snapshot(db))
+
+
+def name_file(new: Path, path: Path) -> None:
+    """Let the new database appear.
+
+    Raises:
+        OSError: there is one already, or the disk failed.
+    """
     handle = os.open(new, os.O_RDWR)
     try:
         os.fsync(handle)

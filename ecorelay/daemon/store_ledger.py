@@ -61,6 +61,8 @@ class Ledger:
         self.swept = 0
         self.sweep_at = 0
         """Owned by `store_upkeep`: how far messages were looked through, as a mid; when to begin anew."""
+        self._looked_at = self._calm_from = 0
+        """When the clock was last looked at for what is too old, and from when on it is believed."""
         self.next_mid = self._first_free_mid()
         self.boxes: dict[int, Box] = {}
         """Counters of the mailboxes loaded so far; to be changed by `put_boxes` only."""
@@ -131,6 +133,11 @@ class Ledger:
         if not leases:
             return frozenset()
         return frozenset().union(*[self._leases[lease].mids for lease in leases])
+
+    def leased(self, lease: int) -> frozenset[int]:
+        """Mids under this lease; none under an unknown one."""
+        found = self._leases.get(lease)
+        return frozenset() if found is None else found.mids
 
     def hold(self, lease: int, no: int, mids: frozenset[int]) -> None:
         """Lease these to a reader."""
@@ -212,6 +219,13 @@ class Ledger:
             return False
         self._put(self._done, what, True)
         return True
+
+    def calm(self, now: int, jump_ms: int, calm_ms: int) -> bool:
+        """Whether the wall clock has gone on without a jump for some time: only then is anything too old."""
+        if not 0 <= now - self._looked_at <= jump_ms:
+            self._calm_from = now + calm_ms
+        self._looked_at = now
+        return now >= self._calm_from
 
     def note_time(self, at: int) -> None:
         """An op came with this time."""

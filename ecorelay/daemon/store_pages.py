@@ -86,7 +86,7 @@ def _mails(
                 text, size = None, 0
             else:
                 text = readable(data, check, (msg_id, kind, sender, reply_to, broadcast_id))
-                if text is None:
+                if text is None or not isinstance(at, int):
                     damaged.append(mid)
                     continue
                 size = len(data)
@@ -221,11 +221,7 @@ def confirm(ledger: Ledger, op: ConfirmMail) -> Confirmed:
     db, no = ledger.db, op.no
     entries, size, unread = ledger.box(no)
     if op.msg_ids:
-        mids = listed(
-            db,
-            "SELECT json_group_array(mid) FROM messages WHERE msg_id IN (SELECT value FROM json_each(?))",
-            (as_json(op.msg_ids),),
-        )
+        mids = _mids_of(ledger, op)
         keys = as_json(mids)
         seen = db.execute(
             f"UPDATE ring SET state = {SEEN}, seen_at = ? WHERE box = ? AND state = {UNREAD}"
@@ -246,6 +242,33 @@ def confirm(ledger: Ledger, op: ConfirmMail) -> Confirmed:
         _drop_notices(db, no, op.notices)
     ledger.note_time(op.at)
     return Confirmed(ledger.box(no)[2], count_notices(db, no))
+
+
+def _mids_of(ledger: Ledger, op: ConfirmMail) -> list[int]:
+    """The messages a confirmation names.
+
+    What its lease holds is found without the index of ids: mail whose entry there rotted would come again for
+    ever.
+    """
+    wanted = set(op.msg_ids)
+    mids: list[int] = []
+    if held := ledger.leased(op.lease):
+        for mid, msg_id in listed(
+            ledger.db,
+            "SELECT json_group_array(json_array(mid, msg_id)) FROM messages"
+            " WHERE mid IN (SELECT value FROM json_each(?))",
+            (as_json(held),),
+        ):
+            if msg_id in wanted:
+                wanted.remove(msg_id)
+                mids.append(mid)
+    if wanted:
+        mids += listed(
+            ledger.db,
+            "SELECT json_group_array(mid) FROM messages WHERE msg_id IN (SELECT value FROM json_each(?))",
+            (as_json(wanted),),
+        )
+    return mids
 
 
 def end_lease(ledger: Ledger, op: EndLease) -> None:

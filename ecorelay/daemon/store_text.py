@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 import msgspec
 
@@ -19,17 +20,18 @@ def checksum(
     return zlib.crc32(text, zlib.crc32(head.encode()))
 
 
-def readable(
-    data: bytes | None, check: int, head: tuple[str, int, str, str | None, str | None]
-) -> str | None:
+def readable(data: object, check: int, head: tuple[str, Any, str, str | None, str | None]) -> str | None:
     """The text, if it and what stands around it are what was stored.
 
     Args:
-        data: the text; None where it is missing.
+        data: the text, as bytes; anything else where it is missing.
         check: the checksum stored beside it.
         head: msg_id, kind, sender, reply_to and broadcast_id as they are stored.
     """
-    if data is None or not 0 <= head[1] < len(KINDS) or checksum(*head, data) != check:
+    # Of a row that rotted, not even the types are what they were.
+    if not isinstance(data, bytes) or not isinstance(head[1], int) or not 0 <= head[1] < len(KINDS):
+        return None
+    if checksum(*head, data) != check:
         return None
     return data.decode()
 

@@ -27,6 +27,10 @@ PRESSED_KEEPS_MS: Final = 3_600_000
 """Still longer than a client repeats a request."""
 FREE_PAGES_KEPT: Final = 256
 FREE_PAGES_PER_CALL: Final = 512
+JUMP_MS: Final = 3_600_000
+CALM_MS: Final = 3_600_000
+"""Two times further apart than the former were not both right. For so long after that, and after the start,
+no mail is too old: a clock that is wrong is mostly set right by then, or the mail has gone over a link."""
 SWEEP_AGAIN_MS: Final = 86_400_000
 HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 24 * HOUR_MS
@@ -67,7 +71,8 @@ def housekeep(ledger: Ledger, op: Housekeep) -> HousekeepingDone:
     swept, unfinished = _sweep(ledger, now, now - keep, foreign)
     counts.append(store_peers.sweep_far(ledger, now - FAR_KEPT_MS, ROWS_PER_CALL))
     before = now - int(limits.outbox_days * DAY_MS)
-    found = [store_links.expire_out(ledger, no, before, now, ROWS_PER_CALL) for no in op.away]
+    away = op.away if ledger.calm(now, JUMP_MS, CALM_MS) else ()
+    found = [store_links.expire_out(ledger, no, before, now, ROWS_PER_CALL) for no in away]
     expired = tuple([each for each in found if each is not None])
     rows = sum(counts) + swept + sum([each.count for each in expired])
     spare = max(0, one(db, "PRAGMA freelist_count") - FREE_PAGES_KEPT)

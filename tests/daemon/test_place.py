@@ -135,15 +135,61 @@ def test_a_hub_json_that_was_removed_is_put_back(paths: Paths, make: Make):
     assert read_endpoint(paths.endpoint) == place.endpoint
 
 
-@pytest.mark.parametrize("name", ["socket", "hub_lock"])
-def test_a_hub_that_cannot_be_found_any_more_says_so(paths: Paths, make: Make, name: str):
+@pytest.mark.parametrize("content", [b"", b"garbage", b"{}", b'{"pid": 1'])
+def test_a_hub_json_that_was_garbled_is_written_anew(paths: Paths, make: Make, content: bytes):
     place = make()
     place.announce()
-    file: Path = getattr(paths, name)
-    file.unlink()
-    assert place.lost() == f"{file} was removed"
-    file.write_bytes(b"another's")
-    assert place.lost() == f"{file} was removed"
+    paths.endpoint.write_bytes(content)
+    assert place.lost() == ""
+    assert read_endpoint(paths.endpoint) == place.endpoint
+
+
+def test_a_hub_whose_lock_was_removed_says_so(paths: Paths, make: Make):
+    place = make()
+    place.announce()
+    paths.hub_lock.unlink()
+    assert place.lost() == f"{paths.hub_lock} was removed"
+    paths.hub_lock.write_bytes(b"another's")
+    assert place.lost() == f"{paths.hub_lock} was removed"
+
+
+def test_a_socket_that_was_removed_is_made_again_and_hub_json_leads_to_it(paths: Paths, make: Make):
+    place = make()
+    place.announce()
+    before = place.sock
+    paths.socket.unlink()
+    assert place.lost() == ""
+    before.close()
+    assert place.sock is not before
+    assert read_endpoint(paths.endpoint) == place.endpoint
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(place.endpoint.path)
+    assert place.lost() == ""
+    place.withdraw()
+    assert sorted(path.name for path in paths.home.iterdir()) == ["hub.lock"]
+
+
+def test_a_socket_whose_runtime_directory_is_gone_is_made_where_there_is_one(tmp_path: Path):
+    paths = Paths(tmp_path / ("x" * 100))
+    paths.home.mkdir(mode=0o700)
+    with HubLock(paths.hub_lock) as lock, TemporaryDirectory(dir="/tmp") as runtime:
+        place = Place(paths, Config(hub_id="here", me="me"), {"XDG_RUNTIME_DIR": runtime}, lock)
+        place.announce()
+        before, short = place.sock, Path(place.endpoint.path)
+        short.unlink()
+        short.parent.rmdir()
+        assert place.lost() == ""
+        before.close()
+        assert short.is_socket()
+        place.withdraw()
+
+
+def test_a_hub_that_cannot_be_found_any_more_says_so(paths: Paths, make: Make):
+    place = make()
+    place.announce()
+    paths.socket.unlink()
+    paths.socket.write_bytes(b"another's")
+    assert place.lost() == f"{paths.socket} was removed"
 
 
 def test_the_files_of_a_hub_that_came_after_us_stay(paths: Paths, make: Make):

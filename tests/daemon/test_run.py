@@ -197,14 +197,27 @@ async def test_keep_alive_keeps_it(start: Any, autojump_clock: MockClock):
         assert not hub.ended.is_set()
 
 
-async def test_a_hub_whose_socket_was_removed_makes_room_for_another(start: Any, autojump_clock: MockClock):
+async def test_a_hub_whose_socket_was_removed_listens_again_and_nobody_is_cut_off(
+    start: Any, autojump_clock: MockClock
+):
     async with start() as hub:
         alice = await hub.enter("alice")
         hub.paths.socket.unlink()
+        await trio.sleep(FILES_EVERY_S + 0.1)
+        bob = await hub.enter("bob")
+        for peer in (alice, bob):
+            assert isinstance(await peer.request(wire.Rooms(req_id=1)), wire.RoomList)
+        assert not hub.ended.is_set()
+
+
+async def test_a_hub_whose_lock_was_removed_makes_room_for_another(start: Any, autojump_clock: MockClock):
+    async with start() as hub:
+        alice = await hub.enter("alice")
+        hub.paths.hub_lock.unlink()
         began = trio.current_time()
         await hub.ended.wait()
         assert hub.ended_at - began <= FILES_EVERY_S + 0.1
-        assert hub.reason == f"{hub.paths.socket} was removed"
+        assert hub.reason == f"{hub.paths.hub_lock} was removed"
         assert isinstance(await alice.receive(), wire.Bye)
 
 
