@@ -176,9 +176,7 @@ class WebSocket:
             self._part_size = len(event.data)
             message = _as_sent(event)
         else:
-            # An empty part costs nothing on the wire: it must cost nothing here either.
-            if event.data or not self._part:
-                self._part.append(_as_sent(event))
+            self._part.append(_as_sent(event))
             self._part_size += len(event.data)
             message = b""
         if self._part_size > MESSAGE_MAX:
