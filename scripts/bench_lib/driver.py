@@ -27,13 +27,14 @@ class BenchError(Exception):
 class Connection:
     """One connection to a hub, after hello."""
 
-    __slots__ = ("_driver", "_frames", "_out", "acked", "got", "name", "sent", "sock")
+    __slots__ = ("_driver", "_frames", "_out", "acked", "dialect", "got", "name", "sent", "sock")
 
     def __init__(self, driver: Driver, sock: socket.socket, name: str) -> None:
         self._driver = driver
         self.sock = sock
         self.name = name
-        self._frames = driver.dialect.reader()
+        self.dialect = driver.dialect
+        self._frames = self.dialect.reader()
         self._out = b""
         self.sent = 0
         """Requests written."""
@@ -72,6 +73,15 @@ class Connection:
             raise BenchError(f"the hub closed the connection of {self.name}")
         return self._frames(data)
 
+    def heard(self, frame: Incoming) -> None:
+        """Neither an acceptance nor a push came."""
+        if frame.type in self.dialect.refused:
+            raise BenchError(f"{self.dialect.name} said {frame.type} to {self.name}: {frame.message}")
+        if frame.type == "ping":
+            self.write(self.dialect.pong(frame))
+        else:
+            self._driver.answers.append(frame)
+
 
 class Driver:
     """Many connections to one hub.
@@ -81,14 +91,18 @@ class Driver:
     Args:
         path: of the hub's socket, or a port of this machine.
         dialect: of that hub.
+        beside: a driver of another hub: whichever of both pumps, pumps for both.
     """
 
-    def __init__(self, path: str, dialect: Dialect) -> None:
+    def __init__(self, path: str, dialect: Dialect, beside: Driver | None = None) -> None:
         self.path = path
         self.dialect = dialect
         self.answers: list[Incoming] = []
         """Frames that are neither an acceptance nor a push, of all connections."""
-        self._selector = selectors.DefaultSelector()
+        self._owns_selector = beside is None
+        self._selector: selectors.BaseSelector = (
+            selectors.DefaultSelector() if beside is None else beside._selector
+        )
         self._connections: list[Connection] = []
 
     def __enter__(self) -> Driver:
@@ -124,9 +138,10 @@ class Driver:
 
     def pump(self, timeout: float = PATIENCE_S) -> None:
         """Wait for something, and take all in that is there: count it, acknowledge pushes."""
-        accepted, pushes = self.dialect.accepted, self.dialect.pushes
         for key, events in self._selector.select(timeout):
             connection: Connection = key.data
+            dialect = connection.dialect
+            accepted, pushes = dialect.accepted, dialect.pushes
             if events & selectors.EVENT_WRITE:
                 connection.write_more()
             if not events & selectors.EVENT_READ:
@@ -138,10 +153,10 @@ class Driver:
                 elif frame.type in accepted:
                     connection.acked += 1
                 else:
-                    self._other(connection, frame)
+                    connection.heard(frame)
             if pushed:
                 connection.got += len(pushed)
-                if took := self.dialect.took(pushed):
+                if took := dialect.took(pushed):
                     connection.write(took)
 
     def pump_until(self, done: Callable[[], bool]) -> None:
@@ -175,14 +190,9 @@ class Driver:
     def close(self) -> None:
         """Close everything without much ado."""
         for connection in self._connections:
+            if not self._owns_selector:
+                self._selector.unregister(connection.sock)
             connection.sock.close()
         self._connections.clear()
-        self._selector.close()
-
-    def _other(self, connection: Connection, frame: Incoming) -> None:
-        if frame.type in self.dialect.refused:
-            raise BenchError(f"{self.dialect.name} said {frame.type} to {connection.name}: {frame.message}")
-        if frame.type == "ping":
-            connection.write(self.dialect.pong(frame))
-        else:
-            self.answers.append(frame)
+        if self._owns_selector:
+            self._selector.close()

@@ -180,9 +180,9 @@ class Hub:
         """Of the process."""
         return self.process.pid
 
-    def driver(self) -> Driver:
-        """A new driver for this hub."""
-        return Driver(self.path, self.kind.dialect)
+    def driver(self, beside: Driver | None = None) -> Driver:
+        """A new driver for this hub; `beside`: see `Driver`."""
+        return Driver(self.path, self.kind.dialect, beside)
 
     def names(self) -> Iterator[str]:
         """Names never used before at this hub."""

@@ -91,8 +91,8 @@ class Pairing:
 
     @contextmanager
     def driver(self) -> Iterator[tuple[Driver, Driver]]:
-        """A driver for each hub."""
-        with self.near.driver() as near, self.far.driver() as far:
+        """A driver for each hub; either pumps both."""
+        with self.near.driver() as near, self.far.driver(near) as far:
             yield near, far
 
     def await_link(self, near: Driver, far: Driver) -> None:
@@ -107,11 +107,10 @@ class Pairing:
                 sender.write(encode(0))
                 known = True
             try:
-                near.pump(0.01)
+                near.pump(0.02)
             except BenchError:  # a hub at a relay is not known before the first link
                 known = False
                 time.sleep(LATER_S)
-            far.pump(0.01)
             if time.perf_counter() > give_up:
                 raise BenchError(f"no link within {UP_S:.0f} s")
         near.disconnect(sender)
@@ -153,8 +152,7 @@ class Pairing:
             meter = Meter(self.near, seconds, lambda: to.got)
             while meter.running():
                 pair.refill()
-                near.pump(0.002)
-                far.pump(0.002)
+                near.pump()
             result = meter.result()
             near.pump_until(lambda: sender.acked >= sender.sent)
             far.pump_until(lambda: to.got >= sender.sent)
@@ -175,8 +173,7 @@ class Pairing:
             meter = Meter(self.near, seconds, lambda: to.got)
             while meter.running():
                 pair.refill()
-                near.pump(0.002)
-                far.pump(0.002)
+                near.pump()
             result = meter.result()
             near.pump_until(lambda: sender.acked >= sender.sent)
             near.disconnect(sender)
