@@ -1,8 +1,8 @@
 """Group commit: everything that is pending becomes one transaction.
 
-A run of single appends is done as one bulk; all other units one after the other, in order. If anything
-but a refusal goes wrong, the whole is rolled back and each unit tried in a transaction of its own, so
-that one bad row does not fail its neighbours.
+A run of single appends of one kind is done as one bulk; all other units one after the other, in order. If
+anything but a refusal goes wrong, the whole is rolled back and each unit tried in a transaction of its own,
+so that one bad row does not fail its neighbours.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ecorelay.daemon.guard import log_crash
 from ecorelay.daemon.log import warn
 from ecorelay.daemon.store_failure import code_of, explain, is_damage, is_full
 from ecorelay.daemon.store_ledger import Ledger
-from ecorelay.daemon.store_ops import APART, DO, READS, REPEATABLE
+from ecorelay.daemon.store_ops import APART, DO, READS, REPEATABLE, RUNS
 from ecorelay.daemon.store_sql import one
 from ecorelay.errors import RelayError
 
@@ -199,33 +199,44 @@ class Committer:
         return done
 
     def _do(self, batch: Sequence[Unit]) -> list[Stored | StoreFailed]:
-        ledger = self.ledger
         done: list[Any] = [None] * len(batch)
         run: list[int] = []
-        for index, (unit, then, _) in enumerate(batch):
+        """Units with one op each, all of the kind `running`."""
+        running: type[Op] | None = None
+        for index, (unit, _, _) in enumerate(batch):
             kind = type(unit[0]) if len(unit) == 1 else None
-            if kind is ops.AppendMail:
-                run.append(index)
-                continue
-            if run and kind not in APART:
-                self._append(batch, run, done)
+            runs = kind in RUNS
+            if run and (kind is not running if runs else kind not in APART):
+                self._do_run(batch, run, done)
                 run = []
-            mark, stored_mid = ledger.mark(), ledger.stored_mid
-            if kind is None:
-                ledger.db.execute("SAVEPOINT unit")
-            try:
-                done[index] = Stored(then, tuple([self._do_op(op) for op in unit]))
-            except RelayError as error:
-                if kind is None:
-                    ledger.db.execute("ROLLBACK TO unit")
-                ledger.undo(mark)
-                ledger.stored_mid = stored_mid
-                done[index] = StoreFailed(then, error.code, error.message)
-            if kind is None:
-                ledger.db.execute("RELEASE unit")
+            if runs:
+                running = kind
+                run.append(index)
+            else:
+                done[index] = self._do_unit(batch[index])
         if run:
-            self._append(batch, run, done)
+            self._do_run(batch, run, done)
         return done
+
+    def _do_unit(self, whole: Unit) -> Stored | StoreFailed:
+        unit, then, _ = whole
+        ledger = self.ledger
+        mark, stored_mid = ledger.mark(), ledger.stored_mid
+        several = len(unit) != 1
+        event: Stored | StoreFailed
+        if several:
+            ledger.db.execute("SAVEPOINT unit")
+        try:
+            event = Stored(then, tuple([self._do_op(op) for op in unit]))
+        except RelayError as error:
+            if several:
+                ledger.db.execute("ROLLBACK TO unit")
+            ledger.undo(mark)
+            ledger.stored_mid = stored_mid
+            event = StoreFailed(then, error.code, error.message)
+        if several:
+            ledger.db.execute("RELEASE unit")
+        return event
 
     def _do_op(self, op: Op) -> OpResult:
         if type(op) is ops.AppendMail:
@@ -235,9 +246,14 @@ class Committer:
             return result
         return DO[type(op)](self.ledger, op)
 
-    def _append(self, batch: Sequence[Unit], run: Sequence[int], done: list[Any]) -> None:
-        mails: Any = [batch[index][0][0] for index in run]
-        for index, result in zip(run, store_mail.append(self.ledger, mails), strict=True):
+    def _do_run(self, batch: Sequence[Unit], run: Sequence[int], done: list[Any]) -> None:
+        ops_of_run = [batch[index][0][0] for index in run]
+        results = RUNS[type(ops_of_run[0])](self.ledger, ops_of_run)
+        if results is None:  # not so plain that they can be done together
+            for index in run:
+                done[index] = self._do_unit(batch[index])
+            return
+        for index, result in zip(run, results, strict=True):
             then = batch[index][1]
             if isinstance(result, RelayError):
                 done[index] = StoreFailed(then, result.code, result.message)

@@ -9,6 +9,7 @@ from ecorelay.daemon import (
     store_backup,
     store_far_groups,
     store_groups,
+    store_link_runs,
     store_links,
     store_mail,
     store_moderation,
@@ -21,7 +22,7 @@ from ecorelay.daemon import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ecorelay.core.ops import Op, OpResult
     from ecorelay.daemon.store_ledger import Ledger
@@ -71,6 +72,12 @@ DO: Final[dict[type[Op], Callable[[Ledger, Any], OpResult]]] = {
     group_ops.SendLeaves: store_far_groups.send_leaves,
 }
 
+RUNS: Final[dict[type[Op], Callable[[Ledger, Sequence[Any]], Sequence[Any] | None]]] = {
+    ops.AppendMail: store_mail.append,
+    link_ops.AppendOut: store_link_runs.append_outs,
+    link_ops.Receive: store_link_runs.receive_all,
+}
+"""What does many ops of one kind at once: a result or a refusal for each, or None where it cannot."""
 APART: Final = frozenset({ops.MarkPushed, ops.EndLease, ops.NotePeer, ops.RememberPeer, ops.FindOp})
 """Neither change nor show what an append changes: they need not wait for the appends before them."""
 READS: Final = frozenset(
