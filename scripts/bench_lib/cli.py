@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.bench_lib import compare, machine, markdown, report, rivals
+from scripts.bench_lib import compare, growth, machine, markdown, report, rivals
 from scripts.bench_lib.catalogue import ALL, Benchmark, Scope
 from scripts.bench_lib.driver import BenchError
 from scripts.bench_lib.figures import Measured
@@ -50,6 +50,9 @@ def main(argv: Sequence[str]) -> int:
             everybody = compare.sides(found)
             rows = compare.compare(scope.place, everybody, given.runs, scope.seconds, partial(_say, end=""))
             print(markdown.comparison(rows, everybody))
+            return 0
+        if given.growth:
+            print(markdown.growth(growth.measure(scope.place, scope.seconds / 3, partial(_say, end=""))))
             return 0
         if given.profile:
             from scripts.bench_lib.profiling import profile
@@ -139,6 +142,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dir", help="a directory on the disk to measure (default: the temporary one)")
     parser.add_argument(
         "--profile", action="store_true", help="run each load once on the product's hub under a profiler"
+    )
+    parser.add_argument(
+        "--growth",
+        action="store_true",
+        help="how cost grows with peers, messages, mailboxes, links, and hubs at a relay server",
     )
     others = parser.add_argument_group("beside other programs")
     others.add_argument(

@@ -198,3 +198,8 @@ class Ecorelay(Yardstick):
 
     def pong(self, ping: Incoming) -> bytes:
         return b'{"type":"pong"}\n'
+
+    def adder(self) -> Callable[[str], bytes]:
+        """Encodes that there be an address of a name, answered by ``renamed``."""
+        new_id = _id_maker()
+        return lambda name: _line(type="add_peer", req_id=0, op_id=new_id(), name=name)

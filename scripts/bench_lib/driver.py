@@ -103,7 +103,8 @@ class Driver:
         self._selector: selectors.BaseSelector = (
             selectors.DefaultSelector() if beside is None else beside._selector
         )
-        self._connections: list[Connection] = []
+        self.connections: list[Connection] = []
+        """Those that are open."""
 
     def __enter__(self) -> Driver:
         return self
@@ -122,7 +123,7 @@ class Driver:
         sock.setblocking(False)
         connection = Connection(self, sock, name)
         self._selector.register(sock, selectors.EVENT_READ, connection)
-        self._connections.append(connection)
+        self.connections.append(connection)
         connection.write(self.dialect.hello(name, push=push))
         self.answer(self.dialect.welcome)
         return connection
@@ -185,14 +186,14 @@ class Driver:
                 pass
             self._selector.unregister(connection.sock)
             connection.sock.close()
-            self._connections.remove(connection)
+            self.connections.remove(connection)
 
     def close(self) -> None:
         """Close everything without much ado."""
-        for connection in self._connections:
+        for connection in self.connections:
             if not self._owns_selector:
                 self._selector.unregister(connection.sock)
             connection.sock.close()
-        self._connections.clear()
+        self.connections.clear()
         if self._owns_selector:
             self._selector.close()

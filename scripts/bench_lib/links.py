@@ -74,7 +74,7 @@ class Pairing:
         self._place = place
         self.relay = RelayServer(place) if relayed else None
         secret = secrets.token_hex(16)
-        ports = _free_ports(2)
+        ports = free_ports(2)
         self._kinds = [
             LinkedKind(name, ports[n], secret, {other: ports[1 - n]}, self.relay)
             for n, (name, other) in enumerate((("near", "far"), ("far", "near")))
@@ -122,7 +122,7 @@ class Pairing:
             self.await_link(near, far)
             to = far.connect(next(self.far.names()))
             sender = near.connect(next(self.near.names()))
-            _await_known(near, far, sender, to)
+            await_known(near, far, sender, to)
             encode = near.dialect.sender(f"{to.name}@far", loads.SMALL)
             times: list[float] = []
             began = time.perf_counter()
@@ -147,7 +147,7 @@ class Pairing:
             self.await_link(near, far)
             to = far.connect(next(self.far.names()))
             sender = near.connect(next(self.near.names()))
-            _await_known(near, far, sender, to)
+            await_known(near, far, sender, to)
             pair = Pair(sender, to, near.dialect.sender(f"{to.name}@far", size), window)
             meter = Meter(self.near, seconds, lambda: to.got)
             while meter.running():
@@ -208,9 +208,9 @@ class Pairing:
         return {"s": seconds}
 
 
-def _await_known(near: Driver, far: Driver, sender: Connection, to: Connection) -> None:
+def await_known(near: Driver, far: Driver, sender: Connection, to: Connection, hub_id: str = "far") -> None:
     """Wait until the sender's hub knows of a peer of the other one."""
-    encode = near.dialect.sender(f"{to.name}@far", loads.SMALL)
+    encode = near.dialect.sender(f"{to.name}@{hub_id}", loads.SMALL)
     time.sleep(0.5)
     sender.write(encode(0))
     near.pump_until(lambda: sender.acked >= 1)
@@ -222,7 +222,8 @@ def _count(connections: list[Connection]) -> int:
     return sum([each.got for each in connections])
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Different ones of this machine."""
     with ExitStack() as stack:
         socks = [stack.enter_context(socket.socket()) for _ in range(count)]
         for sock in socks:

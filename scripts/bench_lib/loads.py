@@ -222,25 +222,35 @@ def fan_out(peers: int, window: int = 16) -> Load:
     def load(hub: Hub, seconds: float) -> dict[str, float]:
         with hub.driver() as driver:
             receivers = [driver.connect(name) for name in itertools.islice(hub.names(), peers)]
-            sender = driver.connect(next(hub.names()))
-            encode = driver.dialect.broadcaster(SMALL, sender.name)
-
-            def received() -> int:
-                return sum([to.got for to in receivers])
-
-            meter = Meter(hub, seconds, received)
-            while meter.running():
-                done = min(sender.acked, received() // peers)
-                while sender.sent - done < window:
-                    sender.write(encode(sender.sent))
-                    sender.sent += 1
-                driver.pump()
-            result = meter.result()
-            driver.pump_until(lambda: received() >= sender.sent * peers and sender.acked >= sender.sent)
-            driver.disconnect(sender, *receivers)
+            result = speak(driver, hub, seconds, window)
+            driver.disconnect(*receivers)
         return result
 
     return load
+
+
+def speak(driver: Driver, hub: Hub, seconds: float, window: int = 16) -> dict[str, float]:
+    """Broadcasts to all connections of a driver."""
+    receivers = list(driver.connections)
+    peers = len(receivers)
+    sender = driver.connect(next(hub.names()))
+    encode = driver.dialect.broadcaster(SMALL, sender.name)
+
+    def received() -> int:
+        return sum([to.got for to in receivers])
+
+    before = received()
+    meter = Meter(hub, seconds, received)
+    while meter.running():
+        done = min(sender.acked, (received() - before) // peers)
+        while sender.sent - done < window:
+            sender.write(encode(sender.sent))
+            sender.sent += 1
+        driver.pump()
+    result = meter.result()
+    driver.pump_until(lambda: received() >= before + sender.sent * peers and sender.acked >= sender.sent)
+    driver.disconnect(sender)
+    return result
 
 
 def read_page(limit: int = 100) -> Load:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from scripts.bench_lib.compare import Row, Side
     from scripts.bench_lib.figures import Measured
+    from scripts.bench_lib.growth import Growth
 
 
 def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -61,6 +62,22 @@ def _values(values: list[float], unit: str) -> str:
     median = statistics.median(values)
     spread = (max(values) - min(values)) / 2 / median * 100 if median else 0.0
     return f"{number(median)} {unit} ±{spread:.0f} %"
+
+
+def growth(grown: Iterable[Growth]) -> str:
+    """A table for each thing that there is more and more of."""
+    tables = []
+    for each in grown:
+        head = [each.what, *[f"{size:,}" for size in each.sizes], "from the least to the most", ""]
+        rows = []
+        for line in each.lines:
+            values = [number(value) for value in each.values.get(line.key, [])]
+            values += ["missing"] * (len(each.sizes) - len(values))
+            said, ok = each.verdict(line)
+            verdict = {True: "ok", False: "**above**", None: ""}[ok]
+            rows.append([f"{line.title}, {line.unit}", *values, said, verdict])
+        tables.append(grid(head, rows) + (f"\n\nIt failed: {each.failure}" if each.failure else ""))
+    return "\n\n".join(tables)
 
 
 def comparison(rows: Iterable[Row], sides: Sequence[Side]) -> str:
