@@ -1,6 +1,6 @@
 """Group commit: everything that is pending becomes one transaction.
 
-A run of single appends of one kind is done as one bulk; all other units one after the other, in order. If
+A run of appends of one kind is done as one bulk; all other units one after the other, in order. If
 anything but a refusal goes wrong, the whole is rolled back and each unit tried in a transaction of its own,
 so that one bad row does not fail its neighbours.
 """
@@ -57,6 +57,11 @@ def _ends_purge(unit: Unit, event: Stored | StoreFailed) -> bool:
 
 def _is_bug(error: Exception) -> bool:
     return not isinstance(error, sqlite3.Error) or isinstance(error, sqlite3.IntegrityError)
+
+
+def _passes(kinds: tuple[type[Op], ...], running: tuple[type[Op], ...]) -> bool:
+    """Whether a unit of these ops may be done before the run that came before it."""
+    return len(kinds) == 1 and kinds[0] in APART and not (kinds[0] is ops.FindOp and ops.SaveOp in running)
 
 
 def _failed(unit: Unit, error: Exception) -> StoreFailed:
@@ -201,16 +206,16 @@ class Committer:
     def _do(self, batch: Sequence[Unit]) -> list[Stored | StoreFailed]:
         done: list[Any] = [None] * len(batch)
         run: list[int] = []
-        """Units with one op each, all of the kind `running`."""
-        running: type[Op] | None = None
+        """Units of the same ops, `running`."""
+        running: tuple[type[Op], ...] = ()
         for index, (unit, _, _) in enumerate(batch):
-            kind = type(unit[0]) if len(unit) == 1 else None
-            runs = kind in RUNS
-            if run and (kind is not running if runs else kind not in APART):
+            kinds = tuple([type(op) for op in unit])
+            runs = kinds in RUNS
+            if run and (kinds != running if runs else not _passes(kinds, running)):
                 self._do_run(batch, run, done)
                 run = []
             if runs:
-                running = kind
+                running = kinds
                 run.append(index)
             else:
                 done[index] = self._do_unit(batch[index])
@@ -247,18 +252,18 @@ class Committer:
         return DO[type(op)](self.ledger, op)
 
     def _do_run(self, batch: Sequence[Unit], run: Sequence[int], done: list[Any]) -> None:
-        ops_of_run = [batch[index][0][0] for index in run]
-        results = RUNS[type(ops_of_run[0])](self.ledger, ops_of_run)
-        if results is None:  # not so plain that they can be done together
+        units = [batch[index][0] for index in run]
+        outcomes = RUNS[tuple([type(op) for op in units[0]])](self.ledger, units)
+        if outcomes is None:  # not so plain that they can be done together
             for index in run:
                 done[index] = self._do_unit(batch[index])
             return
-        for index, result in zip(run, results, strict=True):
+        for index, outcome in zip(run, outcomes, strict=True):
             then = batch[index][1]
-            if isinstance(result, RelayError):
-                done[index] = StoreFailed(then, result.code, result.message)
+            if isinstance(outcome, RelayError):
+                done[index] = StoreFailed(then, outcome.code, outcome.message)
             else:
-                done[index] = Stored(then, (result,))
+                done[index] = Stored(then, outcome)
 
     # --- when the disk fails -----------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Mail to and from other hubs that is stored in one commit: the same as if it had come one by one."""
+"""Runs of units of one kind, done at once: the same as if they had come one by one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ecorelay.core import link_ops
+from ecorelay.core import link_ops, ops
 from ecorelay.core.events import Stored, StoreFailed
 from ecorelay.core.link_ops import FarPeer, OutAppended
 from ecorelay.core.ops import Op
@@ -33,10 +33,10 @@ def twins(tmp_path: Path) -> list[Kit]:
 
 
 def contents(kit: Kit) -> dict[str, list[Any]]:
-    """Every row of every table, but for what counts transactions."""
+    """Every row of every table, but for what counts transactions; notices without their numbers."""
     tables = [name for (name,) in kit.db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
     return {
-        name: sorted(kit.db.execute(f"SELECT * FROM {name}").fetchall(), key=repr)
+        name: sorted([row[name == "notices" :] for row in kit.db.execute(f"SELECT * FROM {name}")], key=repr)
         for name in tables
         if name not in ("meta", "sqlite_sequence")
     }
@@ -98,16 +98,29 @@ class Life:
             at=at,
         )
 
+    def saved(self, kit: Kit, at: int) -> tuple[Op, ...]:
+        """As a broadcast is stored: with the answer to who asked for it."""
+        op_id = self.new_id()
+        to = (77,) if self.random.random() < 0.05 else OURS[: self.random.randrange(1, 4)]
+        mail = kit.mail(1, *to, text="ask", msg_id=op_id, kind="ask", broadcast_id=op_id)
+        if self.random.random() < 0.03:
+            op_id = make_id(1 + self.random.randrange(self.ids))
+        return mail, ops.SaveOp(no=1, op_id=op_id, request=len(to), reply=b"{}", at=at)
+
     def units(self, kit: Kit) -> list[tuple[Op, ...]]:
         at = kit.now
         units: list[tuple[Op, ...]] = []
         for _ in range(self.random.randrange(1, 6)):
             length = self.random.randrange(1, 7)
-            match self.random.randrange(5):
+            match self.random.randrange(7):
                 case 0 | 1:
                     units += [(self.out(at),) for _ in range(length)]
                 case 2 | 3:
                     units += [(self.taken(kit, at),) for _ in range(length)]
+                case 4 | 5:
+                    units += [self.saved(kit, at) for _ in range(length)]
+                    if self.random.random() < 0.5:
+                        units.append((ops.FindOp(no=1, op_id=make_id(self.ids)),))
                 case _:
                     units.append((kit.mail(1, 2, text="local", msg_id=self.new_id()),))
         if self.random.random() < 0.5:
@@ -158,6 +171,11 @@ def frame(kit: Kit, number: int) -> link_ops.Receive:
     )
 
 
+def saved(kit: Kit) -> tuple[Op, ...]:
+    mail = kit.mail(1, 2, 3)
+    return mail, ops.SaveOp(no=1, op_id=mail.msg_id, request=1, reply=b"{}", at=kit.now)
+
+
 @pytest.mark.parametrize("count", [2, 10])
 def test_how_much_is_asked_of_the_database_does_not_depend_on_how_many_there_are(
     twins: list[Kit], count: int
@@ -172,6 +190,9 @@ def test_how_much_is_asked_of_the_database_does_not_depend_on_how_many_there_are
     asked.clear()
     kit.run(*[(frame(kit, 2 + n),) for n in range(count)])
     assert len(asked) <= 20
+    asked.clear()
+    kit.run(*[saved(kit) for _ in range(count)])
+    assert len(asked) <= 20
     kit.db.set_trace_callback(None)
 
 
@@ -182,14 +203,22 @@ def test_what_is_no_plain_case_is_left_untouched(twins: list[Kit]):
     kit.unit(frame(kit, 1))
     before = contents(kit)
     ledger = kit.store._committer.ledger
-    for ops in (
+    for mails in (
         [out(kit, FAR[0], msg_id=make_id(900))],
         [out(kit, FAR[0], msg_id=make_id(901)), out(kit, FAR[1], msg_id=make_id(901))],
         [out(kit, FAR[0]), out(kit, FarPeer(name="other", peer_id=FAR[0].peer_id))],
         [out(kit, FAR[0]) for _ in range(LIMITS["mailbox_messages"])],
         [out(kit, FAR[0], body=b"x" * 399)],
     ):
-        assert store_link_runs.append_outs(ledger, ops) is None
+        assert store_link_runs.append_outs(ledger, mails) is None
     for frames in ([frame(kit, 3)], [frame(kit, 1)], [frame(kit, 2), frame(kit, 4)]):
         assert store_link_runs.receive_all(ledger, frames) is None
     assert contents(kit) == before
+
+
+def test_an_answer_that_is_kept_in_the_same_commit_is_found(twins: list[Kit]):
+    kit = twins[0]
+    unit = saved(kit)
+    find = ops.FindOp(no=1, op_id=unit[1].op_id)  # type: ignore[attr-defined]
+    _, found, _ = kit.run(unit, (find,), saved(kit))
+    assert found == Stored(1, (ops.FoundOp(1, b"{}"),))
