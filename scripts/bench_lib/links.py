@@ -183,7 +183,7 @@ class Pairing:
     def drain(self) -> dict[str, float]:
         """Messages wait while the other hub is away: from the start of its bridge to the last push."""
         with self.near.driver() as near:
-            with self.far.driver() as far:
+            with self.far.driver(near) as far:
                 self.await_link(near, far)
                 names = [next(self.far.names()) for _ in range(DRAIN_PEERS)]
                 far.disconnect(*[far.connect(name) for name in names])
@@ -196,7 +196,7 @@ class Pairing:
             self._kinds[1].linked = False
             self.far = Hub(self._kinds[1], self._place, home=home)
             self._kinds[1].linked = True
-            with self.far.driver() as far:
+            with self.far.driver(near) as far:
                 receivers = [far.connect(name) for name in names]
                 (home / "bridge.off").rename(home / "bridge.json")
                 began = time.perf_counter()
