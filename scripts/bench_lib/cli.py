@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 QUICK_S = 0.4
 FULL_S = 1.5
-TABLES_S = 1.0
+TABLES_S = 0.8
 
 
 def main(argv: Sequence[str]) -> int:

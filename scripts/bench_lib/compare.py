@@ -10,6 +10,7 @@ import gc
 import statistics
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from scripts.bench_lib import footprint, loads
@@ -84,6 +85,8 @@ class Comparison:
     key: str
     figures: tuple[Figure, ...]
     load: Load
+    longer: float = 1.0
+    """Times the length of a load."""
     sides: tuple[str, ...] = (POWER, PROCESS, RELAY, NATS, NATS_SYNC)
 
 
@@ -101,18 +104,20 @@ COMPARISONS = (
         loads.latency(full=False),
     ),
     Comparison("one", _rate("1 → 1, 200 B, 200 in flight"), loads.pipelined()),
-    Comparison("sixteen", _rate("16 → 16, 200 B, 50 in flight each"), loads.pipelined(pairs=16, window=50)),
+    Comparison(
+        "sixteen", _rate("16 → 16, 200 B, 50 in flight each"), loads.pipelined(pairs=16, window=50), 2.5
+    ),
     Comparison(
         "fan-50",
         _rate("broadcast to 50"),
         loads.fan_out(50),
-        (POWER, PROCESS, RELAY, NATS, NATS_SYNC, NATS_LIVE),
+        sides=(POWER, PROCESS, RELAY, NATS, NATS_SYNC, NATS_LIVE),
     ),
     Comparison(
         "fan-200",
         _rate("broadcast to 200"),
         loads.fan_out(200),
-        (POWER, PROCESS, RELAY, NATS, NATS_SYNC, NATS_LIVE),
+        sides=(POWER, PROCESS, RELAY, NATS, NATS_SYNC, NATS_LIVE),
     ),
 )
 
@@ -154,7 +159,8 @@ def compare(
                 except (BenchError, OSError) as error:
                     reasons[side.name] = str(error)
                     continue
-                jobs[side.name] = lambda hub=hub, load=each.load: _summed(load(hub, seconds))  # type: ignore[misc]
+                length = seconds * each.longer
+                jobs[side.name] = partial(_run, each.load, hub, length)
             rows += _alternate(each.figures, jobs, reasons, runs, say)
     say("idle ")
     memory = [Figure(f"rss_{count}", f"RSS, {count} idle sessions", "MB", "less") for count in SESSIONS]
@@ -206,7 +212,8 @@ def _absent(everybody: Iterable[Side]) -> dict[str, str]:
     return {side.name: side.note for side in everybody if side.kind is None}
 
 
-def _summed(found: dict[str, float]) -> dict[str, float]:
+def _run(load: Load, hub: Hub, seconds: float) -> dict[str, float]:
+    found = load(hub, seconds)
     if "loop_us" in found:
         found["cpu_us"] = found["loop_us"] + found["store_us"]
     return found

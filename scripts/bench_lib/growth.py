@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from scripts.bench_lib.driver import Driver
     from scripts.bench_lib.hubs import Place
 
-IDLE_S = 10.0
+IDLE_S = 8.0
 PEERS = (10, 100, 1_000)
 MESSAGES = (1, 50, 499)
 MAILBOXES = (1, 1_000, 10_000)

@@ -102,8 +102,10 @@ def _title(row: Row) -> str:
 
 def _cell(row: Row, side: str) -> str:
     median = row.median(side)
-    if median is not None:
+    if median:
         return number(median)
+    if median is not None:
+        return "none in time"
     why = row.reasons.get(side)
     return "" if why is None else "none" if why == "has none" else "missing"
 

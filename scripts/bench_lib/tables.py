@@ -35,7 +35,7 @@ LOCAL = (
 )
 FAR = ("link-latency", "link", "link-drain", "relay-latency", "relay-link", "relay-big", "relay-small")
 STARTS = ("adapter", "start", "hook", "peers", "relay-start")
-IDLE = ("idle", "relay-idle")
+IDLE = ("idle",)
 PARTS: Sequence[tuple[str, Sequence[str], int]] = (
     ("One hub, beside the thinnest hub that keeps its word", LOCAL, RUNS),
     ("Between hubs, beside the same within one hub", FAR, RUNS),
