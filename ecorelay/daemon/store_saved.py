@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ecorelay.daemon import store_mail
-from ecorelay.daemon.store_sql import insert_rows, one, padded, placeholders
+from ecorelay.daemon.store_sql import ROWS_MAX, insert_rows, one, padded, placeholders
 from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 
     from ecorelay.core.ops import Appended, AppendMail, SaveOp
     from ecorelay.daemon.store_ledger import Ledger
-
-RUN_MAX = 64
-"""Units at once."""
 
 
 def append_saved(
@@ -26,8 +23,8 @@ def append_saved(
     Returns:
         None where an op id is known, or comes twice: nothing was touched, and each is to be done by itself.
     """
-    keys = {(saved.no, saved.op_id) for _, saved in units}
-    if len(keys) < len(units) or len(units) > RUN_MAX or _any_known(ledger, keys):
+    keys = list({(saved.no, saved.op_id) for _, saved in units})
+    if len(keys) < len(units) or _any_known(ledger, keys):
         return None
     results = store_mail.append(ledger, [mail for mail, _ in units])
     done: list[tuple[Appended, None] | RelayError] = []
@@ -43,10 +40,13 @@ def append_saved(
     return done
 
 
-def _any_known(ledger: Ledger, keys: set[tuple[int, str]]) -> bool:
-    size, flat = padded([value for key in keys for value in key], 2)
-    sql = (
-        f"SELECT 1 FROM (VALUES {placeholders(size, 2)}) AS v"
-        " CROSS JOIN ops ON ops.no = v.column1 AND ops.op_id = v.column2 LIMIT 1"
-    )
-    return one(ledger.db, sql, flat) is not None
+def _any_known(ledger: Ledger, keys: Sequence[tuple[int, str]]) -> bool:
+    for start in range(0, len(keys), ROWS_MAX):
+        size, flat = padded([value for key in keys[start : start + ROWS_MAX] for value in key], 2)
+        sql = (
+            f"SELECT 1 FROM (VALUES {placeholders(size, 2)}) AS v"
+            " CROSS JOIN ops ON ops.no = v.column1 AND ops.op_id = v.column2 LIMIT 1"
+        )
+        if one(ledger.db, sql, flat) is not None:
+            return True
+    return False

@@ -222,3 +222,14 @@ def test_an_answer_that_is_kept_in_the_same_commit_is_found(twins: list[Kit]):
     find = ops.FindOp(no=1, op_id=unit[1].op_id)  # type: ignore[attr-defined]
     _, found, _ = kit.run(unit, (find,), saved(kit))
     assert found == Stored(1, (ops.FoundOp(1, b"{}"),))
+
+
+def test_an_id_that_was_used_is_found_among_many(twins: list[Kit]):
+    kit = twins[0]
+    kit.unit(*saved(kit))
+    units = [saved(kit) for _ in range(150)]
+    units[140] = (units[140][0], ops.SaveOp(no=1, op_id=make_id(1), request=1, reply=b"{}", at=kit.now))
+    events = kit.run(*units)
+    assert [number for number, event in enumerate(events) if isinstance(event, StoreFailed)] == [140]
+    find = [(ops.FindOp(no=1, op_id=unit[1].op_id),) for unit in units]  # type: ignore[attr-defined]
+    assert all(event.results[0] is not None for event in kit.run(*find) if isinstance(event, Stored))
