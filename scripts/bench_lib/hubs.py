@@ -151,7 +151,8 @@ class Hub:
     ) -> None:
         self.kind = kind
         self.home = place.new_home() if home is None else home
-        self._names = 0
+        self.named = 0
+        """How many names were given out. Of one that is started again: to be set on."""
         command = kind.command(self.home, durability)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self.began = time.perf_counter()
@@ -187,8 +188,8 @@ class Hub:
     def names(self) -> Iterator[str]:
         """Names never used before at this hub."""
         while True:
-            self._names += 1
-            yield f"peer-{self._names}"
+            self.named += 1
+            yield f"peer-{self.named}"
 
     def cpu_s(self) -> tuple[float, float]:
         """Seconds of processor time used so far, by the event loop and by all other threads."""

@@ -194,7 +194,9 @@ class Pairing:
             for name in names:
                 loads.fill(near, sender, f"{name}@far", DRAINED // DRAIN_PEERS)
             self._kinds[1].linked = False
+            named = self.far.named
             self.far = Hub(self._kinds[1], self._place, home=home)
+            self.far.named = named
             self._kinds[1].linked = True
             with self.far.driver(near) as far:
                 receivers = [far.connect(name) for name in names]
