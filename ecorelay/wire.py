@@ -15,6 +15,7 @@ mail the op_id is the msg_id.
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Annotated, Literal
 
 import msgspec
@@ -1007,8 +1008,20 @@ ToSession = (
     | Bye
 )
 
-_from_session = msgspec.json.Decoder(FromSession)
-_to_session = msgspec.json.Decoder(ToSession)
+
+# Made when first needed: each takes 2 ms, and a process needs one of them.
+
+
+@cache
+def _from_session() -> msgspec.json.Decoder[FromSession]:
+    return msgspec.json.Decoder(FromSession)
+
+
+@cache
+def _to_session() -> msgspec.json.Decoder[ToSession]:
+    return msgspec.json.Decoder(ToSession)
+
+
 _from_client = msgspec.json.Decoder(AuthStart | AuthProof)
 _challenge = msgspec.json.Decoder(AuthChallenge)
 _encoder = msgspec.json.Encoder()
@@ -1069,7 +1082,7 @@ def decode_from_session(line: bytes | bytearray) -> FromSession:
     Raises:
         WireError: no frame a session may send; carries the request's id where one could be found.
     """
-    return _decode(_from_session, line)  # type: ignore[return-value]
+    return _decode(_from_session(), line)  # type: ignore[arg-type,return-value]
 
 
 def decode_to_session(line: bytes | bytearray) -> ToSession:
@@ -1078,7 +1091,7 @@ def decode_to_session(line: bytes | bytearray) -> ToSession:
     Raises:
         WireError: no frame a hub may send to a session.
     """
-    return _decode(_to_session, line)  # type: ignore[return-value]
+    return _decode(_to_session(), line)  # type: ignore[arg-type,return-value]
 
 
 def decode_auth(line: bytes | bytearray) -> AuthStart | AuthProof:
