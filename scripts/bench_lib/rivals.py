@@ -61,7 +61,7 @@ def _find_relay(relay: str | None, bun: str | None) -> tuple[Path | None, str]:
     if not (where / "src" / "hub-daemon.ts").is_file():
         return None, f"{where} is no checkout of EcoRelay"
     if not (where / "node_modules").is_dir():
-        return None, f"{where} has no node_modules: `bun install --production` there"
+        return None, f"{where} has no node_modules: `bun install --production --ignore-scripts` there"
     version = json.loads((where / "package.json").read_bytes())["version"]
     return where, f"{version} on Bun {_version_of([bun, '--version'])}"
 
