@@ -15,6 +15,7 @@ mail the op_id is the msg_id.
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Annotated, Literal
 
 import msgspec
@@ -1009,8 +1010,20 @@ ToSession = (
     | Bye
 )
 
-_from_session = msgspec.json.Decoder(FromSession)
-_to_session = msgspec.json.Decoder(ToSession)
+
+# Made when first needed: each takes 2 ms, and a process needs one of them.
+
+
+@cache
+def _from_session() -> msgspec.json.Decoder[FromSession]:
+    return msgspec.json.Decoder(FromSession)
+
+
+@cache
+def _to_session() -> msgspec.json.Decoder[ToSession]:
+    return msgspec.json.Decoder(ToSession)
+
+
 _from_client = msgspec.json.Decoder(AuthStart | AuthProof)
 _challenge = msgspec.json.Decoder(AuthChallenge)
 _encoder = msgspec.json.Encoder()
@@ -1071,7 +1084,7 @@ def decode_from_session(line: bytes | bytearray) -> FromSession:
     Raises:
         WireError: no frame a session may send; carries the request's id where one could be found.
     """
-    return _decode(_from_session, line)  # type: ignore[return-value]
+    return _decode(_from_session(), line)  # type: ignore[arg-type,return-value]
 
 
 def decode_to_session(line: bytes | bytearray) -> ToSession:
@@ -1080,7 +1093,7 @@ def decode_to_session(line: bytes | bytearray) -> ToSession:
     Raises:
         WireError: no frame a hub may send to a session.
     """
-    return _decode(_to_session, line)  # type: ignore[return-value]
+    return _decode(_to_session(), line)  # type: ignore[arg-type,return-value]
 
 
 def decode_auth(line: bytes | bytearray) -> AuthStart | AuthProof:

@@ -10,6 +10,7 @@ What is pushed and not acknowledged fills a window; a session that does not read
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -132,9 +133,9 @@ def note_evictions(s: State, evictions: tuple[Eviction, ...], now: Now) -> None:
         recipient = s.peers.get(eviction.recipient_no)
         if recipient is not None and recipient.loaded and len(recipient.pushed) > recipient.unread:
             # Pushed mail may have been among them; the marks must not outgrow the ring.
-            for msg_id in list(recipient.pushed)[: len(recipient.pushed) - recipient.unread]:
+            for msg_id in list(islice(recipient.pushed, len(recipient.pushed) - recipient.unread)):
                 unmark(recipient, msg_id)
-        if recipient is not None:
+        if recipient is not None and (recipient.printed or recipient.cut):
             hooks.evicted(recipient, eviction.count)
     mailbox.tell_senders(s, evictions, now)
 

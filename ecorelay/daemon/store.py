@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 from contextlib import suppress
+from functools import cache
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -92,15 +93,24 @@ def _bytes_of(unit: tuple[Op, ...]) -> int:
 
 
 def _bytes_of_op(op: Any) -> int:
-    text = getattr(op, "text", None)
-    size = 0 if text is None else len(text) if text.isascii() else 4 * len(text)
-    for name in ("line", "mail", "far"):  # what holds a text itself
-        part = getattr(op, name, None)
-        if part is not None:
+    size = 0
+    kind: Any = type(op)
+    for name in _large(kind):
+        part = getattr(op, name)
+        if type(part) is str:
+            size += len(part) if part.isascii() else 4 * len(part)
+        elif type(part) is tuple:
+            size += sum([_bytes_of_op(each) for each in part])
+        elif part is not None:
             size += _bytes_of_op(part)
-    for part in getattr(op, "lines", ()):
-        size += _bytes_of_op(part)
     return size
+
+
+@cache
+def _large(kind: Any) -> tuple[str, ...]:
+    """Fields that are a text, or hold some."""
+    fields: tuple[str, ...] = getattr(kind, "__struct_fields__", ())
+    return tuple([name for name in fields if name in ("text", "line", "mail", "far", "lines")])
 
 
 class _Base:

@@ -1,8 +1,8 @@
 """Group commit: everything that is pending becomes one transaction.
 
-A run of single appends is done as one bulk; all other units one after the other, in order. If anything
-but a refusal goes wrong, the whole is rolled back and each unit tried in a transaction of its own, so
-that one bad row does not fail its neighbours.
+A run of appends of one kind is done as one bulk; all other units one after the other, in order. If
+anything but a refusal goes wrong, the whole is rolled back and each unit tried in a transaction of its own,
+so that one bad row does not fail its neighbours.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ecorelay.daemon.guard import log_crash
 from ecorelay.daemon.log import warn
 from ecorelay.daemon.store_failure import Misplaced, code_of, explain, is_damage, is_full
 from ecorelay.daemon.store_ledger import Ledger
-from ecorelay.daemon.store_ops import APART, DO, READS, REPEATABLE
+from ecorelay.daemon.store_ops import APART, DO, READS, REPEATABLE, RUNS
 from ecorelay.daemon.store_presence import Presence, write_out
 from ecorelay.daemon.store_sql import one
 from ecorelay.errors import RelayError
@@ -64,6 +64,11 @@ def _is_bug(error: Exception) -> bool:
     if is_damage(error):
         return False
     return not isinstance(error, sqlite3.Error) or isinstance(error, sqlite3.IntegrityError)
+
+
+def _passes(kinds: tuple[type[Op], ...], running: tuple[type[Op], ...]) -> bool:
+    """Whether a unit of these ops may be done before the run that came before it."""
+    return len(kinds) == 1 and kinds[0] in APART and not (kinds[0] is ops.FindOp and ops.SaveOp in running)
 
 
 def _failed(unit: Unit, error: Exception) -> StoreFailed:
@@ -208,33 +213,44 @@ class Committer:
         return done
 
     def _do(self, batch: Sequence[Unit]) -> list[Stored | StoreFailed]:
-        ledger = self.ledger
         done: list[Any] = [None] * len(batch)
         run: list[int] = []
-        for index, (unit, then, _) in enumerate(batch):
-            kind = type(unit[0]) if len(unit) == 1 else None
-            if kind is ops.AppendMail:
-                run.append(index)
-                continue
-            if run and kind not in APART:
-                self._append(batch, run, done)
+        """Units of the same ops, `running`."""
+        running: tuple[type[Op], ...] = ()
+        for index, (unit, _, _) in enumerate(batch):
+            kinds = tuple([type(op) for op in unit])
+            runs = kinds in RUNS
+            if run and (kinds != running if runs else not _passes(kinds, running)):
+                self._do_run(batch, run, done)
                 run = []
-            mark, stored_mid = ledger.mark(), ledger.stored_mid
-            if kind is None:
-                ledger.db.execute("SAVEPOINT unit")
-            try:
-                done[index] = Stored(then, tuple([self._do_op(op) for op in unit]))
-            except RelayError as error:
-                if kind is None:
-                    ledger.db.execute("ROLLBACK TO unit")
-                ledger.undo(mark)
-                ledger.stored_mid = stored_mid
-                done[index] = StoreFailed(then, error.code, error.message)
-            if kind is None:
-                ledger.db.execute("RELEASE unit")
+            if runs:
+                running = kinds
+                run.append(index)
+            else:
+                done[index] = self._do_unit(batch[index])
         if run:
-            self._append(batch, run, done)
+            self._do_run(batch, run, done)
         return done
+
+    def _do_unit(self, whole: Unit) -> Stored | StoreFailed:
+        unit, then, _ = whole
+        ledger = self.ledger
+        mark, stored_mid = ledger.mark(), ledger.stored_mid
+        several = len(unit) != 1
+        event: Stored | StoreFailed
+        if several:
+            ledger.db.execute("SAVEPOINT unit")
+        try:
+            event = Stored(then, tuple([self._do_op(op) for op in unit]))
+        except RelayError as error:
+            if several:
+                ledger.db.execute("ROLLBACK TO unit")
+            ledger.undo(mark)
+            ledger.stored_mid = stored_mid
+            event = StoreFailed(then, error.code, error.message)
+        if several:
+            ledger.db.execute("RELEASE unit")
+        return event
 
     def _do_op(self, op: Op) -> OpResult:
         if type(op) is ops.AppendMail:
@@ -244,14 +260,19 @@ class Committer:
             return result
         return DO[type(op)](self.ledger, op)
 
-    def _append(self, batch: Sequence[Unit], run: Sequence[int], done: list[Any]) -> None:
-        mails: Any = [batch[index][0][0] for index in run]
-        for index, result in zip(run, store_mail.append(self.ledger, mails), strict=True):
+    def _do_run(self, batch: Sequence[Unit], run: Sequence[int], done: list[Any]) -> None:
+        units = [batch[index][0] for index in run]
+        outcomes = RUNS[tuple([type(op) for op in units[0]])](self.ledger, units)
+        if outcomes is None:  # not so plain that they can be done together
+            for index in run:
+                done[index] = self._do_unit(batch[index])
+            return
+        for index, outcome in zip(run, outcomes, strict=True):
             then = batch[index][1]
-            if isinstance(result, RelayError):
-                done[index] = StoreFailed(then, result.code, result.message)
+            if isinstance(outcome, RelayError):
+                done[index] = StoreFailed(then, outcome.code, outcome.message)
             else:
-                done[index] = Stored(then, (result,))
+                done[index] = Stored(then, outcome)
 
     # --- when the disk fails -----------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ from ecorelay.daemon import store_group_out, store_groups, store_links, store_ma
 from ecorelay.daemon.schema import SYSTEM
 from ecorelay.daemon.store_group_out import id_of
 from ecorelay.daemon.store_groups import History
-from ecorelay.daemon.store_sql import as_json, execute_rows, one
+from ecorelay.daemon.store_sql import as_json, insert_rows, one
 from ecorelay.daemon.store_text import checksum, readable
 from ecorelay.errors import RelayError
 
@@ -294,9 +294,9 @@ def _skip_to(ledger: Ledger, group_no: int, history: History, upto: int) -> Hist
         _cut(ledger, group_no, history, history.first)
         db.execute("UPDATE groups SET first = ?, last = ? WHERE no = ?", (upto + 1, upto, group_no))
         return History(upto + 1, upto, 0)
-    execute_rows(
+    insert_rows(
         db,
-        "INSERT INTO group_log (group_no, seq, mid, sender_no, size) VALUES",
+        "group_log (group_no, seq, mid, sender_no, size)",
         [(group_no, seq, ledger.take_mids(1), 0, 0) for seq in range(history.last + 1, upto + 1)],
     )
     first, size = store_groups.trim(ledger, group_no, History(history.first, upto, history.bytes))
@@ -362,9 +362,9 @@ def _enter(ledger: Ledger, group_no: int, replica: Replica, roster: Roster, last
     )
     place = one(db, "SELECT coalesce(max(place), 0) FROM group_members WHERE group_no = ?", (group_no,)) + 1
     if joined:
-        execute_rows(
+        insert_rows(
             db,
-            "INSERT INTO group_members (group_no, no, place, cursor) VALUES",
+            "group_members (group_no, no, place, cursor)",
             [(group_no, no, place + n, min(ours[no], last)) for n, no in enumerate(joined)],
         )
     db.execute(

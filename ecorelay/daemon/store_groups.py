@@ -26,7 +26,7 @@ from ecorelay.core.ops import (
 from ecorelay.daemon import store_group_out, store_links, store_ring
 from ecorelay.daemon.schema import KIND_NUMBERS, SYSTEM
 from ecorelay.daemon.store_mail import find_known
-from ecorelay.daemon.store_sql import as_json, execute_rows, listed, one
+from ecorelay.daemon.store_sql import as_json, insert_rows, listed, one
 from ecorelay.daemon.store_text import checksum, json_length, readable
 from ecorelay.errors import RelayError
 
@@ -109,9 +109,9 @@ def create_group(ledger: Ledger, op: CreateGroup) -> GroupMade:
     ).lastrowid
     if group_no is None:  # pragma: no cover
         raise AssertionError("SQLite gives a row number to every new row")
-    execute_rows(
+    insert_rows(
         db,
-        "INSERT INTO group_members (group_no, no, place, cursor) VALUES",
+        "group_members (group_no, no, place, cursor)",
         [(group_no, no, place, 0) for place, no in enumerate((*members, *far))],
     )
     seq = add_line(ledger, group_no, History(1, 0, 0), op.line).seq

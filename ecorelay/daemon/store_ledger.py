@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from ecorelay.daemon.store_sql import as_json, execute_rows, listed, one
+from ecorelay.daemon.store_sql import as_json, insert_rows, listed, one
 from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
@@ -192,9 +192,9 @@ class Ledger:
             boxes = self.boxes
             rows = [(no, *boxes[no]) for no in sorted(self._dirty) if no in boxes]
             if rows:
-                execute_rows(
+                insert_rows(
                     self.db,
-                    "INSERT INTO mailboxes VALUES",
+                    "mailboxes",
                     rows,
                     "ON CONFLICT (box) DO UPDATE SET entries = excluded.entries,"
                     " bytes = excluded.bytes, unread = excluded.unread",

@@ -23,13 +23,13 @@ from ecorelay.core.link_ops import (
 from ecorelay.core.ops import Appended, Eviction, OutExpired
 from ecorelay.daemon import store_mail, store_ring
 from ecorelay.daemon.schema import DEAD, KIND_NUMBERS
-from ecorelay.daemon.store_sql import as_json, execute_rows, listed, one
+from ecorelay.daemon.store_sql import as_json, insert_rows, listed, one
 from ecorelay.daemon.store_text import checksum
 from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from ecorelay.core.group_ops import FarOp
     from ecorelay.core.link_ops import (
@@ -106,9 +106,9 @@ def save_directory(ledger: Ledger, op: SaveDirectory) -> None:
             (no, as_json(op.gone)),
         )
     if op.peers:
-        execute_rows(
+        insert_rows(
             db,
-            "INSERT INTO directory (hub_no, peer_id, name) VALUES",
+            "directory (hub_no, peer_id, name)",
             [(no, peer.peer_id, peer.name) for peer in op.peers],
             "ON CONFLICT (hub_no, peer_id) DO UPDATE SET name = excluded.name",
         )
@@ -138,7 +138,8 @@ def check_hub(db: sqlite3.Connection, no: int) -> str:
     return key
 
 
-def _far_id(far: FarPeer) -> str:
+def far_id(far: FarPeer) -> str:
+    """What a peer of another hub is known by here."""
     return far.peer_id or f"@{names.key(far.name)}"  # no peer_id has an @ in it
 
 
@@ -150,7 +151,7 @@ def far_no(ledger: Ledger, hub_no: int, far: FarPeer, at: int) -> int:
     """
     db = ledger.db
     hub = check_hub(db, hub_no)
-    peer_id = _far_id(far)
+    peer_id = far_id(far)
     # Mail that waited may name it as it was called then; what its hub tells of it is from now.
     told = one(db, "SELECT name FROM directory WHERE hub_no = ? AND peer_id = ?", (hub_no, peer_id))
     name: str = told or far.name
@@ -298,7 +299,7 @@ def _refuse_full(ledger: Ledger, op: AppendOut) -> None:
         db,
         "SELECT count(*) FROM outbox WHERE hub_no = ? AND box ="
         " (SELECT no FROM peers WHERE hub = ? AND peer_id = ?)",
-        (op.hub_no, key, _far_id(op.to)),
+        (op.hub_no, key, far_id(op.to)),
     )
     if waiting >= limits.mailbox_messages:
         raise RelayError(
@@ -384,9 +385,9 @@ def _die(ledger: Ledger, rows: list[tuple[int, int, int, str]], at: int) -> tupl
     """Mail (mid, box, sender, why) ends as dead; its senders are told."""
     if not rows:
         return ()
-    execute_rows(
+    insert_rows(
         ledger.db,
-        "INSERT INTO receipts (mid, box, outcome, reason, ended_at) VALUES",
+        "receipts (mid, box, outcome, reason, ended_at)",
         [(mid, box, DEAD, why, at) for mid, box, _, why in rows],
         "ON CONFLICT (mid, box) DO NOTHING",
     )
@@ -471,12 +472,9 @@ def receive(
     """See `Receive`. `take_far` does what is no mail: what came of it, or code and reason of a refusal."""
     db = ledger.db
     hub = check_hub(db, op.hub_no)
-    row = db.execute(
-        "SELECT number, rejected FROM streams WHERE hub_no = ? AND direction = ? AND stream = ?",
-        (op.hub_no, THEIRS, op.stream),
-    ).fetchone()
+    row = stream_of(db, op)
     have = max(row[0] if row is not None else 0, op.first - 1)
-    if op.number <= have and op.number >= op.first:
+    if row is not None and op.first <= op.number <= have:
         return _taken_before(ledger, op, _refusals(row[1]))
     if op.number != have + 1:
         raise RelayError("bad_msg", f"frame {op.number} does not follow {have}")
@@ -487,6 +485,31 @@ def receive(
     else:
         appended = None
         done, code, message = take_far(ledger, op.far)
+    note_taken(ledger, op, row, [(op.number, code, message)] if code else [])
+    return Received(appended, code, message, done)
+
+
+def stream_of(db: sqlite3.Connection, op: Receive) -> tuple[int, str] | None:
+    """The highest number taken of that frame's stream, and the refusals as JSON; None: nothing was."""
+    found: tuple[int, str] | None = db.execute(
+        "SELECT number, rejected FROM streams WHERE hub_no = ? AND direction = ? AND stream = ?",
+        (op.hub_no, THEIRS, op.stream),
+    ).fetchone()
+    return found
+
+
+def note_taken(
+    ledger: Ledger, op: Receive, row: tuple[int, str] | None, refused: Sequence[tuple[int, str, str]]
+) -> None:
+    """All up to this frame was taken, but for what was `refused` (number, code, message).
+
+    Args:
+        ledger: the open transaction.
+        op: the last of them.
+        row: what `stream_of` said before.
+        refused: those among them.
+    """
+    db = ledger.db
     if row is None:
         _put_stream(db, op.hub_no, THEIRS, op.stream, op.number, op.at)
     else:
@@ -494,14 +517,17 @@ def receive(
             "UPDATE streams SET number = ?, at = ? WHERE hub_no = ? AND direction = ? AND stream = ?",
             (op.number, op.at, op.hub_no, THEIRS, op.stream),
         )
-    if code:
-        refused: list[Any] = msgspec.json.decode(row[1]) if row is not None else []
-        refused = [*refused, [op.number, code, message]][-REJECTED_KEPT:]
+    if refused:
+        before: list[Any] = msgspec.json.decode(row[1]) if row is not None else []
         db.execute(
             "UPDATE streams SET rejected = ? WHERE hub_no = ? AND direction = ? AND stream = ?",
-            (msgspec.json.encode(refused).decode(), op.hub_no, THEIRS, op.stream),
+            (
+                msgspec.json.encode([*before, *refused][-REJECTED_KEPT:]).decode(),
+                op.hub_no,
+                THEIRS,
+                op.stream,
+            ),
         )
-    return Received(appended, code, message, done)
 
 
 def _taken_before(ledger: Ledger, op: Receive, refused: tuple[Refusal, ...]) -> Received:

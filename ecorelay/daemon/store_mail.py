@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ecorelay.core.ops import Appended, AppendMail, Eviction, MarkPushed
 from ecorelay.daemon import store_ring
 from ecorelay.daemon.schema import KIND_NUMBERS, SEEN, SYSTEM, UNREAD
 from ecorelay.daemon.store_ring import Shedding
-from ecorelay.daemon.store_sql import as_json, execute_rows, listed, one
+from ecorelay.daemon.store_sql import as_json, insert_rows, listed, one
 from ecorelay.daemon.store_text import checksum
 from ecorelay.errors import RelayError
 
@@ -17,15 +17,16 @@ if TYPE_CHECKING:
 
     from ecorelay.daemon.store_ledger import Box, Ledger
 
-_PLAIN: Final = "INSERT INTO messages (mid, msg_id, kind, sender_no, sender, at, size, checksum, box) VALUES"
+_PLAIN: Final = "messages (mid, msg_id, kind, sender_no, sender, at, size, checksum, box)"
 _FULL: Final = (
-    "INSERT INTO messages (mid, msg_id, kind, sender_no, sender, at, size, checksum, box,"
-    " boxes, refs, reply_to, broadcast_id, urgent, origin) VALUES"
+    "messages (mid, msg_id, kind, sender_no, sender, at, size, checksum, box,"
+    " boxes, refs, reply_to, broadcast_id, urgent, origin)"
 )
 BOUND_BYTES: Final = 64 * 1024
 """Bytes of text in one statement. SQLite keeps what was bound to a prepared statement until it is bound anew,
 and there is one such statement for every number of rows: what is kept must not add up."""
 _NONE: Final = (0, 0)
+Row = TypeVar("Row", bound=tuple[Any, ...])
 _IF_NEW: Final = "ON CONFLICT (msg_id, origin) DO NOTHING"
 
 
@@ -71,9 +72,9 @@ def append(ledger: Ledger, mails: Sequence[AppendMail]) -> list[Appended | Relay
         mid += 1
     stored = 0
     if rows:
-        stored += execute_rows(ledger.db, _PLAIN, rows, _IF_NEW)
+        stored += insert_rows(ledger.db, _PLAIN, rows, _IF_NEW)
     if full:
-        stored += execute_rows(ledger.db, _FULL, full, _IF_NEW)
+        stored += insert_rows(ledger.db, _FULL, full, _IF_NEW)
     known: list[tuple[int, bytes]] = []
     if stored < len(texts):
         texts, known = _part_known(ledger, texts)
@@ -100,8 +101,8 @@ def _peer_gone() -> RelayError:
 def _enter(ledger: Ledger, texts: Sequence[tuple[int, bytes]], *, sole: bool, shared: bool) -> None:
     """Texts, and a row in every recipient's ring: of messages to one, and of those to several."""
     db = ledger.db
-    for part in _bundles(texts):
-        execute_rows(db, "INSERT INTO bodies VALUES", part)
+    for part in bundles(texts, 1):
+        insert_rows(db, "bodies", part)
     between = (texts[0][0], texts[-1][0])
     # Nobody is told of lost notices, and no peer of another hub: its hub tells it what became of the frame.
     sender = f"iif(m.kind = {SYSTEM} OR m.origin, 0, m.sender_no)"
@@ -122,16 +123,16 @@ def _enter(ledger: Ledger, texts: Sequence[tuple[int, bytes]], *, sole: bool, sh
         )
 
 
-def _bundles(texts: Sequence[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]]:
-    """`texts` in their order, in parts of `BOUND_BYTES` or of one text."""
-    part: list[tuple[int, bytes]] = []
+def bundles(rows: Sequence[Row], blob: int) -> Iterator[list[Row]]:
+    """`rows` in their order, in parts of `BOUND_BYTES` or of one row. `blob`: the column that is large."""
+    part: list[Row] = []
     size = 0
-    for row in texts:
-        if part and size + len(row[1]) > BOUND_BYTES:
+    for row in rows:
+        if part and size + len(row[blob]) > BOUND_BYTES:
             yield part
             part, size = [], 0
         part.append(row)
-        size += len(row[1])
+        size += len(row[blob])
     if part:
         yield part
 
@@ -294,9 +295,9 @@ def mark_pushed(ledger: Ledger, op: MarkPushed) -> None:
     if op.rows:
         carrier = op.carrier
         times = {(mid, no): at for no, mid, at in op.rows}
-        execute_rows(
+        insert_rows(
             ledger.db,
-            "INSERT INTO pushes (mid, box, at, carrier) VALUES",
+            "pushes (mid, box, at, carrier)",
             [(mid, no, times[mid, no], carrier) for mid, no in sorted(times)],
             "ON CONFLICT (mid, box) DO UPDATE SET at = excluded.at, carrier = excluded.carrier",
         )

@@ -9,6 +9,7 @@ from ecorelay.daemon import (
     store_backup,
     store_far_groups,
     store_groups,
+    store_link_runs,
     store_links,
     store_mail,
     store_moderation,
@@ -16,15 +17,19 @@ from ecorelay.daemon import (
     store_peers,
     store_purge,
     store_reply,
+    store_saved,
     store_trace,
     store_upkeep,
 )
+from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ecorelay.core.ops import Op, OpResult
     from ecorelay.daemon.store_ledger import Ledger
+
+    Run = Callable[[Ledger, Sequence[Any]], Sequence[tuple[OpResult, ...] | RelayError] | None]
 
 DO: Final[dict[type[Op], Callable[[Ledger, Any], OpResult]]] = {
     ops.AddPeer: store_peers.add_peer,
@@ -71,8 +76,27 @@ DO: Final[dict[type[Op], Callable[[Ledger, Any], OpResult]]] = {
     group_ops.SendLeaves: store_far_groups.send_leaves,
 }
 
+
+def _of_one_op(do: Callable[[Ledger, Sequence[Any]], Sequence[OpResult] | None]) -> Run:
+    def run(ledger: Ledger, units: Sequence[Any]) -> list[Any] | None:
+        results = do(ledger, [op for (op,) in units])
+        if results is None:
+            return None
+        return [each if isinstance(each, RelayError) else (each,) for each in results]
+
+    return run
+
+
+RUNS: Final[dict[tuple[type[Op], ...], Run]] = {
+    (ops.AppendMail,): _of_one_op(store_mail.append),
+    (ops.AppendMail, ops.SaveOp): store_saved.append_saved,
+    (link_ops.AppendOut,): _of_one_op(store_link_runs.append_outs),
+    (link_ops.Receive,): _of_one_op(store_link_runs.receive_all),
+}
+"""What does many units of these ops at once: the results of each or what refuses it; None where it cannot."""
 APART: Final = frozenset({ops.MarkPushed, ops.EndLease, ops.NotePeer, ops.RememberPeer, ops.FindOp})
-"""Neither change nor show what an append changes: they need not wait for the appends before them."""
+"""Neither change nor show what an append changes: they need not wait for the appends before them. (But an
+answer that is looked for may be one that is kept beside an append.)"""
 READS: Final = frozenset(
     {
         ops.ReadPage,

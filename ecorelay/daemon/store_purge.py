@@ -18,7 +18,7 @@ from ecorelay.core.ops import Eviction, MailPurged, PurgeMail
 from ecorelay.daemon import store_groups, store_ring, store_upkeep
 from ecorelay.daemon.schema import EXPIRED, UNREAD
 from ecorelay.daemon.store_file import PAGE_BYTES
-from ecorelay.daemon.store_sql import as_json, execute_rows, listed, one
+from ecorelay.daemon.store_sql import as_json, insert_rows, listed, one
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -120,7 +120,7 @@ def _take_out(ledger: Ledger, gone: Sequence[_Entry], now: int) -> MailPurged:
     ids: dict[int, list[str]] = {}
     if unread:  # after the deletes, whose pages it may need: a full database is what is purged
         rows = [(entry.mid, entry.box, EXPIRED, REASON, now) for entry in unread]
-        execute_rows(db, "INSERT INTO receipts (mid, box, outcome, reason, ended_at) VALUES", rows)
+        insert_rows(db, "receipts (mid, box, outcome, reason, ended_at)", rows)
         known = dict(
             listed(
                 db,
@@ -223,7 +223,7 @@ def _texts(ledger: Ledger, op: PurgeMail, place: tuple[int, ...]) -> MailPurged:
         return MailPurged()
     more = size >= BYTES_PER_STEP or len(rows) == TEXTS_PER_STEP
     db.execute("DELETE FROM bodies WHERE mid BETWEEN ? AND ?", (rows[0][0], rows[-1][0]))
-    execute_rows(db, "INSERT INTO bodies VALUES", rows)
+    insert_rows(db, "bodies", rows)
     return MailPurged(place=(_before_last_page(rows),) if more else ())
 
 

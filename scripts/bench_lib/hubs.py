@@ -72,8 +72,16 @@ class Kind(Protocol):
         """Prepare `home`, and say what to start."""
         ...
 
-    def socket(self, home: Path) -> Path | None:
-        """Where the hub of that directory listens, once it does."""
+    def environment(self, home: Path) -> dict[str, str]:
+        """What it wants besides."""
+        ...
+
+    def adapter(self) -> list[str]:
+        """What an assistant starts to speak MCP with; empty where there is no such thing."""
+        ...
+
+    def socket(self, home: Path) -> str | None:
+        """Where the hub of that directory listens, once it does: a path, or a port."""
         ...
 
 
@@ -89,9 +97,15 @@ class YardstickKind:
         safety = ["--synchronous", _SYNCHRONOUS[durability]]
         return [sys.executable, "-P", script, "yardstick", *files, *safety]
 
-    def socket(self, home: Path) -> Path | None:
+    def environment(self, home: Path) -> dict[str, str]:
+        return {}
+
+    def adapter(self) -> list[str]:
+        return []
+
+    def socket(self, home: Path) -> str | None:
         path = home / "hub.sock"
-        return path if path.exists() else None
+        return str(path) if path.exists() else None
 
 
 class EcorelayKind:
@@ -112,12 +126,18 @@ class EcorelayKind:
         (home / "config.toml").write_text(_CONFIG.format(durability=durability) + "".join(lines))
         return [sys.executable, "-P", *self._wrapper, "-m", "ecorelay", "hub", "run"]
 
-    def socket(self, home: Path) -> Path | None:
+    def environment(self, home: Path) -> dict[str, str]:
+        return {}
+
+    def adapter(self) -> list[str]:
+        return [sys.executable, "-P", "-m", "ecorelay", "mcp"]
+
+    def socket(self, home: Path) -> str | None:
         try:
             endpoint = json.loads((home / "hub.json").read_bytes())
         except (FileNotFoundError, ValueError):
             return None
-        return Path(endpoint["path"])
+        return str(endpoint["path"])
 
 
 class Hub:
@@ -131,14 +151,15 @@ class Hub:
     ) -> None:
         self.kind = kind
         self.home = place.new_home() if home is None else home
-        self._names = 0
+        self.named = 0
+        """How many names were given out. Of one that is started again: to be set on."""
         command = kind.command(self.home, durability)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self.began = time.perf_counter()
         self.process = subprocess.Popen(
             command,
             cwd=self.home,
-            env=place.environment(self.home),
+            env=place.environment(self.home) | kind.environment(self.home),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
@@ -160,15 +181,15 @@ class Hub:
         """Of the process."""
         return self.process.pid
 
-    def driver(self) -> Driver:
-        """A new driver for this hub."""
-        return Driver(self.path, self.kind.dialect)
+    def driver(self, beside: Driver | None = None) -> Driver:
+        """A new driver for this hub; `beside`: see `Driver`."""
+        return Driver(self.path, self.kind.dialect, beside)
 
     def names(self) -> Iterator[str]:
         """Names never used before at this hub."""
         while True:
-            self._names += 1
-            yield f"peer-{self._names}"
+            self.named += 1
+            yield f"peer-{self.named}"
 
     def cpu_s(self) -> tuple[float, float]:
         """Seconds of processor time used so far, by the event loop and by all other threads."""
@@ -189,7 +210,7 @@ class Hub:
         while time.perf_counter() < self.began + READY_S:
             path = self.kind.socket(self.home)
             if path is not None:
-                return str(path)
+                return path
             if self.process.poll() is not None:
                 break
             time.sleep(POLL_S)

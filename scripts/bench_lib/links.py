@@ -74,7 +74,7 @@ class Pairing:
         self._place = place
         self.relay = RelayServer(place) if relayed else None
         secret = secrets.token_hex(16)
-        ports = _free_ports(2)
+        ports = free_ports(2)
         self._kinds = [
             LinkedKind(name, ports[n], secret, {other: ports[1 - n]}, self.relay)
             for n, (name, other) in enumerate((("near", "far"), ("far", "near")))
@@ -91,8 +91,8 @@ class Pairing:
 
     @contextmanager
     def driver(self) -> Iterator[tuple[Driver, Driver]]:
-        """A driver for each hub."""
-        with self.near.driver() as near, self.far.driver() as far:
+        """A driver for each hub; either pumps both."""
+        with self.near.driver() as near, self.far.driver(near) as far:
             yield near, far
 
     def await_link(self, near: Driver, far: Driver) -> None:
@@ -107,11 +107,10 @@ class Pairing:
                 sender.write(encode(0))
                 known = True
             try:
-                near.pump(0.01)
+                near.pump(0.02)
             except BenchError:  # a hub at a relay is not known before the first link
                 known = False
                 time.sleep(LATER_S)
-            far.pump(0.01)
             if time.perf_counter() > give_up:
                 raise BenchError(f"no link within {UP_S:.0f} s")
         near.disconnect(sender)
@@ -123,7 +122,7 @@ class Pairing:
             self.await_link(near, far)
             to = far.connect(next(self.far.names()))
             sender = near.connect(next(self.near.names()))
-            _await_known(near, far, sender, to)
+            await_known(near, far, sender, to)
             encode = near.dialect.sender(f"{to.name}@far", loads.SMALL)
             times: list[float] = []
             began = time.perf_counter()
@@ -148,13 +147,12 @@ class Pairing:
             self.await_link(near, far)
             to = far.connect(next(self.far.names()))
             sender = near.connect(next(self.near.names()))
-            _await_known(near, far, sender, to)
+            await_known(near, far, sender, to)
             pair = Pair(sender, to, near.dialect.sender(f"{to.name}@far", size), window)
             meter = Meter(self.near, seconds, lambda: to.got)
             while meter.running():
                 pair.refill()
-                near.pump(0.002)
-                far.pump(0.002)
+                near.pump()
             result = meter.result()
             near.pump_until(lambda: sender.acked >= sender.sent)
             far.pump_until(lambda: to.got >= sender.sent)
@@ -175,8 +173,7 @@ class Pairing:
             meter = Meter(self.near, seconds, lambda: to.got)
             while meter.running():
                 pair.refill()
-                near.pump(0.002)
-                far.pump(0.002)
+                near.pump()
             result = meter.result()
             near.pump_until(lambda: sender.acked >= sender.sent)
             near.disconnect(sender)
@@ -186,7 +183,7 @@ class Pairing:
     def drain(self) -> dict[str, float]:
         """Messages wait while the other hub is away: from the start of its bridge to the last push."""
         with self.near.driver() as near:
-            with self.far.driver() as far:
+            with self.far.driver(near) as far:
                 self.await_link(near, far)
                 names = [next(self.far.names()) for _ in range(DRAIN_PEERS)]
                 far.disconnect(*[far.connect(name) for name in names])
@@ -197,9 +194,11 @@ class Pairing:
             for name in names:
                 loads.fill(near, sender, f"{name}@far", DRAINED // DRAIN_PEERS)
             self._kinds[1].linked = False
+            named = self.far.named
             self.far = Hub(self._kinds[1], self._place, home=home)
+            self.far.named = named
             self._kinds[1].linked = True
-            with self.far.driver() as far:
+            with self.far.driver(near) as far:
                 receivers = [far.connect(name) for name in names]
                 (home / "bridge.off").rename(home / "bridge.json")
                 began = time.perf_counter()
@@ -211,9 +210,9 @@ class Pairing:
         return {"s": seconds}
 
 
-def _await_known(near: Driver, far: Driver, sender: Connection, to: Connection) -> None:
+def await_known(near: Driver, far: Driver, sender: Connection, to: Connection, hub_id: str = "far") -> None:
     """Wait until the sender's hub knows of a peer of the other one."""
-    encode = near.dialect.sender(f"{to.name}@far", loads.SMALL)
+    encode = near.dialect.sender(f"{to.name}@{hub_id}", loads.SMALL)
     time.sleep(0.5)
     sender.write(encode(0))
     near.pump_until(lambda: sender.acked >= 1)
@@ -225,7 +224,8 @@ def _count(connections: list[Connection]) -> int:
     return sum([each.got for each in connections])
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Different ones of this machine."""
     with ExitStack() as stack:
         socks = [stack.enter_context(socket.socket()) for _ in range(count)]
         for sock in socks:

@@ -33,7 +33,7 @@ WARM_UP = 0.2
 
 def fill(driver: Driver, sender: Connection, name: str, count: int = RING) -> None:
     """Send `count` messages to a peer that is offline."""
-    encode = driver.dialect.sender(name, SMALL)
+    encode = driver.dialect.sender(name, SMALL, sender.name)
     stop = sender.sent + count
     while sender.acked < stop:
         ready = min(stop - sender.sent, 200 - (sender.sent - sender.acked))
@@ -64,7 +64,7 @@ def latency(*, full: bool) -> Load:
         with hub.driver() as driver:
             sender = driver.connect(next(hub.names()))
             to = receiver(hub, driver, sender, full=full)
-            encode = driver.dialect.sender(to.name, SMALL)
+            encode = driver.dialect.sender(to.name, SMALL, sender.name)
             pushes: list[float] = []
             answers: list[float] = []
             began = time.perf_counter()
@@ -159,7 +159,7 @@ def pipelined(*, pairs: int = 1, size: int = SMALL, window: int = 200, full: boo
                 sender = driver.connect(next(hub.names()))
                 to = receiver(hub, driver, sender, full=full)
                 sender.sent = sender.acked = 0
-                all_pairs.append(Pair(sender, to, driver.dialect.sender(to.name, size), window))
+                all_pairs.append(Pair(sender, to, driver.dialect.sender(to.name, size, sender.name), window))
             receivers = [pair.to for pair in all_pairs if pair.to is not None]
             meter = Meter(hub, seconds, lambda: sum([to.got for to in receivers]))
             while meter.running():
@@ -185,7 +185,7 @@ def offline(*, full: bool, window: int = 200) -> Load:
             if full:
                 fill(driver, sender, names[0])
             sender.sent = sender.acked = 0
-            encoders = deque(driver.dialect.sender(name, SMALL) for name in names)
+            encoders = deque(driver.dialect.sender(name, SMALL, sender.name) for name in names)
             if full:
                 pair = Pair(sender, None, encoders[0], window)
                 meter = Meter(hub, seconds, lambda: sender.acked)
@@ -222,25 +222,35 @@ def fan_out(peers: int, window: int = 16) -> Load:
     def load(hub: Hub, seconds: float) -> dict[str, float]:
         with hub.driver() as driver:
             receivers = [driver.connect(name) for name in itertools.islice(hub.names(), peers)]
-            sender = driver.connect(next(hub.names()))
-            encode = driver.dialect.broadcaster(SMALL)
-
-            def received() -> int:
-                return sum([to.got for to in receivers])
-
-            meter = Meter(hub, seconds, received)
-            while meter.running():
-                done = min(sender.acked, received() // peers)
-                while sender.sent - done < window:
-                    sender.write(encode(sender.sent))
-                    sender.sent += 1
-                driver.pump()
-            result = meter.result()
-            driver.pump_until(lambda: received() >= sender.sent * peers and sender.acked >= sender.sent)
-            driver.disconnect(sender, *receivers)
+            result = speak(driver, hub, seconds, window)
+            driver.disconnect(*receivers)
         return result
 
     return load
+
+
+def speak(driver: Driver, hub: Hub, seconds: float, window: int = 16) -> dict[str, float]:
+    """Broadcasts to all connections of a driver."""
+    receivers = list(driver.connections)
+    peers = len(receivers)
+    sender = driver.connect(next(hub.names()))
+    encode = driver.dialect.broadcaster(SMALL, sender.name)
+
+    def received() -> int:
+        return sum([to.got for to in receivers])
+
+    before = received()
+    meter = Meter(hub, seconds, received)
+    while meter.running():
+        done = min(sender.acked, (received() - before) // peers)
+        while sender.sent - done < window:
+            sender.write(encode(sender.sent))
+            sender.sent += 1
+        driver.pump()
+    result = meter.result()
+    driver.pump_until(lambda: received() >= before + sender.sent * peers and sender.acked >= sender.sent)
+    driver.disconnect(sender)
+    return result
 
 
 def read_page(limit: int = 100) -> Load:

@@ -47,33 +47,41 @@ def bystanders(place: Place, seconds: float, kind: str) -> dict[str, float]:
         one, other = RelayHub(server, "one"), RelayHub(server, "other")
         stack.callback(one.sock.close)
         stack.callback(other.sock.close)
-        stream = os.urandom(8)
-        one.sock.sendall(frame(relay_wire.piece(relay_wire.OPEN, other.address, stream)))
+        stream = connect(one, other)
         before = procfs.memory_mb(server.process.pid)[0]
         procfs.forget_peak(server.process.pid)
         if kind:
             stack.enter_context(_attack(server, kind))
-        there = frame(relay_wire.piece(relay_wire.DATA, other.address, stream, bytes(200)))
-        back = frame(relay_wire.piece(relay_wire.DATA, one.address, stream, bytes(200)))
-        granted = (200).to_bytes(4, "big")
-        credit = frame(relay_wire.piece(relay_wire.CREDIT_MORE, one.address, stream, granted))
-        credit_back = frame(relay_wire.piece(relay_wire.CREDIT_MORE, other.address, stream, granted))
-        times: list[float] = []
-        end = time.perf_counter() + seconds
-        while (began := time.perf_counter()) < end:
-            one.sock.sendall(there)
-            _await_data(other)
-            other.sock.sendall(credit + back)
-            _await_data(one)
-            one.sock.sendall(credit_back)
-            times.append((time.perf_counter() - began) / 2)
-        grown = procfs.peak_mb(server.process.pid) - before
+        found = to_and_fro(one, other, stream, seconds)
+        found["grown"] = procfs.peak_mb(server.process.pid) - before
+    return found
+
+
+def connect(one: RelayHub, other: RelayHub) -> bytes:
+    """A stream from one to the other."""
+    stream = os.urandom(8)
+    one.sock.sendall(frame(relay_wire.piece(relay_wire.OPEN, other.address, stream)))
+    return stream
+
+
+def to_and_fro(one: RelayHub, other: RelayHub, stream: bytes, seconds: float) -> dict[str, float]:
+    """200 bytes there and back, again and again: half the time of each round."""
+    there = frame(relay_wire.piece(relay_wire.DATA, other.address, stream, bytes(200)))
+    back = frame(relay_wire.piece(relay_wire.DATA, one.address, stream, bytes(200)))
+    granted = (200).to_bytes(4, "big")
+    credit = frame(relay_wire.piece(relay_wire.CREDIT_MORE, one.address, stream, granted))
+    credit_back = frame(relay_wire.piece(relay_wire.CREDIT_MORE, other.address, stream, granted))
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while (began := time.perf_counter()) < end:
+        one.sock.sendall(there)
+        _await_data(other)
+        other.sock.sendall(credit + back)
+        _await_data(one)
+        one.sock.sendall(credit_back)
+        times.append((time.perf_counter() - began) / 2)
     times.sort()
-    return {
-        "p50": times[len(times) // 2] * 1e3,
-        "p99": times[len(times) * 99 // 100] * 1e3,
-        "grown": grown,
-    }
+    return {"p50": times[len(times) // 2] * 1e3, "p99": times[len(times) * 99 // 100] * 1e3}
 
 
 def _await_data(hub: RelayHub) -> None:

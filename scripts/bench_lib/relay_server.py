@@ -27,6 +27,8 @@ from scripts.bench_lib.driver import BenchError
 from scripts.bench_lib.footprint import SETTLE_S
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from scripts.bench_lib.hubs import Place
 
 READY_S = 30.0
@@ -244,48 +246,56 @@ def _pump(selector: selectors.BaseSelector, seconds: float) -> None:
 def switched(place: Place, seconds: float, size: int) -> dict[str, float]:
     """One hub sends pieces of `size` bytes to another, within its credit: MB and messages a second."""
     with RelayServer(place) as server:
-        sender, to = RelayHub(server, "sender"), RelayHub(server, "to")
-        stream = os.urandom(8)
-        sender.sock.sendall(frame(relay_wire.piece(relay_wire.OPEN, to.address, stream)))
-        piece = frame(relay_wire.piece(relay_wire.DATA, to.address, stream, os.urandom(size)))
-        window = relay_wire.CREDIT // size
-        granted = got = sent = 0
-        pid = server.process.pid
-        sender.sock.setblocking(False)
-        out = b""
-        before, began = sum(procfs.cpu_seconds(pid)), time.perf_counter()
-        with selectors.DefaultSelector() as selector:
-            selector.register(sender.sock, selectors.EVENT_READ | selectors.EVENT_WRITE)
-            selector.register(to.sock, selectors.EVENT_READ)
-            while time.perf_counter() < began + seconds:
-                if not out:
-                    count = min(window, max(1, 65_536 // size), window + granted - sent)
-                    out, sent = piece * count, sent + count
-                writing = selectors.EVENT_WRITE if out else 0
-                selector.modify(sender.sock, selectors.EVENT_READ | writing)
-                for key, events in selector.select(1.0):
-                    if key.fileobj is to.sock:
-                        to.read()
-                        new = 0
-                        while (message := to.next()) is not None:
-                            new += message[0] == relay_wire.DATA
-                        got += new
-                        if new:
-                            more = (new * size).to_bytes(4, "big")
-                            credit = relay_wire.piece(relay_wire.CREDIT_MORE, sender.address, stream, more)
-                            to.sock.sendall(frame(credit))
-                        continue
-                    if events & selectors.EVENT_READ:
-                        sender.read()
-                        while (message := sender.next()) is not None:
-                            if message[0] == relay_wire.CREDIT_MORE:
-                                granted += int.from_bytes(message[relay_wire.HEADER :], "big") // size
-                    if events & selectors.EVENT_WRITE and out:
-                        out = out[sender.sock.send(out) :]
-        elapsed = time.perf_counter() - began
-        cpu = sum(procfs.cpu_seconds(pid)) - before
-        sender.sock.close()
-        to.sock.close()
+        return switch(server, seconds, size)
+
+
+def switch(
+    server: RelayServer, seconds: float, size: int, settle: Callable[[], object] = lambda: None
+) -> dict[str, float]:
+    """The same at a server that runs. `settle` is called once both are there: others hear of them."""
+    sender, to = RelayHub(server, "sender"), RelayHub(server, "to")
+    settle()
+    stream = os.urandom(8)
+    sender.sock.sendall(frame(relay_wire.piece(relay_wire.OPEN, to.address, stream)))
+    piece = frame(relay_wire.piece(relay_wire.DATA, to.address, stream, os.urandom(size)))
+    window = relay_wire.CREDIT // size
+    granted = got = sent = 0
+    pid = server.process.pid
+    sender.sock.setblocking(False)
+    out = b""
+    before, began = sum(procfs.cpu_seconds(pid)), time.perf_counter()
+    with selectors.DefaultSelector() as selector:
+        selector.register(sender.sock, selectors.EVENT_READ | selectors.EVENT_WRITE)
+        selector.register(to.sock, selectors.EVENT_READ)
+        while time.perf_counter() < began + seconds:
+            if not out:
+                count = min(window, max(1, 65_536 // size), window + granted - sent)
+                out, sent = piece * count, sent + count
+            writing = selectors.EVENT_WRITE if out else 0
+            selector.modify(sender.sock, selectors.EVENT_READ | writing)
+            for key, events in selector.select(1.0):
+                if key.fileobj is to.sock:
+                    to.read()
+                    new = 0
+                    while (message := to.next()) is not None:
+                        new += message[0] == relay_wire.DATA
+                    got += new
+                    if new:
+                        more = (new * size).to_bytes(4, "big")
+                        credit = relay_wire.piece(relay_wire.CREDIT_MORE, sender.address, stream, more)
+                        to.sock.sendall(frame(credit))
+                    continue
+                if events & selectors.EVENT_READ:
+                    sender.read()
+                    while (message := sender.next()) is not None:
+                        if message[0] == relay_wire.CREDIT_MORE:
+                            granted += int.from_bytes(message[relay_wire.HEADER :], "big") // size
+                if events & selectors.EVENT_WRITE and out:
+                    out = out[sender.sock.send(out) :]
+    elapsed = time.perf_counter() - began
+    cpu = sum(procfs.cpu_seconds(pid)) - before
+    sender.sock.close()
+    to.sock.close()
     return {
         "mb": got * size / elapsed / 1e6,
         "rate": got / elapsed,

@@ -152,8 +152,8 @@ def test_a_bug_in_one_unit_is_told_to_it_alone(kit: Kit, monkeypatch: pytest.Mon
     def broken(*_: Any) -> None:
         raise ZeroDivisionError
 
-    table: dict[Any, Any] = store_ops.DO
-    monkeypatch.setitem(table, ops.SaveOp, broken)
+    runs: dict[Any, Any] = store_ops.RUNS
+    monkeypatch.setitem(runs, (ops.AppendMail, ops.SaveOp), broken)
     save = ops.SaveOp(no=1, op_id="o" * 26, request=1, reply=b"{}", at=kit.now)
     events = kit.run((kit.mail(1, 2),), (kit.mail(1, 2), save), (kit.mail(1, 2),))
     assert codes(events) == ["", "unexpected", ""]

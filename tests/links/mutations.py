@@ -106,8 +106,8 @@ MUTATIONS: tuple[tuple[str, str, str, str], ...] = (
     (
         "the directory is not written",
         STORE,
-        "    if op.peers:\n        execute_rows(",
-        "    if not op.peers:\n        execute_rows(",
+        "    if op.peers:\n        insert_rows(",
+        "    if not op.peers:\n        insert_rows(",
     ),
     (
         "the directory is not written again after the disk refused it",
