@@ -1,0 +1,460 @@
+"""How a peer speaks and hears: over a connection of the client library, or as an assistant by an adapter.
+
+Both are asked by the tools' names and answer with the tools' fields. What they are given to read goes to a
+`Hearer` the moment it is here, before anything else can happen.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Protocol
+
+import trio
+
+from ecorelay import wire
+from ecorelay.client import open_hub_client
+from ecorelay.errors import RelayError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from ecorelay.client import HubClient
+    from scripts.soak_lib.place import Hub
+
+ANSWER_S = 120.0
+"""An adapter that has not answered by then hangs; its own patience is shorter."""
+BUDGET = 60_000
+"""Characters of a page."""
+METHOD = "notifications/claude/channel"
+
+
+class Refusal(Exception):
+    """The hub said no: nothing was done."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+
+
+class NoAnswer(Exception):
+    """It is not known whether it was done."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class Ended(Exception):
+    """There is nobody to speak through any more."""
+
+
+class Item:
+    """One message as it was given to a peer. Without `text`: a stub."""
+
+    __slots__ = ("group", "kind", "marked", "msg_id", "notice", "reply_to", "sender", "seq", "text", "whole")
+
+    def __init__(
+        self,
+        msg_id: str,
+        kind: str,
+        sender: str,
+        text: str | None,
+        *,
+        reply_to: str | None = None,
+        marked: bool = False,
+        seq: int = 0,
+        group: str = "",
+        whole: Path | None = None,
+    ) -> None:
+        self.msg_id = msg_id
+        self.kind = kind
+        self.sender = sender
+        self.text = text
+        self.reply_to = reply_to
+        self.marked = marked
+        self.seq = seq
+        self.group = group
+        self.whole = whole
+        self.notice = kind == "system"
+
+
+class Page:
+    """What one read gave."""
+
+    def __init__(self, items: list[Item], more: int, groups: tuple[str, ...] = (), missed: int = 0) -> None:
+        self.items = items
+        self.more = more
+        self.groups = groups
+        self.missed = missed
+
+
+class Hearer(Protocol):
+    """Who is given what a voice hears."""
+
+    def saw_page(self, page: Page, *, again: bool) -> None:
+        """A page of the inbox."""
+
+    def saw_lines(self, group: str, page: Page) -> None:
+        """A page of a group's history."""
+
+    def saw_push(self, item: Item, turn: int) -> bool:
+        """A push, on its connection number `turn`; whether it was taken."""
+
+    def confirmed(self, page: Page) -> None:
+        """The hub has acknowledged that this page was seen."""
+
+
+class Voice(Protocol):
+    """A session of a peer."""
+
+    async def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        """Call a tool by its name without ``relay_``.
+
+        Raises:
+            Refusal: the hub said no.
+            NoAnswer: it is not known whether it was done.
+            Ended: the session is over.
+        """
+
+    async def inbox(self, *, limit: int, wait: float = 0.0, since: str | None = None) -> Page:
+        """Read mail; raises as `call`."""
+
+    async def history(self, group: str, limit: int) -> Page:
+        """Read a group; raises as `call`."""
+
+
+def raised(error: RelayError) -> Refusal | NoAnswer:
+    """What an error of the hub means."""
+    return NoAnswer(error.code) if error.code == "timeout" else Refusal(error.code, error.message)
+
+
+# --- the client library ------------------------------------------------------------------------------------
+
+
+class LibraryVoice:
+    """A session of the client library; made by `library_voice`."""
+
+    def __init__(self, hearer: Hearer, release: float, chance: Any) -> None:
+        self.client: HubClient
+        self.connections = 1
+        self._hearer = hearer
+        self._release = release
+        self._chance = chance
+
+    async def _ask(self, frame: wire.Request) -> Any:
+        try:
+            return await self.client.request(frame)
+        except RelayError as error:
+            raise raised(error) from error
+
+    async def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        got = await self._ask(_FRAMES[tool](arguments))
+        match got:
+            case wire.Sent():
+                return {"msg_id": got.msg_id, "status": got.status}
+            case wire.Broadcasted():
+                return {"broadcast_id": got.broadcast_id, "peer_count": got.peer_count}
+            case wire.PeerList():
+                return {"me": got.me, "peers": [{"name": peer.name} for peer in got.peers]}
+            case wire.Renamed():
+                return {"name": got.name}
+            case wire.RoomSent():
+                return {"delivered_count": got.delivered_count}
+            case wire.GroupMembers():
+                return {"group": got.group, "members": list(got.members)}
+            case wire.GroupDetails():
+                return {"admin": got.admin, "members": [{"name": each.name} for each in got.members]}
+            case wire.GroupList():
+                return {"groups": [{"name": group.name} for group in got.groups]}
+            case wire.RoomList():
+                return {"rooms": [{"name": room.name} for room in got.rooms]}
+        return {}
+
+    async def inbox(self, *, limit: int, wait: float = 0.0, since: str | None = None) -> Page:
+        got: wire.InboxPage = await self._ask(
+            wire.Inbox(req_id=0, limit=limit, wait=wait, since_id=since, budget=BUDGET)
+        )
+        page = Page(
+            [
+                Item(m.msg_id, m.kind, m.sender, m.text, reply_to=m.reply_to, marked=m.redelivered)
+                for m in got.messages
+            ],
+            got.remaining,
+            tuple(group.name for group in got.groups),
+            got.missed,
+        )
+        self._hearer.saw_page(page, again=since is not None)
+        if not got.lease:
+            return page
+        if self._chance.random() < self._release:
+            await self._ask(wire.Release(req_id=0, lease=got.lease))
+            return page
+        texts = [m for m in got.messages if m.text is not None]
+        confirm = wire.Confirm(
+            req_id=0,
+            lease=got.lease,
+            msg_ids=tuple(m.msg_id for m in texts if m.kind != "room" and "-" not in m.msg_id),
+            notices=tuple(m.msg_id for m in texts if "-" in m.msg_id),
+        )
+        await self._ask(confirm)
+        self._hearer.confirmed(page)
+        return page
+
+    async def history(self, group: str, limit: int) -> Page:
+        got: wire.GroupPage = await self._ask(
+            wire.GroupHistory(req_id=0, group=group, limit=limit, budget=BUDGET)
+        )
+        page = Page(
+            [Item(e.msg_id, e.kind, e.sender, e.text, seq=e.seq, group=group) for e in got.messages],
+            got.unread_remaining,
+            missed=got.missed,
+        )
+        self._hearer.saw_lines(group, page)
+        if not page.items:
+            return page
+        if self._chance.random() < self._release:
+            await self._ask(wire.GroupRelease(req_id=0, group=group))
+            return page
+        await self._ask(wire.GroupConfirm(req_id=0, group=group, upto=got.upto))
+        self._hearer.confirmed(page)
+        return page
+
+    def push(self, push: wire.Push) -> None:
+        """Take what the hub pushes."""
+        item = Item(
+            push.msg_id, push.kind, push.sender, push.text, reply_to=push.reply_to, group=push.group or ""
+        )
+        if self._hearer.saw_push(item, self.connections):
+            self.client.send_nowait(wire.Pushed(msg_ids=(push.msg_id,), carrier="soak"))
+        else:
+            self.client.send_nowait(wire.PushFailed(msg_ids=(push.msg_id,)))
+
+    def again(self, _welcome: wire.Welcome) -> None:
+        """The connection was made anew."""
+        self.connections += 1
+
+
+_FRAMES: dict[str, Any] = {
+    "send": lambda a: wire.Send(req_id=0, op_id="", **a),
+    "reply": lambda a: wire.Reply(req_id=0, op_id="", **a),
+    "broadcast": lambda a: wire.Broadcast(req_id=0, op_id="", **a),
+    "peers": lambda a: wire.Peers(req_id=0, **a),
+    "rename": lambda a: wire.Rename(req_id=0, op_id="", **a),
+    "join": lambda a: wire.Join(req_id=0, **a),
+    "leave": lambda a: wire.Leave(req_id=0, **a),
+    "room": lambda a: wire.RoomSend(req_id=0, op_id="", **a),
+    "rooms": lambda a: wire.Rooms(req_id=0),
+    "group_create": lambda a: wire.GroupCreate(
+        req_id=0, op_id="", name=a["name"], members=tuple(a["members"])
+    ),
+    "group_invite": lambda a: wire.GroupInvite(req_id=0, op_id="", **a),
+    "group_remove": lambda a: wire.GroupRemove(req_id=0, op_id="", **a),
+    "group_leave": lambda a: wire.GroupLeave(req_id=0, op_id="", **a),
+    "group_send": lambda a: wire.GroupSend(req_id=0, op_id="", **a),
+    "group_list": lambda a: wire.Groups(req_id=0),
+    "group_info": lambda a: wire.GroupInfo(req_id=0, **a),
+    "group_delete": lambda a: wire.GroupDelete(req_id=0, op_id="", **a),
+}
+
+
+@asynccontextmanager
+async def library_voice(
+    hub: Hub, hello: wire.Hello, hearer: Hearer, *, release: float, chance: Any
+) -> AsyncIterator[LibraryVoice]:
+    """A session, until the end of the block.
+
+    Raises:
+        RelayError: there is none to be had.
+    """
+    voice = LibraryVoice(hearer, release, chance)
+    on_push = voice.push if hello.push else None
+    async with open_hub_client(
+        hello, connect=hub.connector(), on_push=on_push, on_reconnect=voice.again
+    ) as client:
+        voice.client = client
+        yield voice
+
+
+# --- an adapter --------------------------------------------------------------------------------------------
+
+
+class AdapterVoice:
+    """An assistant: it speaks MCP to an `ecorelay mcp` of its own. Made by `adapter_voice`."""
+
+    def __init__(self, process: trio.Process, hearer: Hearer) -> None:
+        self.process = process
+        self.pushes = 0
+        self._hearer = hearer
+        self._last_id = 0
+        self._asked: dict[int, tuple[str, dict[str, Any]]] = {}
+        self._answers: dict[int, Any] = {}
+        self._news: dict[int, trio.Event] = {}
+        self._over = False
+
+    async def listen(self) -> None:
+        """Take in what the adapter writes, until it ends; also what it wrote just before it was killed."""
+        assert self.process.stdout is not None
+        received = bytearray()
+        with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
+            async for chunk in self.process.stdout:
+                *lines, rest = (bytes(received) + chunk).split(b"\n")
+                received = bytearray(rest)
+                for line in lines:
+                    self._take(json.loads(line))
+        self._over = True
+        for event in self._news.values():
+            event.set()
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if message.get("method") == METHOD:
+            meta = message["params"]["meta"]
+            self.pushes += 1
+            msg_id = meta.get("msg_id") or meta["ask_id"]
+            item = Item(
+                msg_id, meta["kind"], meta["from"], message["params"]["content"],
+                reply_to=meta.get("reply_to"), group=meta.get("group", ""),
+            )  # fmt: skip
+            self._hearer.saw_push(item, self.pushes)
+        if "method" in message:
+            return
+        id = message["id"]
+        tool, arguments = self._asked.pop(id, ("", {}))
+        answer: Any = message.get("result")
+        if tool and answer and not answer.get("isError"):
+            answer = json.loads(answer["content"][0]["text"])
+            if tool == "inbox":
+                answer = _page(answer)
+                self._hearer.saw_page(answer, again="since_id" in arguments)
+            elif tool == "group_history":
+                answer = _lines(arguments["group"], answer)
+                self._hearer.saw_lines(arguments["group"], answer)
+        self._answers[id] = answer
+        if id in self._news:
+            self._news[id].set()
+
+    async def _write(self, message: dict[str, Any]) -> None:
+        assert self.process.stdin is not None
+        try:
+            await self.process.stdin.send_all(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise Ended from error
+
+    async def ask(self, method: str, params: dict[str, Any], tool: str = "") -> Any:
+        """A request's answer."""
+        self._last_id += 1
+        id = self._last_id
+        self._asked[id] = tool, params.get("arguments", {})
+        self._news[id] = trio.Event()
+        try:
+            await self._write({"id": id, "method": method, "params": params})
+            with trio.move_on_after(ANSWER_S):
+                if not self._over:
+                    await self._news[id].wait()
+            if id in self._answers:
+                return self._answers.pop(id)
+            raise NoAnswer("adapter killed" if self._over else "adapter hangs")
+        finally:
+            del self._news[id]
+
+    async def initialize(self) -> None:
+        """Introduce the assistant."""
+        info = {"name": "soak", "version": "1"}
+        params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": info}
+        await self.ask("initialize", params)
+        await self._write({"method": "notifications/initialized"})
+
+    async def _tool(self, tool: str, arguments: dict[str, Any]) -> Any:
+        answer = await self.ask("tools/call", {"name": f"relay_{tool}", "arguments": arguments}, tool)
+        if answer is None:
+            raise Refusal("unexpected", "the adapter answered with an error of the protocol")
+        if isinstance(answer, dict) and answer.get("isError"):
+            fields = json.loads(answer["content"][0]["text"])
+            if fields["code"] == "timeout":
+                raise NoAnswer("timeout")
+            raise Refusal(fields["code"], fields["message"])
+        return answer
+
+    async def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        got: dict[str, Any] = await self._tool(tool, arguments)
+        return got
+
+    async def inbox(self, *, limit: int, wait: float = 0.0, since: str | None = None) -> Page:
+        arguments = {"limit": limit, "wait": wait} | ({"since_id": since} if since else {})
+        page: Page = await self._tool("inbox", arguments)
+        return page
+
+    async def history(self, group: str, limit: int) -> Page:
+        page: Page = await self._tool("group_history", {"group": group, "limit": limit})
+        return page
+
+
+def _item(fields: dict[str, Any], group: str = "") -> Item:
+    from pathlib import Path
+
+    return Item(
+        fields.get("msg_id") or fields["id"],
+        fields.get("kind") or fields["type"],
+        fields["from"],
+        fields.get("text"),
+        reply_to=fields.get("reply_to"),
+        marked=fields.get("redelivered", False),
+        group=group,
+        whole=Path(fields["file"]) if "file" in fields else None,
+    )
+
+
+def _page(fields: dict[str, Any]) -> Page:
+    groups = tuple(group["name"] for group in fields.get("groups", ()))
+    items = [_item(each) for each in fields["messages"]]
+    return Page(items, fields["remaining"], groups, fields.get("missed", 0))
+
+
+def _lines(group: str, fields: dict[str, Any]) -> Page:
+    items = [_item(each, group) for each in fields["messages"]]
+    return Page(items, fields["unread_remaining"], missed=fields.get("missed", 0))
+
+
+@asynccontextmanager
+async def adapter_voice(
+    hub: Hub, directory: Path, hearer: Hearer, *words: str
+) -> AsyncIterator[AdapterVoice]:
+    """An adapter and its assistant, until the end of the block; it is ended as assistants end theirs."""
+    directory.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - one small call
+    with open(directory / "stderr", "ab") as stderr:  # noqa: ASYNC230
+        process = await trio.lowlevel.open_process(
+            [sys.executable, "-P", "-m", "ecorelay", "mcp", *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            cwd=directory,
+            env=hub.environ | ({} if hub.on_demand else {"ECORELAY_SPAWN": "no"}),
+        )
+    voice = AdapterVoice(process, hearer)
+    raised: Exception | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(voice.listen)
+            try:
+                await voice.initialize()
+                yield voice
+            except Exception as error:
+                raised = error
+            assert process.stdin is not None
+            await process.stdin.aclose()
+            with trio.move_on_after(10):
+                await process.wait()
+            if process.returncode is None:
+                process.kill()
+            # What it wrote before it was killed is still read: `listen` ends by itself.
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+    if raised is not None:
+        raise raised
