@@ -63,7 +63,8 @@ class Peer:
         self.dry_at = 0.0
         """When it last had read everything there was."""
         self.held = False
-        """It does nothing, though its session lives."""
+        """It is to do nothing, though its session lives; and it `rests` when it has ended what it did."""
+        self.rests = False
         self._talk = talk
         self._to_answer: list[str] = []
         self._sessions = 0

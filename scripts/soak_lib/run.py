@@ -159,7 +159,6 @@ class Soak:
         self.talk.hushed = False
         async with trio.open_nursery() as nursery:
             if settings.plant:
-                await trio.sleep(2)
                 await plant(settings.plant, self.talk, self.chance)
             while (now := trio.current_time()) < end:
                 await trio.sleep(min(self.chance.expovariate(1 / settings.every_s), end - now))

@@ -157,8 +157,10 @@ class Talk:
             with trio.move_on_after(self.random.expovariate(1.0) * PAUSE_S * self.pace):
                 while not self.hushed:  # noqa: ASYNC110 - a hush ends it
                     await trio.sleep(0.5)
-        while peer.held:  # noqa: ASYNC110 - seldom
+        while peer.held:
+            peer.rests = True
             await trio.sleep(0.1)
+        peer.rests = False
 
     async def act(self, peer: Peer, voice: Voice) -> bool:
         """One thing at random; False: it leaves now."""
