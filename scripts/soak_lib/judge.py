@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from itertools import pairwise
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct, field
@@ -22,6 +23,8 @@ FALSE_REFUSAL: Final = "refused, and arrived"
 ASTRAY: Final = "went astray"
 DISK_FULL: Final = "disk full"
 """The kind of that fault."""
+LEASE_S: Final = 40.0
+"""No page is out for longer."""
 AFTER_S: Final = 10.0
 """So long after a fault is over a message counts as sent after it."""
 
@@ -96,6 +99,8 @@ class Judge:
         """Hub: faults that are on."""
         self._healed: dict[str, tuple[float, str]] = {}
         """Hub: when its latest fault was over, and what it was."""
+        self._full: dict[str, float] = {}
+        """Hub: when its disk was no longer full."""
         self._weather: dict[int, str] = {}
         """Message: the fault it was begun in."""
 
@@ -217,6 +222,10 @@ class Judge:
         """Then a page that was handed out cannot be noted, and nobody says that it can."""
         return DISK_FULL in self._faulty[self.hub_of.get(to, "")].values()
 
+    def _disk_was_full(self, to: int, at: float) -> bool:
+        """What was given back since then has no mark, and comes after what was read meanwhile."""
+        return self._disk_is_full(to) or at - self._full.get(self.hub_of.get(to, ""), -inf) < LEASE_S
+
     def _mail(self, event: log.Shown, message: Message, first: bool) -> None:
         n, to, by = event.n, event.to, message.begun.by
         if to in message.confirmed:
@@ -225,7 +234,8 @@ class Judge:
             self._find(DOUBLE, n, f"peer {to} was shown it again, without a mark")
         elif not first and event.how == "push" and message.shown[to] == event.turn:
             self._find(DOUBLE, n, f"peer {to} was pushed it twice on one connection")
-        if first and not event.marked and message.begun.kind != "room" and to not in message.declined:
+        kept = message.begun.kind != "room" and to not in message.declined
+        if first and kept and not event.marked and not self._disk_was_full(to, event.at):
             # An ask of another hub is not pushed as it comes: it waits in the inbox, or for the next session.
             lane = (by, to, f"{event.how} of asks" if message.begun.kind == "ask" else event.how)
             if event.how == "page":
@@ -273,6 +283,8 @@ class Judge:
             else:
                 self._faulty[hub].pop(event.number, None)
                 self._healed[hub] = (event.at, event.kind)
+                if event.kind == DISK_FULL:
+                    self._full[hub] = event.at
 
     def _now_at(self, event: log.Begun) -> str:
         """The fault around or shortly before a send, at its sender's or recipient's hub; empty: calm."""

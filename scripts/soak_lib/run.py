@@ -19,7 +19,8 @@ from ecorelay.errors import RelayError
 from scripts.soak_lib import ledger as log
 from scripts.soak_lib.cables import laid
 from scripts.soak_lib.faults import Faults
-from scripts.soak_lib.judge import Judge
+from scripts.soak_lib.judge import DIVERGED, Judge
+from scripts.soak_lib.logs import Logs
 from scripts.soak_lib.peers import Peer
 from scripts.soak_lib.place import HUBS, Place
 from scripts.soak_lib.planting import plant
@@ -83,6 +84,7 @@ class Soak:
         self.talk = Talk(self.ledger, self.judge, settings.seed)
         self.place = Place(root, settings.ring)
         self.watch = Watch(root / "processes.jsonl")
+        self.logs = Logs(root)
         self.chance = random.Random(settings.seed + 1)
         self.faults = Faults(self.place, self.talk, self.chance, self._reload)
         self.seconds = 0.0
@@ -117,6 +119,8 @@ class Soak:
                 with trio.CancelScope(shield=True):
                     await self.place.end()
                     await self._nothing_left()
+                    for line in self.logs.crashes():
+                        self.talk.trouble("crash", line)
                 self.ledger.close()
                 self.watch.close()
 
@@ -204,6 +208,8 @@ class Soak:
         await self._groups_agree()
         took = trio.current_time() - began
         self.checks.append(took)
+        for line in self.logs.crashes():
+            talk.trouble("crash", line)
         talk.note(log.Quiet(log.now(), since))
         counts = self.judge.counts
         self.say(
@@ -243,20 +249,18 @@ class Soak:
 
     async def _groups_agree(self) -> None:
         """Every hub with a member says the same of a group's members."""
-        talk = self.talk
-        with trio.move_on_after(SETTLE_S):
-            while wrong := [name for name in talk.stable if len(await self._views(name)) > 1]:  # noqa: ASYNC110 - other processes
-                await trio.sleep(0.5)
-            return
-        for name in wrong:
-            talk.trouble("group diverged", f"{name}: {await self._views(name)}")
+        for name in [*self.talk.stable, *self.talk.churning]:
+            with trio.move_on_after(SETTLE_S):
+                while len(await self._views(name)) > 1:  # noqa: ASYNC110 - other processes
+                    await trio.sleep(0.5)
+                continue
+            self.talk.trouble(DIVERGED, f"{name}: {await self._views(name)}")
 
     async def _views(self, name: str) -> set[tuple[str, ...]]:
         views: set[tuple[str, ...]] = set()
         hubs = set()
-        for key in self.talk.stable[name]:
-            peer = self.talk.peers[key]
-            if peer.hub.hub_id in hubs or peer.voice is None:
+        for peer in self.talk.peers:
+            if name not in peer.groups or peer.hub.hub_id in hubs or peer.voice is None:
                 continue
             with suppress(Refusal, NoAnswer):
                 got = await peer.voice.call("group_info", group=self.talk.group_address(peer, name))

@@ -188,6 +188,11 @@ class Talk:
         if stubs and self.random.random() < 0.3:
             await voice.inbox(limit=20, since=stubs[0])
 
+    async def _inbox_cancelled(self, peer: Peer, voice: Voice) -> None:
+        """Wait for mail, and give up: what was read without anybody seeing it stays unread."""
+        with trio.move_on_after(self.random.uniform(0, 1.5)):
+            await voice.inbox(limit=20, wait=5)
+
     async def _reply(self, peer: Peer, voice: Voice) -> None:
         await peer.answer_one(voice)
 
@@ -302,6 +307,7 @@ class Talk:
 _DEEDS: Final[tuple[tuple[str, Callable[[Talk, Peer, Voice], Awaitable[None]], float], ...]] = (
     ("send", Talk._send, 38),
     ("inbox", Talk._inbox, 24),
+    ("inbox, cancelled", Talk._inbox_cancelled, 3),
     ("reply", Talk._reply, 8),
     ("broadcast", Talk._broadcast, 0.4),
     ("rename", Talk._rename, 0.4),

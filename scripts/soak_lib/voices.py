@@ -354,12 +354,22 @@ class AdapterVoice:
             await self._write({"id": id, "method": method, "params": params})
             with trio.move_on_after(ANSWER_S):
                 if not self._over:
-                    await self._news[id].wait()
+                    await self._until(id)
             if id in self._answers:
                 return self._answers.pop(id)
             raise NoAnswer("adapter killed" if self._over else "adapter hangs")
         finally:
             del self._news[id]
+
+    async def _until(self, id: int) -> None:
+        try:
+            await self._news[id].wait()
+        except trio.Cancelled:
+            # The user pressed a key. What was on its way all the same is still heard.
+            with trio.move_on_after(1, shield=True), suppress(Ended):
+                said = {"requestId": id, "reason": "given up"}
+                await self._write({"method": "notifications/cancelled", "params": said})
+            raise
 
     async def initialize(self) -> None:
         """Introduce the assistant."""
