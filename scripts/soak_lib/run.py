@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from contextlib import AsyncExitStack, suppress
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -87,8 +88,11 @@ class Soak:
         self.logs = Logs(root)
         self.chance = random.Random(settings.seed + 1)
         self.faults = Faults(self.place, self.talk, self.chance, self._reload)
+        self.began = inf
         self.seconds = 0.0
         self.load = 0.0
+        self.cut_short = False
+        """It was told to end."""
         self.checks: list[float] = []
         """Seconds each time of quiet took until all was there."""
         self.leftovers: list[str] = []
@@ -109,13 +113,31 @@ class Soak:
     # --- the whole ---------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Do it all; the findings are in `judge` afterwards."""
+        """Do it all, or until SIGINT or SIGTERM; the findings are in `judge` afterwards."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._heed_signals, nursery.cancel_scope)
+            await self._run()
+            nursery.cancel_scope.cancel()
+
+    async def _heed_signals(
+        self, scope: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """End in order: no process is left behind."""
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
+            async for _ in signals:
+                self.say("ended before its time")
+                self.cut_short = True
+                scope.cancel()
+
+    async def _run(self) -> None:
         async with laid(*self.place.cables):
             self.place.configure()
             try:
                 await self.place.start()
                 await self._with_peers()
             finally:
+                self.seconds = max(0.0, trio.current_time() - self.began)
                 with trio.CancelScope(shield=True):
                     await self.place.end()
                     await self._nothing_left()
@@ -157,7 +179,7 @@ class Soak:
     async def _do(self) -> None:
         settings = self.settings
         self.say(f"{settings.peers} peers on {len(HUBS)} hubs, for {settings.minutes:g} minutes")
-        began = trio.current_time()
+        self.began = began = trio.current_time()
         end = began + settings.minutes * 60
         next_check = began + settings.check_min * 60
         self.talk.hushed = False
@@ -173,7 +195,6 @@ class Soak:
                     await self._check()
                     next_check = trio.current_time() + settings.check_min * 60
         await self._check()
-        self.seconds = trio.current_time() - began
 
     async def _one_fault(self, killing: bool) -> None:
         self._running_faults += 1
