@@ -26,7 +26,7 @@ from scripts.soak_lib.peers import Peer
 from scripts.soak_lib.place import HUBS, Place
 from scripts.soak_lib.planting import plant
 from scripts.soak_lib.talk import Talk
-from scripts.soak_lib.voices import NoAnswer, Refusal
+from scripts.soak_lib.voices import Ended, NoAnswer, Refusal
 from scripts.soak_lib.watch import Watch
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ LINKED_S: Final = 90.0
 SAMPLE_S: Final = 10.0
 LOOK_S: Final = 0.25
 PACES: Final = (0.2, 20.0)
+NOTHING: Final = (Refusal, NoAnswer, Ended)
+"""A peer that was asked has nothing to say."""
 MANNERS: Final = ("pull", "push", "pull", "adapter", "pull", "push", "pull", "channel")
 """Of the peers of one hub, in turn. A second adapter for channels beside one assistant process would stay
 passive, and all of ours have this process as their assistant: so one a hub."""
@@ -283,7 +285,7 @@ class Soak:
         for peer in self.talk.peers:
             if name not in peer.groups or peer.hub.hub_id in hubs or peer.voice is None:
                 continue
-            with suppress(Refusal, NoAnswer):
+            with suppress(*NOTHING):
                 got = await peer.voice.call("group_info", group=self.talk.group_address(peer, name))
                 hubs.add(peer.hub.hub_id)
                 members = [member["name"] for member in got["members"]]
@@ -361,7 +363,7 @@ class Soak:
                 return False
             try:
                 await peer.voice.call("group_info", group=self.talk.group_address(peer, name))
-            except Refusal:
+            except NOTHING:
                 return False
         return True
 
