@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from scripts.soak_lib import report
+from scripts.soak_lib.judge import judged
 from scripts.soak_lib.ledger import read
 from scripts.soak_lib.planting import PLANTS
 from scripts.soak_lib.run import Settings, Soak
@@ -49,7 +50,10 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument(
         "--plant", choices=PLANTS, default="", help="break a promise, to see that it is noticed"
     )
+    parser.add_argument("--judge", type=Path, metavar="LEDGER", help="run nothing, judge that file once more")
     given = parser.parse_args(words)
+    if given.judge:
+        return _judge_again(given.judge)
     if given.peers < 6:
         parser.error("--peers must be 6 or more")
     settings = Settings(
@@ -82,6 +86,16 @@ def main(words: Sequence[str]) -> int:
         shutil.rmtree(root, ignore_errors=True)
     print(report.markdown(found))
     return 1 if bad else 0
+
+
+def _judge_again(path: Path) -> int:
+    judge = judged(read(path))
+    for finding in judge.findings:
+        print(f"{finding.what}, message {finding.n}: {finding.detail}")
+    print(
+        f"{judge.counts['Acked']} acknowledged, {judge.counts['Shown']} shown, {len(judge.findings)} findings"
+    )
+    return 1 if judge.findings else 0
 
 
 def _keep(soak: Soak, to: Path | None) -> Path:

@@ -108,6 +108,8 @@ class Judge:
         """One more event."""
         self.counts[type(event).__name__] += 1
         match event:
+            case log.Lives():
+                self.hub_of[event.peer] = event.hub
             case log.Begun():
                 self.messages[event.n] = Message(event)
                 self._weather[event.n] = self._now_at(event)
@@ -324,10 +326,9 @@ class Judge:
             latest[by] = n
 
 
-def judged(events: Iterable[log.Event], hub_of: dict[int, str] | None = None) -> Judge:
+def judged(events: Iterable[log.Event]) -> Judge:
     """What a whole file says."""
     judge = Judge()
-    judge.hub_of = hub_of or {}
     for event in events:
         judge.take(event)
     return judge

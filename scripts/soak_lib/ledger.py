@@ -30,6 +30,13 @@ class Event(Struct, frozen=True, tag=True, tag_field="e", omit_defaults=True):
     at: float
 
 
+class Lives(Event, frozen=True):
+    """A peer, and its hub."""
+
+    peer: int
+    hub: str
+
+
 class Begun(Event, frozen=True):
     """Peer `by` is about to send message `n`: to peer `to`, a group or room (`where`), else to everybody."""
 
@@ -158,7 +165,8 @@ class Quiet(Event, frozen=True):
 
 
 Line = (
-    Begun
+    Lives
+    | Begun
     | Acked
     | Refused
     | Unknown

@@ -15,6 +15,8 @@ from scripts.soak_lib.watch import slope
 if TYPE_CHECKING:
     from scripts.soak_lib.run import Soak
 
+LIVES: Final = 8
+"""Of each kind of process."""
 SHOWN: Final = 40
 """Findings in the report; all are in the JSON beside it."""
 
@@ -143,15 +145,17 @@ def markdown(found: dict[str, Any]) -> str:
     lines += [
         "",
         "| process | lives | most MB | most descriptors | minutes in long lives | kB a minute in each "
-        "| descriptors a minute |",
-        "|---|---|---|---|---|---|---|",
+        "| in the second half | descriptors a minute |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for role, row in found["processes"].items():
-        slopes = ", ".join(map(str, row.get("kb_per_min", [])[:8])) or "–"
-        fds = ", ".join(map(str, row.get("fds_per_min", [])[:8])) or "–"
+        slopes, late, fds = (
+            ", ".join(map(str, row.get(key, [])[:LIVES])) or "–"
+            for key in ("kb_per_min", "last_slope_kb_per_min", "fds_per_min")
+        )
         lines.append(
             f"| {role} | {row['processes']} | {row['mb_max']} | {row['fds_max']} | {row.get('minutes', '–')} "
-            f"| {slopes} | {fds} |"
+            f"| {slopes} | {late} | {fds} |"
         )
     for title, key in (
         ("refused sends", "refusals"),

@@ -157,7 +157,7 @@ class Soak:
             hub = hubs[key % len(hubs)]
             peer = Peer(key, hub, manner, self.talk)
             self.talk.peers.append(peer)
-            self.judge.hub_of[key] = hub.hub_id
+            self.talk.note(log.Lives(log.now(), key, hub.hub_id))
         async with trio.open_nursery() as peers:
             self.talk.hushed = True
             for peer in self.talk.peers:

@@ -154,9 +154,9 @@ def test_a_text_says_which_message_it_is_and_whether_it_is_whole(size: int) -> N
 
 def test_a_page_on_a_full_disk_may_come_again_without_a_mark() -> None:
     full = [log.Fault(0.5, 1, DISK_FULL, "a", on, ("a",)) for on in (True, False)]
-    hubs = {1: "a", 2: "a"}
-    assert judged([*mail(1), full[0], page(1), full[1], page(1, 2)], hubs).findings == []
-    assert judged([*mail(1), *full, page(1), page(1, 2)], hubs).of_kind(DOUBLE)
+    hubs = [log.Lives(0.0, peer, "a") for peer in (1, 2)]
+    assert judged([*hubs, *mail(1), full[0], page(1), full[1], page(1, 2)]).findings == []
+    assert judged([*hubs, *mail(1), *full, page(1), page(1, 2)]).of_kind(DOUBLE)
 
 
 def test_times_are_told_apart_by_what_was_broken() -> None:

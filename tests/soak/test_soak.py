@@ -38,6 +38,13 @@ def test_an_acknowledged_message_that_is_taken_away_is_found_and_its_history_kep
     assert [what for what, _, _ in found["findings"]] == ["lost"]
     assert (code, found["losses"], found["duplicates"], found["reorderings"]) == (1, 1, 0, 0)
     assert sum(found["acknowledged"].values()) > 5
+    again = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "soak.py", "--judge", tmp_path / "kept" / "ledger.jsonl"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (again.returncode, again.stdout.splitlines()[0].split(",")[0]) == (1, "lost"), again
     [history] = (tmp_path / "kept" / "messages").iterdir()
     told = history.read_text()
     assert f"lost: acknowledged as {told.split('id ')[1].split()[0]}" in told
