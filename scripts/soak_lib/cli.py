@@ -120,7 +120,7 @@ def _history(soak: Soak, finding: Finding, directory: Path) -> None:
     for event in read(soak.ledger.path):
         if getattr(event, "n", None) == finding.n or finding.n in getattr(event, "ns", ()):
             lines.append(repr(event))
-    lines += ["", "## said while it ran", "", *soak.traces.get(finding.n, [])]
+    lines += ["", "## said while it ran", "", *soak.quiet.traces.get(finding.n, [])]
     if msg_id:
         for hub in soak.place.hubs.values():
             lines += ["", f"## ecorelay trace, at {hub.hub_id}", "", _trace(hub.environ, msg_id)]

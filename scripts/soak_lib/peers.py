@@ -9,16 +9,8 @@ import trio
 from ecorelay import wire
 from ecorelay.errors import RelayError
 from scripts.soak_lib import ledger as log
-from scripts.soak_lib.voices import (
-    AdapterVoice,
-    Ended,
-    Item,
-    NoAnswer,
-    Page,
-    Refusal,
-    adapter_voice,
-    library_voice,
-)
+from scripts.soak_lib.assistant import AdapterVoice, adapter_voice
+from scripts.soak_lib.voices import Ended, Item, NoAnswer, Page, Refusal, library_voice
 
 if TYPE_CHECKING:
     from scripts.soak_lib.place import Hub

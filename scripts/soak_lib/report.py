@@ -85,7 +85,7 @@ def table(soak: Soak) -> dict[str, Any]:
         "deliveries": dict(deliveries),
         "tools": dict(soak.talk.tools),
         "faults": dict(judge.faults.most_common()),
-        "checks": {"n": len(soak.checks), "longest_s": round(max(soak.checks, default=0), 1)},
+        "checks": {"n": len(soak.quiet.checks), "longest_s": round(max(soak.quiet.checks, default=0), 1)},
         "losses": len(judge.of_kind(LOSS)),
         "duplicates": len(judge.of_kind(DOUBLE)),
         "reorderings": len(judge.of_kind(DISORDER)),

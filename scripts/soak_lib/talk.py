@@ -10,7 +10,7 @@ import trio
 
 from scripts.soak_lib import ledger as log
 from scripts.soak_lib.peers import CUT, Peer
-from scripts.soak_lib.voices import NoAnswer, Refusal
+from scripts.soak_lib.voices import NOTHING, NoAnswer, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -141,6 +141,20 @@ class Talk:
         keys = (admin.key, *[each.key for each in members])
         self.stable[key] = keys
         self.note(log.Members(log.now(), key, keys))
+
+    async def all_are_in(self, group: str) -> bool:
+        """Whether all members of a group that stays have heard of it; then they begin to read it."""
+        for key in self.stable[group]:
+            peer = self.peers[key]
+            if peer.voice is None:
+                return False
+            try:
+                await peer.voice.call("group_info", group=self.group_address(peer, group))
+            except NOTHING:
+                return False
+        for key in self.stable[group]:
+            self.peers[key].groups.setdefault(group, 0)
+        return True
 
     # --- what a peer does --------------------------------------------------------------------------------
 
