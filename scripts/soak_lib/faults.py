@@ -156,15 +156,16 @@ class Faults:
 
     async def _no_descriptors(self) -> None:
         hub = self._hub()
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # it ends just now
             used = max(map(int, os.listdir(f"/proc/{hub.pid}/fd"))) + 1
             await self._limited("no descriptors left", hub, resource.RLIMIT_NOFILE, used, self._s(0.5, 4))
 
     async def _limited(self, kind: str, hub: Hub, what: int, limit: int, seconds: float) -> None:
         pid = hub.pid
-        if not hub.runs():
+        try:
+            before = resource.prlimit(pid, what)
+        except ProcessLookupError:
             return
-        before = resource.prlimit(pid, what)
 
         def hurt() -> None:
             with suppress(ProcessLookupError):

@@ -186,6 +186,8 @@ class Soak:
         self._running_faults += 1
         try:
             await self.faults.one(killing=killing)
+        except Exception as error:
+            self.talk.trouble("the soak's own fault", repr(error))
         finally:
             self._running_faults -= 1
 

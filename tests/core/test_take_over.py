@@ -91,7 +91,7 @@ def test_the_start_of_the_process_counts_only_if_the_kernel_confirmed_its_pid():
 
 @pytest.mark.guarantee("identity-kept")
 def test_who_was_killed_and_comes_back_to_its_directory_before_that_is_heard_is_who_it_was():
-    where = {"client": "claude", "cwd": "/src/api"}
+    where: dict[str, Any] = {"client": "claude", "cwd": "/src/api"}
     places = (("claude", "/src/api", 1), ("claude", "/src/api", 3))
     script = Script(Snapshot(peers=(peer_row(1, "ann"), peer_row(3, "work")), places=places))
     script.online(1, "ann", pid=7, **where)
@@ -102,7 +102,7 @@ def test_who_was_killed_and_comes_back_to_its_directory_before_that_is_heard_is_
 
 @pytest.mark.guarantee("same-directory-no-swap")
 def test_of_living_sessions_in_its_directory_each_is_looked_at_once_and_none_is_taken():
-    where = {"client": "claude", "cwd": "/src/api"}
+    where: dict[str, Any] = {"client": "claude", "cwd": "/src/api"}
     places = tuple(("claude", "/src/api", no) for no in (1, 2, 3))
     peers = (peer_row(1, "ann"), peer_row(2, "bob"), peer_row(3, "work"))
     script = Script(Snapshot(peers=peers, places=places))
