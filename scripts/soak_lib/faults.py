@@ -162,9 +162,11 @@ class Faults:
 
     async def _limited(self, kind: str, hub: Hub, what: int, limit: int, seconds: float) -> None:
         pid = hub.pid
+        if not pid:
+            return
         try:
             before = resource.prlimit(pid, what)
-        except ProcessLookupError:
+        except ProcessLookupError:  # it ends just now
             return
 
         def hurt() -> None:
@@ -270,8 +272,9 @@ class Faults:
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)
+    if pid:  # 0 would be all of us
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 _LASTING: Final = (
