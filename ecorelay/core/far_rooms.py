@@ -430,9 +430,12 @@ def lost(s: State, hub: RemoteHub, link: int, now: Now) -> None:
     for number, asked in list(s.room_asks.items()):
         if asked.link == link:
             del s.room_asks[number]
-            _finish(
-                s, asked, "hub_unreachable", f"the link to {hub.hub_id} was lost: try again when it is back"
-            )
+            gone = f"the link to {hub.hub_id} was lost"
+            if asked.said:
+                # It may have arrived: who is told that it has not says it twice.
+                _finish(s, asked, "timeout", f"{gone} before it answered: whether it was said is not known")
+            else:
+                _finish(s, asked, "hub_unreachable", f"{gone}: try again when it is back")
     hub.rooms_told, hub.rooms_all = set(), False
     if hub.guest_rooms:
         hub.rooms_lost = now.mono

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -73,6 +74,9 @@ def history_ready(s: State, note: HistoryReady, page: HistoryRead, now: Now) -> 
         if page.lines:
             lease.upto, lease.sid, lease.released = page.upto, note.sid, 0
             lease.until = now.mono + s.limits.lease_s
+            if not note.op.after:
+                lease.pages.clear()  # whatever is out elsewhere, it is in this page too
+            lease.pages[note.sid] = page.upto, lease.until
             s.at(lease.until, HistoryLapses(peer.no, group.no, lease.until))
         lease.hidden += peer.group_unread.get(group.no, 0) - page.remaining
         _set_unread(peer, group.no, page.remaining)
@@ -119,13 +123,28 @@ def _give_back(peer: Peer, group_no: int, lease: HistoryLease) -> None:
         lease.hidden = 0
 
 
+def _give_all_back(peer: Peer, group_no: int, lease: HistoryLease) -> None:
+    """One page was not shown, and later ones may be out: none of them may be confirmed over it."""
+    lease.released = lease.upto
+    lease.pages.clear()
+    _give_back(peer, group_no, lease)
+
+
 def history_lapses(s: State, note: HistoryLapses) -> None:
     """The reader never confirmed."""
     peer = s.peers.get(note.peer_no)
     lease = peer.history.get(note.group_no) if peer is not None else None
-    if peer is not None and lease is not None and lease.until == note.until:
+    if peer is None or lease is None:
+        return
+    late = [sid for sid, (_, until) in lease.pages.items() if until == note.until]
+    for sid in late:
+        del lease.pages[sid]
+    if lease.until == note.until:
         s.count("leases_lapsed")
         _give_back(peer, note.group_no, lease)
+    elif late:
+        s.count("leases_lapsed")
+        _give_all_back(peer, note.group_no, lease)
 
 
 def next_read(s: State, lease: HistoryLease, now: Now) -> None:
@@ -153,12 +172,17 @@ def confirm(s: State, session: Session, frame: wire.GroupConfirm, _now: Now) -> 
     peer = s.own(session)
     group = group_names.member(s, peer, frame.group)
     lease = peer.history.get(group.no)
-    if lease is not None and frame.upto <= lease.released:
-        # The cursor would pass over a page that nobody was shown. Rather both come again.
+    if lease is not None and (frame.upto <= lease.released or _passes(lease, session.sid, frame.upto)):
+        # The cursor would pass over a page that perhaps nobody was shown. Rather both come again.
         s.reply(session.sid, wire.Done(req_id=frame.req_id, unread=unread_of(peer)))
         return
     op = MoveCursor(group_no=group.no, no=peer.no, upto=frame.upto)
     s.out.append(Store((op,), HistoryConfirmed(session.sid, frame.req_id, op)))
+
+
+def _passes(lease: HistoryLease, sid: int, upto: int) -> bool:
+    """Whether there is a page before that, out with another session, which may end without showing it."""
+    return any(other != sid and last < upto for other, (last, _) in lease.pages.items())
 
 
 def confirmed(s: State, note: HistoryConfirmed, result: CursorMoved) -> None:
@@ -166,6 +190,8 @@ def confirmed(s: State, note: HistoryConfirmed, result: CursorMoved) -> None:
     peer = s.peers[note.op.no]
     if note.op.group_no in peer.groups:
         lease = peer.history.get(note.op.group_no)
+        if lease is not None and lease.pages.get(note.sid, (inf, 0.0))[0] <= note.op.upto:
+            del lease.pages[note.sid]
         if lease is not None and lease.until and lease.upto > note.op.upto:
             # A later page is still out: what of it is unread stays hidden.
             lease.hidden = max(0, result.unread - peer.group_unread.get(note.op.group_no, 0))
@@ -182,8 +208,7 @@ def release(s: State, session: Session, frame: wire.GroupRelease, _now: Now) -> 
     group = group_names.member(s, peer, frame.group)
     lease = peer.history.get(group.no)
     if lease is not None:
-        lease.released = lease.upto
-        _give_back(peer, group.no, lease)
+        _give_all_back(peer, group.no, lease)
     s.reply(session.sid, wire.Done(req_id=frame.req_id, unread=unread_of(peer)))
 
 
@@ -213,10 +238,14 @@ def lines_went(s: State, group: Group) -> None:
         lease = s.peers[no].history.get(group.no)
         if lease is not None:
             lease.released, lease.until, lease.hidden = lease.upto, 0.0, 0
+            lease.pages.clear()
 
 
 def session_ended(session: Session, peer: Peer) -> None:
     """Its unconfirmed pages are unread again."""
     for group_no, lease in peer.history.items():
+        had = lease.pages.pop(session.sid, None)
         if lease.sid == session.sid:
             _give_back(peer, group_no, lease)
+        elif had is not None:
+            _give_all_back(peer, group_no, lease)

@@ -55,6 +55,8 @@ class Claim(Struct, frozen=True):
     peer_no: int
     asked_at: float = 0.0
     pings: int = 0
+    tried: tuple[int, ...] = ()
+    """Peers whose sessions were found alive before this one."""
 
 
 class Identified(Struct, frozen=True):
@@ -142,16 +144,22 @@ def _choose(s: State, session: Session, now: Now) -> None:
             _choose_free(s, session, now)
 
 
-def _choose_free(s: State, session: Session, now: Now) -> None:
+def _choose_free(s: State, session: Session, now: Now, tried: tuple[int, ...] = ()) -> None:
     """A peer nobody holds: that of the directory, else a new one with a name of its own."""
     hello = session.hello
     wanted = hello.name or names.slug(hello.client)
     if hello.cwd:
         for peer in s.places.get((hello.client, hello.cwd), ()):
             # Who asked for a name by hand gets that or one made from it, never another chosen one.
-            if not peer.session and not peer.going and (peer.auto or not hello.pinned):
+            if peer.going or peer.no in tried or (hello.pinned and not peer.auto):
+                continue
+            if peer.session is None:
                 session.wanted_taken = hello.pinned
                 _bind(s, session, peer, now)
+                return
+            if peer.session.pid:
+                # Who was killed and comes back may be here before the end of its old connection is heard.
+                _check(s, session, peer.session, peer, tried)
                 return
     name, number = wanted, 1
     while names.key(name) in s.names or names.key(name) in s.reserved or s.find(name, now) is not None:
@@ -314,15 +322,16 @@ def _claim(s: State, session: Session, peer: Peer, now: Now) -> None:
     elif holder.hello.instance is not None and holder.hello.instance == session.hello.instance:
         _replace(s, session, holder, peer, now, "the same process connected again")
     elif holder.pid:
-        s.out.append(
-            CheckProcess(
-                holder.pid,
-                holder.hello.pid_start if holder.pid == holder.hello.pid else 0,
-                Claim(session.sid, holder.sid, peer.no),
-            )
-        )
+        _check(s, session, holder, peer)
     else:
         _contest(s, Claim(session.sid, holder.sid, peer.no), session, holder, now)
+
+
+def _check(s: State, session: Session, holder: Session, peer: Peer, tried: tuple[int, ...] = ()) -> None:
+    """Ask whether the process of who holds a peer lives; `process_checked` goes on."""
+    start = holder.hello.pid_start if holder.pid == holder.hello.pid else 0
+    claim = Claim(session.sid, holder.sid, peer.no, tried=tried)
+    s.out.append(CheckProcess(holder.pid, start, claim))
 
 
 def process_checked(s: State, event: ProcessChecked, now: Now) -> None:
@@ -375,7 +384,7 @@ def _contest(s: State, claim: Claim, session: Session, holder: Session, now: Now
     """The holder's process lives. Only the same assistant session may ask whether it still answers."""
     mine, theirs = session.hello, holder.hello
     if mine.identity and (mine.client, mine.identity) == (theirs.client, theirs.identity):
-        s.at(now.mono, Claim(claim.sid, claim.holder, claim.peer_no, now.mono))
+        s.at(now.mono, Claim(claim.sid, claim.holder, claim.peer_no, now.mono, tried=claim.tried))
     else:
         _lose(s, session, claim, now)
 
@@ -394,7 +403,7 @@ def _lose(s: State, session: Session, claim: Claim, now: Now) -> None:
         return
     session.wanted_taken = True
     try:
-        _choose_free(s, session, now)
+        _choose_free(s, session, now, (*claim.tried, claim.peer_no))
     except RelayError as error:
         refuse(s, session.sid, error.code, error.message)
 
@@ -409,7 +418,7 @@ def claim_step(s: State, claim: Claim, now: Now) -> None:
     elif holder.heard > claim.asked_at:
         _lose(s, session, claim, now)
     elif now.mono < s.jumped_at + AFTER_JUMP_S:
-        asked = Claim(claim.sid, claim.holder, claim.peer_no, now.mono)
+        asked = Claim(claim.sid, claim.holder, claim.peer_no, now.mono, tried=claim.tried)
         s.at(s.jumped_at + AFTER_JUMP_S, asked)
     elif claim.pings >= CLAIM_PINGS:
         _replace(s, session, holder, peer, now, "it did not answer for 5 s")
@@ -418,7 +427,7 @@ def claim_step(s: State, claim: Claim, now: Now) -> None:
         asked_at = claim.asked_at or now.mono
         s.at(
             now.mono + CLAIM_S / CLAIM_PINGS,
-            Claim(claim.sid, claim.holder, claim.peer_no, asked_at, claim.pings + 1),
+            Claim(claim.sid, claim.holder, claim.peer_no, asked_at, claim.pings + 1, claim.tried),
         )
 
 

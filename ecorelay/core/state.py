@@ -498,7 +498,7 @@ class Lease:
 class HistoryLease:
     """A member's page of one group: lines up to `upto` are out, unconfirmed, until `until`."""
 
-    __slots__ = ("hidden", "queue", "reading", "released", "sid", "until", "upto")
+    __slots__ = ("hidden", "pages", "queue", "reading", "released", "sid", "until", "upto")
 
     def __init__(self) -> None:
         self.upto = 0
@@ -508,6 +508,8 @@ class HistoryLease:
         """Lines of it taken off the group's unread count as long as the page is out."""
         self.released = 0
         """Lines up to here were given back: until they are read anew, no later page may be confirmed."""
+        self.pages: dict[int, tuple[int, float]] = {}
+        """Of each session that has one out: up to where, and until when. None is confirmed over another's."""
         self.reading = False
         self.queue: list[tuple[int, wire.GroupHistory]] = []
         """Requests that came while a page was being read: one page at a time, so none is shown twice."""

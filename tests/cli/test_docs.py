@@ -1,6 +1,7 @@
 """The documents name everything there is, and nothing that is not."""
 
 import re
+import tomllib
 import typing
 from pathlib import Path
 
@@ -236,3 +237,15 @@ def test_links_between_the_documents_lead_somewhere(path):
     text = (ROOT / path).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
         assert ((ROOT / path).parent / target).exists(), target
+
+
+RELIABILITY = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+
+
+def test_the_page_on_reliability_names_promises_that_there_are():
+    listed = tomllib.loads((ROOT / "tests" / "guarantees.toml").read_text(encoding="utf-8"))["guarantee"]
+    promised = RELIABILITY.partition("## The promises")[2].partition("## How they are tried")[0]
+    cells = [line.split("|")[1] for line in promised.splitlines() if line.startswith("| ")]
+    named = {name for cell in cells for name in re.findall(r"`([a-z0-9]+(?:-[a-z0-9]+)+)`", cell)}
+    assert len(named) > 30
+    assert named <= {each["id"] for each in listed}

@@ -322,6 +322,73 @@ def test_lines_that_are_out_are_not_unread_until_they_lapse():
     assert bob.call(wire.GroupConfirm, group="red", upto=page.upto).unread == 0
 
 
+def two_readers() -> tuple[World, Client, Client, int]:
+    """bob's own session has lines 2-4 out, another connection of it 5-7; up to where that is."""
+    world, _, bob = world_with_group(6)
+    other = world.open("bob", role="attach")
+    assert texts(bob.call(wire.GroupHistory, group="red", limit=3)) == ["0", "1", "2"]
+    later = other.call(wire.GroupHistory, group="red", limit=3)
+    assert texts(later) == ["3", "4", "5"]
+    return world, bob, other, later.upto
+
+
+def all_comes_again(reader: Client) -> None:
+    page = reader.call(wire.GroupHistory, group="red")
+    assert texts(page) == ["0", "1", "2", "3", "4", "5"]
+    assert reader.call(wire.GroupConfirm, group="red", upto=page.upto).unread == 0
+    assert texts(reader.call(wire.GroupHistory, group="red")) == []
+
+
+@pytest.mark.guarantee("group-cursor-on-confirmation")
+@pytest.mark.parametrize("confirmed", ["before", "after"])
+def test_a_later_page_is_not_confirmed_over_one_whose_reader_dies(confirmed: str):
+    world, bob, other, upto = two_readers()
+    if confirmed == "before":
+        other.call(wire.GroupConfirm, group="red", upto=upto)
+    bob.close()
+    if confirmed == "after":
+        other.call(wire.GroupConfirm, group="red", upto=upto)
+    all_comes_again(world.open("bob", pinned=True))
+
+
+@pytest.mark.guarantee("group-cursor-on-confirmation")
+def test_a_later_page_is_not_confirmed_over_one_whose_reader_never_says_so():
+    world, _, other, upto = two_readers()
+    world.tick(20)
+    assert texts(other.call(wire.GroupHistory, group="red")) == []
+    other.call(wire.GroupConfirm, group="red", upto=upto)
+    world.tick(11)
+    all_comes_again(other)
+
+
+def test_the_earlier_page_is_confirmed_while_a_later_one_is_out_elsewhere():
+    world, bob, other, upto = two_readers()
+    bob.call(wire.GroupConfirm, group="red", upto=upto - 3)
+    assert other.call(wire.GroupConfirm, group="red", upto=upto).unread == 0
+    world.tick(31)
+    assert texts(bob.call(wire.GroupHistory, group="red")) == []
+
+
+def test_of_pages_out_elsewhere_the_earlier_one_alone_lapses_and_takes_the_later_along():
+    world, bob, other, _ = two_readers()
+    bob.call(wire.GroupRelease, group="red")
+    page = bob.call(wire.GroupHistory, group="red", limit=3)
+    world.tick(20)
+    later = other.call(wire.GroupHistory, group="red", limit=3)
+    world.tick(11)
+    assert page.upto < later.upto
+    other.call(wire.GroupConfirm, group="red", upto=later.upto)
+    all_comes_again(bob)
+
+
+def test_a_page_from_the_beginning_holds_what_is_out_elsewhere_and_is_confirmed():
+    _, bob, other, upto = two_readers()
+    other.close()
+    page = bob.call(wire.GroupHistory, group="red")
+    assert page.upto == upto
+    assert bob.call(wire.GroupConfirm, group="red", upto=upto).unread == 0
+
+
 def test_a_page_that_is_out_is_not_unread_for_who_connects_meanwhile():
     world, _, bob = world_with_group()
     bob.call(wire.GroupHistory, group="red", limit=2)

@@ -89,6 +89,32 @@ def test_the_start_of_the_process_counts_only_if_the_kernel_confirmed_its_pid():
     assert claim(script, 3) == [CheckProcess(7, 0, Claim(3, 1, 1))]
 
 
+@pytest.mark.guarantee("identity-kept")
+def test_who_was_killed_and_comes_back_to_its_directory_before_that_is_heard_is_who_it_was():
+    where: dict[str, Any] = {"client": "claude", "cwd": "/src/api"}
+    places = (("claude", "/src/api", 1), ("claude", "/src/api", 3))
+    script = Script(Snapshot(peers=(peer_row(1, "ann"), peer_row(3, "work")), places=places))
+    script.online(1, "ann", pid=7, **where)
+    [check] = script.opened(2, name="work", **where)
+    assert check == CheckProcess(7, 0, Claim(2, 1, 1))
+    assert script.checked(check, alive=False) == taken_over("its process is gone", **where)
+
+
+@pytest.mark.guarantee("same-directory-no-swap")
+def test_of_living_sessions_in_its_directory_each_is_looked_at_once_and_none_is_taken():
+    where: dict[str, Any] = {"client": "claude", "cwd": "/src/api"}
+    places = tuple(("claude", "/src/api", no) for no in (1, 2, 3))
+    peers = (peer_row(1, "ann"), peer_row(2, "bob"), peer_row(3, "work"))
+    script = Script(Snapshot(peers=peers, places=places))
+    script.online(1, "ann", pid=7, **where)
+    script.online(2, "bob", pid=8, **where)
+    [check] = script.opened(3, name="work", **where)
+    assert check == CheckProcess(7, 0, Claim(3, 1, 1))
+    [check] = script.checked(check, alive=True)
+    assert check == CheckProcess(8, 0, Claim(3, 2, 2, tried=(1,)))
+    assert script.checked(check, alive=True) == [Store(bind_ops(3, **where), SessionBound(3))]
+
+
 # --- a living holder ---------------------------------------------------------------------------------
 
 

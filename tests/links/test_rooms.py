@@ -223,7 +223,9 @@ def test_an_answer_that_is_lost_with_the_link_is_an_error(
         asked = again = bob.ask(wire.RoomSend, room="hall@host", text="x")
     link.cut()
     land.settle()
-    assert bob.answers[asked].code == bob.answers[again].code == "hub_unreachable"
+    # What was asked to be said may have been: nobody knows, and nobody is told to say it again.
+    code = "hub_unreachable" if what == "join" else "timeout"
+    assert bob.answers[asked].code == bob.answers[again].code == code
     assert near.hub.state.rooms.keys() == {"hall@host"}
     land.link(host, near)
     assert in_room(ann, "Hall") == ("ann", "bob@near", "cat@away")
