@@ -17,7 +17,8 @@ from tests.sim.ledger import Ledger, holds
 from tests.sim.machine import Machine
 from tests.sim.net import Network, SimStream
 
-ROOM = 16 * 1024
+ROOM = 4 * 1024
+"""Bytes that wait in a socket of one machine: few, so that not all is taken at once."""
 AGAIN_S = 5.0
 """After so long an adapter that could not be welcomed tries again."""
 

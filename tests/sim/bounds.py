@@ -13,8 +13,8 @@ from ecorelay.daemon import connection, outqueue
 
 WINDOW_FRAMES = 6
 WINDOW_BYTES = 6_000
-OUT_MAX = 96 * 1024
-OUT_PAUSE = 24 * 1024
+OUT_MAX = 40 * 1024
+OUT_PAUSE = 12 * 1024
 
 
 @contextmanager
@@ -27,6 +27,6 @@ def small() -> Iterator[None]:
         patch.setattr(outqueue, "OUT_MAX", OUT_MAX)
         for module in (outqueue, connection):
             patch.setattr(module, "OUT_PAUSE", OUT_PAUSE)
-        patch.setattr(outqueue, "SPARE_MAX", 12 * 1024)
+        patch.setattr(outqueue, "SPARE_MAX", 8 * 1024)
         patch.setattr(outqueue, "SPARE_AGAIN", 4 * 1024)
         yield

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ecorelay import names, wire
 from ecorelay.daemon import links
-from ecorelay.daemon.schema import DEAD
+from ecorelay.daemon.schema import DEAD, EVICTED, SYSTEM
 from tests.sim import bounds
 from tests.sim.ledger import Asked, holds
 
@@ -77,6 +77,9 @@ def busy(world: World) -> str:
         if machine.running is None:
             return f"{machine.hub_id} does not run"
         running, state = machine.running, machine.core
+        there = sum(1 for adapter in world.adapters if adapter.live and adapter.machine is machine)
+        if running.sessions.open != there:
+            return f"{machine.hub_id} has {running.sessions.open} connections, and {there} adapters"
         if running.store.backlog_bytes:
             return f"{machine.hub_id} has units in its store"
         for other in machine.others:
@@ -90,6 +93,9 @@ def busy(world: World) -> str:
                 return f"{where}: something is asked and not answered"
             if hub.rooms_lost:
                 return f"{where}: nothing is known of its rooms"
+            streams = running.links.roads.get(names.key(other), [])
+            if len(streams) != 1:
+                return f"{where}: {len(streams)} streams"
         for session in state.sessions.values():
             if session.inflight:
                 return f"{machine.hub_id} waits for a carrier"
@@ -106,6 +112,7 @@ def final(world: World) -> None:
         for other in machine.others:
             _knows(machine, world.machines[other])
         _mail(world, machine)
+        _evicted(machine)
         _order(world, machine)
         _groups(world, machine)
         _rooms(world, machine)
@@ -215,6 +222,22 @@ def _mail(world: World, machine: Machine) -> None:
             reason,
         )
         holds(told == [(count,)], f"{count} ended as {reason}, told of {told}")
+
+
+def _evicted(machine: Machine) -> None:
+    """Of everything that had to go unread its sender is told, if it is one of ours."""
+    lost = rows(
+        machine,
+        "SELECT m.sender_no, r.box, count(*) FROM receipts AS r JOIN messages AS m USING (mid)"
+        " WHERE r.outcome = ? AND NOT r.seen_at AND m.origin = 0 AND m.kind <> ? GROUP BY 1, 2 ORDER BY 1, 2",
+        EVICTED,
+        SYSTEM,
+    )
+    told = rows(
+        machine,
+        "SELECT sender_no, about_no, total FROM notices WHERE reason = 'evicted' ORDER BY 1, 2",
+    )
+    holds(lost == told, f"{machine.hub_id}: evicted unread {lost}, told {told}")
 
 
 def _arrived(machine: Machine, other: Machine, msg_id: str) -> None:

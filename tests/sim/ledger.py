@@ -65,6 +65,8 @@ class Ledger:
         """Some carrier took it."""
         self.confirmed_ids: set[tuple[str, str, str]] = set()
         """(hub, peer_id, msg_id): the hub answered that it counts as seen."""
+        self.on_pages: set[tuple[str, str, str]] = set()
+        """(hub, peer_id, msg_id) of what came on a page."""
         self.read_ids: set[str] = set()
         """A confirmation was begun."""
         self.shown_to: dict[str, tuple[str, str]] = {}
@@ -202,6 +204,10 @@ class Ledger:
             if mail.text is None or mail.kind == "system" or not names.is_id(mail.msg_id):
                 continue
             self._shown(adapter, mail.msg_id, mail.sender, mail.text, room=mail.room is not None)
+            key = adapter.machine.hub_id, adapter.peer_id, mail.msg_id
+            again = key in self.on_pages and not mail.redelivered and key[0] not in self.faulty
+            holds(not again, f"on a page again, and not marked: {mail.msg_id[-6:]}")
+            self.on_pages.add(key)
 
     def _shown(self, adapter: Adapter, msg_id: str, sender: str, text: str, *, room: bool) -> None:
         key = adapter.machine.hub_id, adapter.peer_id

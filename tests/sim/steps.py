@@ -50,7 +50,7 @@ WEIGHTS: dict[str, float] = {
     "open": 4,
     "leave": 1,
     "kill_adapter": 1,
-    "stall": 0.7,
+    "stall": 1.3,
     # time
     "wait": 8,
     # faults
