@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from random import Random
@@ -66,6 +67,8 @@ class Adapter:
         self.scope = trio.CancelScope()
         self.nursery: trio.Nursery | None = None
         self.open_requests = 0
+        self.listens_since = 0.0
+        """Since when it has been connected and has read what came, and the disk was quick, at least."""
         self._called = ""
 
     @property
@@ -119,12 +122,12 @@ class Adapter:
             hello,
             connect=self._connect,
             on_push=self._pushed,
-            on_reconnect=lambda _: self.ledger.welcomed(self),
+            on_reconnect=self._welcomed,
             now_ms=self.machine.clock.wall,
             random_bits=self.chance.getrandbits,
         ) as client:
             self.client = client
-            self.ledger.welcomed(self)
+            self._welcomed(client.welcome)
             try:
                 async with trio.open_nursery() as nursery:
                     self.nursery = nursery
@@ -143,6 +146,10 @@ class Adapter:
         # No other process is the same session of an assistant while this one lives.
         holds(error.code != "name_taken", f"{self.host} lives, and lost its name: {error.message}")
         raise error
+
+    def _welcomed(self, welcome: wire.Welcome) -> None:
+        self.listens_since = trio.current_time()
+        self.ledger.welcomed(self)
 
     async def _connect(self) -> SimStream:
         return await self.network.connect(self.host, self.machine.door, ROOM)
@@ -164,6 +171,7 @@ class Adapter:
         for stream in self.network.of(self.host):
             stream.inward.stopped = stopped
             stream.inward.wake()
+        self.listens_since = math.inf if stopped else trio.current_time()
 
     # --- what it does ----------------------------------------------------------------------------------
 

@@ -225,11 +225,11 @@ def _mail(world: World, machine: Machine) -> None:
 
 
 def _evicted(machine: Machine) -> None:
-    """Of everything that had to go unread its sender is told, if it is one of ours."""
+    """Of all that had to go unread its sender is told, if it is one of ours; read afterwards or not."""
     lost = rows(
         machine,
         "SELECT m.sender_no, r.box, count(*) FROM receipts AS r JOIN messages AS m USING (mid)"
-        " WHERE r.outcome = ? AND NOT r.seen_at AND m.origin = 0 AND m.kind <> ? GROUP BY 1, 2 ORDER BY 1, 2",
+        " WHERE r.outcome = ? AND m.origin = 0 AND m.kind <> ? GROUP BY 1, 2 ORDER BY 1, 2",
         EVICTED,
         SYSTEM,
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from ecorelay import names, wire
 from ecorelay.core import links, messages, outbox
 from ecorelay.core.events import StoreFailed
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
 Letter = wire.Send | wire.Reply | wire.Broadcast | wire.GroupSend | wire.RoomSend
 FATELESS = frozenset({"timeout", "hub_unreachable"})
 """With these codes it is not known whether it was done."""
+
+
+ANSWERED_S = 25.0
+"""Within so long a hub that one is connected to has answered whatever is asked."""
 
 
 class Wrong(AssertionError):
@@ -124,6 +130,11 @@ class Ledger:
 
     def failed(self, asked: Asked, error: RelayError) -> None:
         asked.code = error.code
+        if error.code == "timeout" and (client := asked.adapter.client) is not None and client.connected:
+            listens_s = trio.current_time() - asked.adapter.listens_since
+            slow = asked.adapter.machine.disk.slow_s > 0
+            what = f"{type(asked.frame).__name__} without an answer for {listens_s:.0f} s"
+            holds(slow or listens_s < ANSWERED_S, what)
         holds(error.code != "unexpected", f"{type(asked.frame).__name__}: {error.code} {error.message}")
         holds(error.code != "bad_msg", f"{type(asked.frame).__name__}: {error.code} {error.message}")
 

@@ -98,12 +98,6 @@ MUTATIONS: tuple[Mutation, ...] = (
         "",
     ),
     Mutation(
-        "what waits for a session has no bound",
-        DAEMON + "outqueue.py",
-        "        if self.size > OUT_MAX:",
-        "        if self.size < 0:",
-    ),
-    Mutation(
         "no timer of the core ever fires",
         DAEMON + "ticker.py",
         "            shell.feed((Tick(),) if self._due() <= now else ())",

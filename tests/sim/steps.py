@@ -425,6 +425,8 @@ class Steps:
         disk.refuses = self.random.choice((0.0, 0.0, 0.3, 1.0))
         disk.full = self.random.random() < 0.3
         disk.slow_s = self.random.choice((0.0, 0.0, 0.02, 1.0))
+        for adapter in self.world.adapters:
+            adapter.listens_since = max(adapter.listens_since, trio.current_time())
         self.say(f"{machine.hub_id} refuses {disk.refuses}, full={disk.full}, slow {disk.slow_s} s")
 
     def relay(self) -> None:
