@@ -12,6 +12,8 @@ from ecorelay.core.events import StoreFailed
 from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tests.sim.adapter import Adapter
     from tests.sim.disk import Events
 
@@ -205,6 +207,11 @@ class Ledger:
         """A hub is about to push it, or to put it on a page. (On its way that may meet a confirmation.)"""
         seen = (hub, peer_id, msg_id) in self.confirmed_ids
         holds(not seen, f"shown again after it was seen: {msg_id[-6:]}")
+
+    def showing_in_order(self, hub: str, msg_ids: Sequence[str]) -> None:
+        """One peer is shown these one after the other: as they came."""
+        places = [self.arrived[hub, each] for each in msg_ids if (hub, each) in self.arrived]
+        holds(places == sorted(places), f"shown out of order at {hub}: {[each[-6:] for each in msg_ids]}")
 
     def accepted(self, push: wire.Push) -> None:
         """A carrier takes it."""

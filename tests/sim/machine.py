@@ -7,7 +7,7 @@ sockets, its threads and its clocks are simulated.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -44,6 +44,9 @@ class Hearing(Protocol):
     def showing(self, hub: str, peer_id: str, msg_id: str) -> None:
         """A hub is about to show a message to this peer."""
 
+    def showing_in_order(self, hub: str, msg_ids: Sequence[str]) -> None:
+        """A hub is about to show these to one peer, one after the other."""
+
     def showing_lines(self, hub: str, peer_id: str, page: wire.GroupPage) -> None:
         """A hub is about to show lines of a group to this peer."""
 
@@ -73,24 +76,30 @@ class SimShell(Shell):
     """Called with what is shown to whom: (peer_id, msg_id)."""
     overheard_lines: Callable[[str, wire.GroupPage], object]
     """The same of lines of groups."""
+    overheard_order: Callable[[Sequence[str]], object]
+    """Called with messages that one peer is shown one after the other."""
+    pushed_to: dict[int, list[str]]
 
     def _perform(self, action: Action) -> None:
         match action:
             case Push(sids=sids, frame=wire.Push(msg_id=msg_id, room=None, group=None)):
                 for sid in sids:
-                    self._overhear(sid, msg_id)
+                    self._overhear(sid, (msg_id,))
+                    self.pushed_to.setdefault(sid, []).append(msg_id)
+                    self.overheard_order(self.pushed_to[sid][-2:])
             case Reply(sid=sid, frame=wire.InboxPage(messages=mails)):
-                for mail in mails:
-                    if mail.text is not None and mail.kind != "room":
-                        self._overhear(sid, mail.msg_id)
+                texts = [mail.msg_id for mail in mails if mail.text is not None and mail.kind != "room"]
+                self._overhear(sid, texts)
+                self.overheard_order(texts)
             case Reply(sid=sid, frame=wire.GroupPage(messages=lines) as page) if lines:
                 if (peer_id := self._peer_id(sid)) is not None:
                     self.overheard_lines(peer_id, page)
         super()._perform(action)
 
-    def _overhear(self, sid: int, msg_id: str) -> None:
+    def _overhear(self, sid: int, msg_ids: Sequence[str]) -> None:
         if (peer_id := self._peer_id(sid)) is not None:
-            self.overheard(peer_id, msg_id)
+            for msg_id in msg_ids:
+                self.overheard(peer_id, msg_id)
 
     def _peer_id(self, sid: int) -> str | None:
         core: Any = self.core
@@ -131,6 +140,8 @@ class Running:
             stop=lambda reason: None,
             alive=lambda pid, start: pid not in machine.gone_pids,
         )
+        self.shell.pushed_to = {}
+        self.shell.overheard_order = partial(machine.world.showing_in_order, machine.hub_id)
         self.shell.overheard = partial(machine.world.showing, machine.hub_id)
         self.shell.overheard_lines = partial(machine.world.showing_lines, machine.hub_id)
         self.sessions = Sessions(self.shell, machine.limits, random_bits=chance.getrandbits)

@@ -197,6 +197,11 @@ class World:
         with self._minded():
             self.ledger.showing(hub, peer_id, msg_id)
 
+    def showing_in_order(self, hub: str, msg_ids: Sequence[str]) -> None:
+        """See `Hearing`."""
+        with self._minded():
+            self.ledger.showing_in_order(hub, msg_ids)
+
     def showing_lines(self, hub: str, peer_id: str, page: wire.GroupPage) -> None:
         """See `Hearing`."""
         with self._minded():
