@@ -44,6 +44,19 @@ class Mutation(NamedTuple):
 
 CORE, DAEMON, CLIENT = "ecorelay/core/", "ecorelay/daemon/", "ecorelay/"
 
+FROM_LINKS = (
+    "results are told before the commit",
+    "the end of a session is not told",
+    "`delivered` is told of a push that failed",
+    "the window has no end",
+    "the outbox is not loaded again once the window has room",
+    "a lost link leaves its window full",
+    "one more is settled than the other hub has",
+)
+"""Those of `tests.links.mutations` that whole hubs are asked about too; the rest needs databases that are put
+back, or frames held one by one.
+"""
+
 MUTATIONS: tuple[Mutation, ...] = (
     # --- what an acknowledgement means ---
     Mutation(
@@ -191,7 +204,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "    peer.auto = False\n    directory.changed(s, peer)\n",
         "    peer.auto = False\n",
     ),
-    *[Mutation(*each) for each in links.MUTATIONS],
+    *[Mutation(*each) for each in links.MUTATIONS if each[0] in FROM_LINKS],
 )
 QUICK = (
     "a newcomer takes the name of a session that lives",

@@ -100,6 +100,7 @@ class World:
         limits = Limits(
             mailbox_messages=choice.choice((6, 12)) if small else 500,
             outbox_messages=choice.choice((5, 12)) if small else 10_000,
+            outbox_days=choice.choice((30.0,) * 5 + (0.03,)),
             push_window_messages=5,
             sends_per_minute=0,
             broadcasts_per_hour=0,
