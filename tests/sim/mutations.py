@@ -168,12 +168,6 @@ MUTATIONS: tuple[Mutation, ...] = (
         "            if waited >= HUNG_S * 1_000_000:",
     ),
     Mutation(
-        "a newer stream never becomes the link while the old one is there",
-        DAEMON + "links.py",
-        "        return link.heard >= began and not link.scope.cancel_called",
-        "        return True",
-    ),
-    Mutation(
         "the hub that does not choose never obeys",
         DAEMON + "links.py",
         "        if not road.link:\n            self._become_link(road)\n\n    def _become_link",
