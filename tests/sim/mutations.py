@@ -187,12 +187,6 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     # --- presence, rooms, groups ---
     Mutation(
-        "who is in a room is not told again with a new link",
-        CORE + "far_rooms.py",
-        "((asked or begins) and after == before)",
-        "(asked and after == before)",
-    ),
-    Mutation(
         "a new name is not told to other hubs",
         CORE + "peers.py",
         "    peer.auto = False\n    directory.changed(s, peer)\n",
