@@ -25,7 +25,7 @@ from ecorelay.bytegate import ByteGate
 from ecorelay.callbacks import Callbacks
 from ecorelay.errors import RelayError, WireError
 from ecorelay.keeper import Keeper
-from ecorelay.names import new_id
+from ecorelay.names import key, new_id
 from ecorelay.open_requests import OpenRequest, OpenRequests
 from ecorelay.process import start_time
 from ecorelay.requests import ANSWERS, Asking, RequestError, no_answer, seconds_to_wait
@@ -161,10 +161,12 @@ class HubClient(Asking):
 
     # --- what the keeper tells ------------------------------------------------------------------------------
 
-    def went_up(self, connection: Connection, welcome: wire.Welcome, again: bool) -> None:
+    def went_up(self, connection: Connection, welcome: wire.Welcome, before: wire.Welcome | None) -> None:
         """Take up where the last connection ended."""
-        if again:
+        if before is not None:
             self._callbacks.put(self._on.reconnect, welcome)
+            if welcome.peer_id != before.peer_id and key(welcome.name) != key(before.name):
+                self._requests.another_asks(before.name, welcome.name)
         self._requests.resume(connection)
 
     def went_down(self) -> None:

@@ -45,8 +45,8 @@ _UNREACHABLE: Final = (OSError, WireError, trio.BrokenResourceError, trio.Closed
 class Owner(Protocol):
     """Whom a keeper tells what happens. Nothing here may wait."""
 
-    def went_up(self, connection: Connection, welcome: wire.Welcome, again: bool) -> None:
-        """Welcomed; `again`: not for the first time."""
+    def went_up(self, connection: Connection, welcome: wire.Welcome, before: wire.Welcome | None) -> None:
+        """Welcomed; `before`: who we were until now. None: for the first time."""
 
     def went_down(self) -> None:
         """The connection is lost."""
@@ -187,9 +187,9 @@ class Keeper:
             connection = Connection(stream)
             match await connection.greet(self._greeting()):
                 case wire.Welcome() as welcome:
-                    again, self.welcome, self.connection = self.welcome is not None, welcome, connection
+                    before, self.welcome, self.connection = self.welcome, welcome, connection
                     self.opened.set()
-                    self._owner.went_up(connection, welcome, again)
+                    self._owner.went_up(connection, welcome, before)
                     raise Lost(await connection.run(self._owner.on_frame, self._owner.on_bad_line))
                 case wire.Refused(code=code, message=message):
                     if not self.opened.is_set() or code not in TRANSIENT:

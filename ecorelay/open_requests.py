@@ -9,7 +9,7 @@ import trio
 
 from ecorelay import wire
 from ecorelay.errors import RelayError, WireError
-from ecorelay.requests import said_again
+from ecorelay.requests import asked_by_another, said_again
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,6 +140,17 @@ class OpenRequests:
                 connection.queue(wire.encode(frame))
             else:
                 entry.settle(frame)
+
+    def another_asks(self, before: str, now: str) -> None:
+        """We are another peer from now on: what that one was about to do is not done again in its place.
+
+        Args:
+            before: its name.
+            now: ours.
+        """
+        for entry in self._open.values():
+            if entry.sent and (error := asked_by_another(entry.frame, before, now)) is not None:
+                entry.settle(error)
 
     def lost(self) -> None:
         """The connection is gone, and its leases with it."""

@@ -194,6 +194,34 @@ def said_again(frame: wire.Request, time_left: float) -> wire.Request | wire.Res
             return frame
 
 
+def asked_by_another(frame: wire.Request, before: str, now: str) -> RelayError | None:
+    """What is known of a request that was sent as the peer `before`, when its session is the peer `now`.
+
+    The hub remembers for each peer what it has done: said again by another, it might be done twice, or be
+    refused though it was done. None: it may be said again by anybody.
+    """
+    match frame:
+        case wire.Mutation():
+            known = _may_have_been_done(frame)
+        case wire.Confirm() | wire.GroupConfirm() | wire.Printed():
+            known = "what was shown may be shown again"
+        case _:
+            return None
+    return RelayError(
+        "timeout",
+        f"another session took the name {before} while there was no connection to the hub, and this one is "
+        f"{now} now; {known}",
+    )
+
+
+def _may_have_been_done(frame: wire.Mutation) -> str:
+    match frame:
+        case wire.Send() | wire.Reply() | wire.GroupSend() | wire.Broadcast():
+            return f"it may have been stored, as {frame.op_id}: ask the recipient before you repeat it"
+        case _:
+            return "it may have been done: look before you repeat it"
+
+
 def no_answer(frame: wire.Request, sent: bool, seconds: float, trouble: str) -> RelayError:
     """What is known of a request that was given up after `seconds`.
 
@@ -217,10 +245,8 @@ def no_answer(frame: wire.Request, sent: bool, seconds: float, trouble: str) -> 
         )
     known = "the request changed nothing: try again"
     match frame:
-        case wire.Send() | wire.Reply() | wire.GroupSend() | wire.Broadcast():
-            known = f"it may have been stored, as {frame.op_id}: ask the recipient before you repeat it"
         case wire.Mutation():
-            known = "it may have been done: look before you repeat it"
+            known = _may_have_been_done(frame)
         case wire.Inbox() | wire.GroupHistory():
             known = "nothing was marked as read: try again"
     return RelayError("timeout", f"the hub did not answer within {seconds:.0f} s{why}; {known}")

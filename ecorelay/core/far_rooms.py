@@ -261,9 +261,11 @@ def _may_begin(s: State, hub: RemoteHub) -> bool:
 def _enter(s: State, hub: RemoteHub, room: Room, wanted: list[str], now: Now, *, asked: bool) -> list[str]:
     """These peers of another hub are in a room of ours, and no others; those for whom there is no room.
 
-    Other hubs are told of it only if that is news; a hub that asked hears at once who is there.
+    Other hubs are told of it only if that is news; a hub that asked hears at once who is there, and so does
+    one whose link begins: what it was told last may have been lost with the link before.
     """
     hub_key, key = names.key(hub.hub_id), names.key(room.name)
+    begins = not hub.rooms_all and key not in hub.rooms_told
     before = {peer_id for each, peer_id in room.far if each == hub_key}
     for peer_id in before.difference(wanted):
         del room.far[hub_key, peer_id]
@@ -285,7 +287,7 @@ def _enter(s: State, hub: RemoteHub, room: Room, wanted: list[str], now: Now, *,
     if after != before:
         publish(s, room)
         tell_changed(s, now)
-    if asked and after and (key in s.rooms_changed or after == before):
+    if after and ((asked and key in s.rooms_changed) or ((asked or begins) and after == before)):
         s.out.append(ToLink(hub.link, _list(s, room)))
     return full
 

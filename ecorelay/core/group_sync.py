@@ -55,7 +55,9 @@ class StatesCompared(Struct, frozen=True):
     link: int
     frame: link_wire.GroupStates
     ours: tuple[int, ...]
-    """Where it is `complete`: numbers of the replicas that there were when it came."""
+    """Where it is `complete`: numbers of our replicas."""
+    late: bool
+    """It came a while ago: its home may have made us members since."""
 
 
 class StatesDue(Struct, frozen=True):
@@ -189,7 +191,7 @@ def states_due(s: State, note: StatesDue) -> None:
     """Time to try again."""
     hub = s.links.get(note.link)
     if hub is not None and note.told is not None:
-        _compare(s, hub, note.told)
+        _compare(s, hub, note.told, late=True)
     else:
         caught_up(s, note.link)
 
@@ -299,20 +301,20 @@ def told_states(s: State, hub: RemoteHub, frame: link_wire.GroupStates) -> None:
     if not frame.groups and not frame.complete:
         return
     if not hub.comparing:
-        _compare(s, hub, frame)
+        _compare(s, hub, frame, late=False)
     elif len(hub.states) < STATES_MAX:
         hub.states.append(frame)
     else:
         s.count("link groups beyond the limit")
 
 
-def _compare(s: State, hub: RemoteHub, frame: link_wire.GroupStates) -> None:
+def _compare(s: State, hub: RemoteHub, frame: link_wire.GroupStates, *, late: bool) -> None:
     hub.comparing = True
     named = [s.groups_by_id.get((hub.no, state.group)) for state in frame.groups]
     nos = dict.fromkeys([group.no for group in named if group is not None])
     ours = [group.no for group in s.groups.values() if group.hub is hub] if frame.complete else []
     op = ReadHeads(group_nos=tuple(nos))
-    s.out.append(Store((op,), StatesCompared(hub.link, frame, tuple(ours))))
+    s.out.append(Store((op,), StatesCompared(hub.link, frame, tuple(ours), late)))
 
 
 def states_compared(s: State, note: StatesCompared, result: Heads, now: Now) -> None:
@@ -340,11 +342,15 @@ def states_compared(s: State, note: StatesCompared, result: Heads, now: Now) -> 
     if note.frame.complete:
         listed, hub.listed = hub.listed, set()
         for group in [s.groups[no] for no in note.ours if no in s.groups]:
-            if group.group_id not in listed:
+            if group.group_id in listed:
+                continue
+            if note.late:
+                want(s, hub, group.group_id)
+            else:
                 _end(s, hub, group.group_id, now)
     hub.comparing = False
     if hub.states:
-        _compare(s, hub, hub.states.pop(0))
+        _compare(s, hub, hub.states.pop(0), late=True)
 
 
 def compare_failed(s: State, note: StatesCompared, now: Now) -> None:

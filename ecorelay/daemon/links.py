@@ -393,8 +393,12 @@ class Links:
                     road.end(Reason.SPARE)
             return
         # Meanwhile the old one may have ended, and this one or another have taken its place.
-        if self._link_of(road.hub_id) in (None, link) and not road.link:
+        if road.link:
+            return
+        if self._link_of(road.hub_id) in (None, link):
             self._activate(road)
+        else:
+            await self._choose(road)
 
     def _link_of(self, hub_id: str) -> Road | None:
         """The stream that is the link; the one before it may still be closing."""

@@ -144,6 +144,55 @@ async def test_open_requests_are_sent_again_in_their_order_under_their_ids(
             each.scope.cancel()
 
 
+async def test_what_one_peer_asked_is_not_asked_again_by_another(
+    autojump_clock: MockClock, hub: FakeHub, nursery: trio.Nursery
+):
+    """Another session took our name while the hub was away. It may all have been done, for that peer."""
+    async with hub.client() as (client, session):
+        requests = [
+            send("1"),
+            wire.Peers(req_id=0),
+            wire.Rename(req_id=0, op_id="", new_name="x"),
+            wire.GroupConfirm(req_id=0, group="g", upto=3),
+            wire.Confirm(req_id=0, msg_ids=(ID,)),
+        ]
+        asked = [Asked(nursery, client, request) for request in requests]
+        frames = [await session.receive() for _ in requests]
+        name = client.welcome.name
+        hub.answers.append(msgspec.structs.replace(WELCOME, name=f"{name}-2", peer_id="p2"))
+        await session.close()
+        again = await hub.session()
+        [peers] = [frame for frame in frames if isinstance(frame, wire.Peers)]
+        assert await again.receive() == peers
+        await again.send(answer(peers, wire.PeerList(req_id=0, hub_id="hub")))
+        await asked[1].wait()
+        for each in (asked[0], *asked[2:]):
+            await each.ended.wait()
+            assert isinstance(each.error, RelayError)
+            assert each.error.code == "timeout"
+            assert f"{name}-2" in each.error.message
+        [mail] = [frame for frame in frames if isinstance(frame, wire.Send)]
+        assert isinstance(asked[0].error, RelayError)
+        assert mail.op_id in asked[0].error.message
+        # What was not said yet is said by whom we are now.
+        asked[0] = Asked(nursery, client, send("2"))
+        await again.send(sent(await again.receive()))
+        await asked[0].wait()
+
+
+async def test_a_hub_that_lost_its_memory_is_asked_again(
+    autojump_clock: MockClock, hub: FakeHub, nursery: trio.Nursery
+):
+    async with hub.client() as (client, session):
+        asked = Asked(nursery, client, send("1"))
+        await session.receive()
+        hub.answers.append(msgspec.structs.replace(WELCOME, peer_id="p2"))
+        await session.close()
+        again = await hub.session()
+        await again.send(sent(await again.receive()))
+        await asked.wait()
+
+
 async def test_what_was_never_sent_is_no_resend(
     autojump_clock: MockClock, hub: FakeHub, nursery: trio.Nursery
 ):

@@ -445,6 +445,23 @@ async def test_a_second_stream_goes_when_the_link_works(tmp_path: Path, monkeypa
         assert p.other.up()
 
 
+async def test_of_two_streams_that_come_when_the_link_hangs_one_takes_its_place_and_the_other_goes(
+    tmp_path: Path, monkeypatch
+):
+    monkeypatch.setattr(links_module, "STANDBY_S", 2 * SOON)
+    monkeypatch.setattr(links_module, "ANSWER_S", 4 * SOON)
+    async with pair(tmp_path) as p:
+        here, there = p.stream()
+        await p.both_up()
+        here.hangs = there.hangs = True
+        p.stream()
+        p.stream()
+        await until(lambda: len(p.one.links.roads["b"]) == len(p.other.links.roads["a"]) == 3)
+        await until(lambda: len(p.one.links.roads["b"]) == len(p.other.links.roads["a"]) == 1)
+        await p.both_up()
+        assert p.one.link is not None
+
+
 async def test_a_link_that_ends_while_it_is_asked_is_replaced_once(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(links_module, "ANSWER_S", 0.4)
     async with pair(tmp_path) as p:

@@ -1359,6 +1359,22 @@ def test_a_gap_that_is_found_after_the_link_was_lost_is_mended_by_the_next(
     agree(home, near)
 
 
+def test_who_was_invited_since_the_disk_refused_to_compare_stays_a_member(
+    land: Land, red, home: Machine, near: Machine
+):
+    """What the home said then, that near has no members, is not so any more when it is compared at last."""
+    ann, bob, _ = red
+    ann.call(wire.GroupRemove, group="red", peer="bob@near", reason="for now")
+    refusing = Refusing(near, ReadHeads)
+    relink(land, home, near)
+    ann.call(wire.GroupInvite, group="red", peer="bob@near")
+    refusing.tell()
+    land.forward(6)
+    assert bob.call(wire.GroupInfo, group="red@home").group == "red@home"
+    assert bob.call(wire.GroupSend, group="red@home", text="still here").msg_id
+    agree(home, near)
+
+
 def test_an_end_that_the_disk_refused_comes_with_the_next_link(land: Land, red, home: Machine, near: Machine):
     bob = red[1]
     restore(home, None)

@@ -102,6 +102,22 @@ def test_a_room_ends_with_its_last_member_wherever_that_is(land: Land, hall, hos
     assert host.hub.state.rooms == {}
 
 
+def test_who_is_in_a_room_is_told_again_where_it_was_lost_with_a_link(
+    land: Land, hall, host: Machine, near: Machine
+):
+    ann, bob, _ = hall
+    link = link_of(host, near)
+    link.held.add(near)
+    host.open("eve").call(wire.Join, room="hall")
+    link.cut()
+    land.settle()
+    host.open("fay").call(wire.Join, room="hall")  # and what happens meanwhile
+    land.link(host, near)
+    members = ("ann", "eve", "fay", "bob@near", "cat@away")
+    assert in_room(ann, "Hall") == members
+    assert in_room(bob, "Hall@host") == ("ann@host", "eve@host", "fay@host", "bob", "cat@away")
+
+
 def test_who_says_the_same_again_after_a_reconnect_says_it_once(land: Land, hall, near: Machine):
     ann, bob, _ = hall
     op_id = near.new_op()
