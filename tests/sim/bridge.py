@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -24,7 +24,7 @@ from ecorelay_bridge.refusals import Reason, Refused
 from ecorelay_bridge.relay_connection import Connection, attend
 from ecorelay_bridge.relay_stream import RelayStream
 from ecorelay_bridge.roads import Roads
-from ecorelay_bridge.settings import Peer, RelayServer
+from ecorelay_bridge.settings import RelayServer
 from tests.sim.net import Network, NoAnswer, Refusing, SimStream
 
 HELLO_S = 5.0
@@ -45,6 +45,7 @@ class Proven(NamedTuple):
     relayed: bool
 
 
+T = TypeVar("T")
 OnLink = Callable[[Proven], Awaitable[None]]
 
 
@@ -73,28 +74,64 @@ class Signer:
         return self._key.sign(data)
 
 
-class SimDialer(Dialer):
-    """The real one, but for what it opens and how it is introduced."""
+class OnNetwork:
+    """The way straight to a hub; see `ecorelay_bridge.dialer.Way`."""
 
     relayed = False
 
     def __init__(self, bridge: SimBridge, hub_id: str) -> None:
-        peer = Peer(hub_id=hub_id, host=hub_id, port=1)
-        nobody: Any = None
-        on_link: Any = bridge.on_link
-        super().__init__(peer, nobody, bridge.roads, Backoff(bridge.chance.random), on_link, _unheard)
         self._bridge = bridge
+        self.address = hub_id
 
-    async def _open_stream(self) -> trio.abc.Stream:
+    async def sought(self) -> None:
+        await self._bridge.roads.sought(self.address)
+
+    async def open(self) -> tuple[trio.abc.Stream, str]:
         try:
-            return await self._bridge.network.connect(self._bridge.hub_id, self._hub_id)
+            return await self._bridge.network.connect(self._bridge.hub_id, self.address), ""
         except Refusing:
             raise Refused(Reason.CONNECTION_REFUSED, "") from None
         except NoAnswer:
             raise Refused(Reason.FILTERED, "") from None
 
+    async def prove(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        return await attempt()
+
+    def pauses(self, wait: float, *, may_hurry: bool) -> None:
+        pass
+
+
+class OverRelay(OnNetwork):
+    """The way to a hub that is at the relay."""
+
+    relayed = True
+
+    def __init__(self, bridge: SimBridge, hub_id: str, connection: Connection, address: bytes) -> None:
+        super().__init__(bridge, hub_id)
+        self._at = connection
+        self._relay_address = address
+
+    async def sought(self) -> None:
+        smaller = names.key(self._bridge.hub_id) < names.key(self.address)
+        await self._bridge.roads.sought(self.address, relayed=True, for_s=0.0 if smaller else GRACE_S)
+
+    async def open(self) -> tuple[trio.abc.Stream, str]:
+        return self._at.open(self._relay_address), ""
+
+
+class SimDialer(Dialer):
+    """The real one, but for how it is introduced."""
+
+    def __init__(self, bridge: SimBridge, hub_id: str, way: OnNetwork) -> None:
+        nobody: Any = None
+        on_link: Any = bridge.on_link
+        super().__init__(hub_id, way, nobody, bridge.roads, Backoff(bridge.chance.random), on_link, _unheard)
+        self._bridge = bridge
+        self._relayed = way.relayed
+        self.scope = trio.CancelScope()
+
     async def _introduced(self) -> Any:
-        stream = await self._open_stream()
+        stream, _ = await self._way.open()
         try:
             with trio.fail_after(HELLO_S):
                 await _say_name(stream, self._bridge.hub_id)
@@ -108,9 +145,9 @@ class SimDialer(Dialer):
         assert found == self._hub_id
         if isinstance(stream, RelayStream):
             stream.trust()
-        return Proven(stream, found, self._hub_id, self.relayed)
+        return Proven(stream, found, self._hub_id, self._relayed)
 
-    async def _link(self, introduced: Any) -> None:
+    async def _link(self, introduced: Any, address: str) -> None:
         try:
             await self._on_link(introduced)
         finally:
@@ -118,25 +155,6 @@ class SimDialer(Dialer):
             self._up -= 1
             self._ended.set()
             self._ended = trio.Event()
-
-
-class OverRelay(SimDialer):
-    """Dials a hub that is at the relay."""
-
-    relayed = True
-
-    def __init__(self, bridge: SimBridge, hub_id: str, connection: Connection, address: bytes) -> None:
-        super().__init__(bridge, hub_id)
-        self._at = connection
-        self._relay_address = address
-        self.scope = trio.CancelScope()
-
-    async def _sought(self) -> None:
-        smaller = names.key(self._bridge.hub_id) < names.key(self._hub_id)
-        await self._roads.sought(self._hub_id, relayed=True, for_s=0.0 if smaller else GRACE_S)
-
-    async def _open_stream(self) -> trio.abc.Stream:
-        return self._at.open(self._relay_address)
 
 
 class SimBridge:
@@ -169,7 +187,7 @@ class SimBridge:
         self.on_link = on_link
         self.roads = roads
         self._relayed = relayed
-        self._over_relay: dict[bytes, OverRelay] = {}
+        self._over_relay: dict[bytes, SimDialer] = {}
         self._nursery: trio.Nursery | None = None
 
     async def run(self) -> None:
@@ -179,7 +197,7 @@ class SimBridge:
             door = self.network.doors[self.hub_id] = self._receive, nursery
             try:
                 for hub_id in self.hubs:
-                    nursery.start_soon(SimDialer(self, hub_id).run)
+                    nursery.start_soon(SimDialer(self, hub_id, OnNetwork(self, hub_id)).run)
                 if self._relayed:
                     nursery.start_soon(self._keep_at_relay)
                 await trio.sleep_forever()
@@ -208,13 +226,13 @@ class SimBridge:
         self._begin(self._dial_once_more, hub_id)
 
     async def _dial_once_more(self, hub_id: str) -> None:
-        dialer = SimDialer(self, hub_id)
+        dialer = SimDialer(self, hub_id, OnNetwork(self, hub_id))
         try:
             proven = await dialer._introduced()
         except Refused:
             return
         dialer._up += 1
-        await dialer._link(proven)
+        await dialer._link(proven, "")
 
     # --- the relay -------------------------------------------------------------------------------------
 
@@ -236,10 +254,11 @@ class SimBridge:
         if (old := self._over_relay.pop(address, None)) is not None:
             old.scope.cancel()
         if hub is not None:
-            dialer = self._over_relay[address] = OverRelay(self, hub.hub_id, connection, address)
-            self._begin(self._dial_over_relay, dialer)
+            way = OverRelay(self, hub.hub_id, connection, address)
+            self._over_relay[address] = SimDialer(self, hub.hub_id, way)
+            self._begin(self._dial_over_relay, self._over_relay[address])
 
-    async def _dial_over_relay(self, dialer: OverRelay) -> None:
+    async def _dial_over_relay(self, dialer: SimDialer) -> None:
         if self._nursery is not None:
             with dialer.scope:
                 await dialer.keep(self._nursery)
@@ -253,6 +272,10 @@ class SimBridge:
             await self._receive(stream, relayed=True)
         finally:
             await trio.aclose_forcefully(stream)
+
+    def flooded(self, connection: Connection) -> None:
+        """See `Guest`."""
+        raise AssertionError("the relay server tells of so much that it is read slowly")
 
     def left(self, connection: Connection) -> None:
         """See `Guest`."""
