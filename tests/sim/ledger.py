@@ -10,6 +10,7 @@ from ecorelay import names, wire
 from ecorelay.core import links, messages, outbox
 from ecorelay.core.events import StoreFailed
 from ecorelay.errors import RelayError
+from ecorelay.requests import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -133,7 +134,8 @@ class Ledger:
     def failed(self, asked: Asked, error: RelayError) -> None:
         asked.code = error.code
         client, given_up = asked.adapter.client, "another session took the name" in error.message
-        if error.code == "timeout" and client is not None and client.connected and not given_up:
+        own = error.code == "timeout" and not isinstance(error, RequestError)  # the hub has said nothing
+        if own and client is not None and client.connected and not given_up:
             listens_s = trio.current_time() - asked.adapter.listens_since
             slow = asked.adapter.machine.disk.slow_s > 0
             what = f"{type(asked.frame).__name__} without an answer for {listens_s:.0f} s"
