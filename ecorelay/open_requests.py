@@ -134,7 +134,9 @@ class OpenRequests:
         for entry in self._open.values():
             if entry.answer is not None:
                 continue
-            frame = said_again(entry.frame, entry.deadline - now) if entry.sent else entry.frame
+            # A read that waits has waited already, whether or not a hub knew of it.
+            again = entry.sent or isinstance(entry.frame, wire.Inbox)
+            frame = said_again(entry.frame, entry.deadline - now) if again else entry.frame
             if isinstance(frame, wire.Request):
                 entry.sent = True
                 connection.queue(wire.encode(frame))

@@ -259,6 +259,25 @@ async def test_a_waiting_read_goes_on_for_the_rest_of_its_time(
             await asked.wait()
 
 
+async def test_a_waiting_read_that_found_no_hub_waits_for_the_rest_of_its_time(
+    autojump_clock: MockClock, hub: FakeHub, nursery: trio.Nursery
+):
+    """Else its caller would hear that the hub does not answer, instead of that nothing came."""
+    async with hub.client() as (client, session):
+        hub.down = OSError("nobody there")
+        await session.close()
+        await trio.sleep(5)
+        asked = Asked(nursery, client, wire.Inbox(req_id=0, wait=30))
+        await trio.sleep(20)
+        hub.down = None
+        again = await hub.session()
+        frame = await again.receive()
+        assert 0 < frame.wait < 11
+        await trio.sleep(frame.wait)
+        await again.send(wire.InboxPage(req_id=frame.req_id))
+        assert (await asked.wait()).messages == ()
+
+
 async def test_a_stop_is_never_said_to_the_next_hub(
     autojump_clock: MockClock, hub: FakeHub, nursery: trio.Nursery
 ):

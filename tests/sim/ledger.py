@@ -10,6 +10,7 @@ from ecorelay import names, wire
 from ecorelay.core import links, messages, outbox
 from ecorelay.core.events import StoreFailed
 from ecorelay.errors import RelayError
+from ecorelay.requests import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,11 +133,13 @@ class Ledger:
 
     def failed(self, asked: Asked, error: RelayError) -> None:
         asked.code = error.code
-        if error.code == "timeout" and (client := asked.adapter.client) is not None and client.connected:
+        client, given_up = asked.adapter.client, "another session took the name" in error.message
+        own = error.code == "timeout" and not isinstance(error, RequestError)  # the hub has said nothing
+        if own and client is not None and client.connected and not given_up:
             listens_s = trio.current_time() - asked.adapter.listens_since
             slow = asked.adapter.machine.disk.slow_s > 0
             what = f"{type(asked.frame).__name__} without an answer for {listens_s:.0f} s"
-            holds(slow or listens_s < ANSWERED_S, what)
+            holds(slow or listens_s < ANSWERED_S, f"{what}: {asked.frame}")
         holds(error.code != "unexpected", f"{type(asked.frame).__name__}: {error.code} {error.message}")
         holds(error.code != "bad_msg", f"{type(asked.frame).__name__}: {error.code} {error.message}")
 

@@ -156,12 +156,6 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     # --- links ---
     Mutation(
-        "the core is not told that a link ended",
-        DAEMON + "links.py",
-        "            self._shell.feed((LinkLost(road.link, road.reason),))",
-        "            self._shell.feed(())",
-    ),
-    Mutation(
         "a stream that says nothing is kept for ever",
         DAEMON + "links.py",
         "            if waited >= HUNG_S or now - road.heard >= IDLE_DEAD_S:",
