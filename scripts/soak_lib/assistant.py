@@ -36,6 +36,8 @@ class AdapterVoice:
         self._answers: dict[int, Any] = {}
         self._news: dict[int, trio.Event] = {}
         self._over = False
+        self._writing = trio.Lock()
+        """One line at a time: several tasks may ask, and one gives up."""
 
     async def listen(self) -> None:
         """Take in what the adapter writes, until it ends; also what it wrote just before it was killed."""
@@ -81,7 +83,8 @@ class AdapterVoice:
     async def _write(self, message: dict[str, Any]) -> None:
         assert self.process.stdin is not None
         try:
-            await self.process.stdin.send_all(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
+            async with self._writing:
+                await self.process.stdin.send_all(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise Ended from error
 
