@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ANSWER_S: Final = 120.0
 """An adapter that has not answered by then hangs; its own patience is shorter."""
+WRITE_S: Final = 20.0
 METHOD: Final = "notifications/claude/channel"
 
 
@@ -84,7 +85,9 @@ class AdapterVoice:
         assert self.process.stdin is not None
         try:
             async with self._writing:
-                await self.process.stdin.send_all(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
+                with trio.move_on_after(WRITE_S, shield=True):  # half a line would spoil the next one
+                    line = json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n"
+                    await self.process.stdin.send_all(line)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise Ended from error
 
