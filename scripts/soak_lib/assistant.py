@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ANSWER_S: Final = 120.0
 """An adapter that has not answered by then hangs; its own patience is shorter."""
+WRITE_S: Final = 20.0
 METHOD: Final = "notifications/claude/channel"
 
 
@@ -36,6 +37,8 @@ class AdapterVoice:
         self._answers: dict[int, Any] = {}
         self._news: dict[int, trio.Event] = {}
         self._over = False
+        self._writing = trio.Lock()
+        """One line at a time: several tasks may ask, and one gives up."""
 
     async def listen(self) -> None:
         """Take in what the adapter writes, until it ends; also what it wrote just before it was killed."""
@@ -81,7 +84,10 @@ class AdapterVoice:
     async def _write(self, message: dict[str, Any]) -> None:
         assert self.process.stdin is not None
         try:
-            await self.process.stdin.send_all(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
+            async with self._writing:
+                with trio.move_on_after(WRITE_S, shield=True):  # half a line would spoil the next one
+                    line = json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n"
+                    await self.process.stdin.send_all(line)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise Ended from error
 

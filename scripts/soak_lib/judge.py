@@ -25,6 +25,8 @@ DISK_FULL: Final = "disk full"
 """The kind of that fault."""
 LEASE_S: Final = 40.0
 """No page is out for longer."""
+SEEN_S: Final = 2.0
+"""What was read from a full disk may be seen so long after it was full."""
 AFTER_S: Final = 10.0
 """So long after a fault is over a message counts as sent after it."""
 
@@ -215,7 +217,7 @@ class Judge:
             self._mail(event, message, first)
         if first and event.how == "push":
             self.arrivals[self._weather.get(event.n, "")].append(event.at - begun.at)
-        if event.how == "page" and not self._disk_is_full(to):
+        if event.how == "page" and not self._disk_was_full(to, event.at, SEEN_S):
             message.paged.add(to)
         if event.how != "again" or first:
             message.shown[to] = event.turn
@@ -224,9 +226,9 @@ class Judge:
         """Then a page that was handed out cannot be noted, and nobody says that it can."""
         return DISK_FULL in self._faulty[self.hub_of.get(to, "")].values()
 
-    def _disk_was_full(self, to: int, at: float) -> bool:
+    def _disk_was_full(self, to: int, at: float, within_s: float = LEASE_S) -> bool:
         """What was given back since then has no mark, and comes after what was read meanwhile."""
-        return self._disk_is_full(to) or at - self._full.get(self.hub_of.get(to, ""), -inf) < LEASE_S
+        return self._disk_is_full(to) or at - self._full.get(self.hub_of.get(to, ""), -inf) < within_s
 
     def _mail(self, event: log.Shown, message: Message, first: bool) -> None:
         n, to, by = event.n, event.to, message.begun.by

@@ -153,7 +153,7 @@ def test_a_text_says_which_message_it_is_and_whether_it_is_whole(size: int) -> N
 
 
 def test_a_page_on_a_full_disk_may_come_again_without_a_mark() -> None:
-    full = [log.Fault(0.5, 1, DISK_FULL, "a", on, ("a",)) for on in (True, False)]
+    full = [log.Fault(at, 1, DISK_FULL, "a", on, ("a",)) for at, on in ((-5.0, True), (-4.0, False))]
     hubs = [log.Lives(0.0, peer, "a") for peer in (1, 2)]
     assert judged([*hubs, *mail(1), full[0], page(1), full[1], page(1, 2)]).findings == []
     assert judged([*hubs, *mail(1), *full, page(1), page(1, 2)]).of_kind(DOUBLE)
