@@ -36,6 +36,7 @@ def main(argv: Sequence[str]) -> int:
     """
     given = _parser().parse_args(argv)
     chosen = _choose(given.only)
+    put = tables.read_page(Path(given.tables)) if given.tables else print
     _allow_many_files()
     directory = Path(tempfile.mkdtemp(prefix="ecobench-", dir=given.dir))
     try:
@@ -56,10 +57,7 @@ def main(argv: Sequence[str]) -> int:
 
             scope = replace(scope, seconds=min(scope.seconds, TABLES_S))
             text = tables.write(facts, measure, scope, everybody, partial(_say, end=""))
-            if given.tables:
-                tables.put(text, Path(given.tables))
-            else:
-                print(text)
+            put(text)
             return 0
         if given.compare:
             rows = compare.compare(scope.place, everybody, given.runs, scope.seconds, partial(_say, end=""))

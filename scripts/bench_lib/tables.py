@@ -67,14 +67,21 @@ def write(
     return "\n\n".join([head, *parts])
 
 
-def put(tables: str, page: Path) -> None:
-    """Replace what stands between the marks of a page.
+def read_page(path: Path) -> Callable[[str], None]:
+    """What replaces that which stands between the marks of a page. To be called before minutes of measuring.
 
     Raises:
-        ValueError: it has no marks.
+        SystemExit: there is no such page, or it has no marks.
     """
-    before, begin, rest = page.read_text().partition(BEGIN)
+    try:
+        before, begin, rest = path.read_text().partition(BEGIN)
+    except OSError as error:
+        raise SystemExit(f"--tables: {path} cannot be read: {error.strerror}") from None
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"{page} has no {BEGIN} … {END}")
-    page.write_text(f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}")
+        raise SystemExit(f"--tables: {path} has no place for them: write {BEGIN} and {END} in it")
+
+    def put(tables: str) -> None:
+        path.write_text(f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}")
+
+    return put
