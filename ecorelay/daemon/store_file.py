@@ -18,7 +18,6 @@ from ecorelay.daemon import schema, store_peers
 from ecorelay.daemon.log import stack_of, warn
 from ecorelay.daemon.store_failure import StoreUnusable, code_of, explain, is_damage
 from ecorelay.daemon.store_place import refuse_remote_place
-from ecorelay.daemon.store_salvage import salvage
 from ecorelay.errors import RelayError
 from ecorelay.home import HOME_VARIABLE
 from ecorelay.limits import Limits
@@ -328,6 +327,8 @@ def _create(path: Path, now_ms: int) -> Path:
 
 def _saved(path: Path, new: Path) -> Saved | None:
     """What is left of the database at `path` goes into `new`; None: nothing can be read of it."""
+    from ecorelay.daemon.store_salvage import salvage  # most hubs never need it
+
     try:
         with closing(sqlite3.connect(new, isolation_level=None)) as db:
             for pragma in ("locking_mode = EXCLUSIVE", "synchronous = OFF", "journal_mode = MEMORY"):
