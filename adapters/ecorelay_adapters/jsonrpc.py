@@ -142,13 +142,13 @@ _ID: Final = rb'"id"\s*:\s*(-?\d{1,18}|"[^"\\\x00-\x1f]{0,200}")'
 _FIRST_ID = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?' + _ID + rb"\s*[,}]")
 _LAST_ID = re.compile(rb",\s*" + _ID + rb"\s*\}\s*\Z")
 
-# JavaScript writes half of a surrogate pair where a string was cut, and msgspec refuses it. What is fine is
-# stepped over at once: no escape, any other one (also an escaped backslash), a whole pair. Possessive.
+# JavaScript writes half of a surrogate pair where a string was cut, and msgspec refuses it. The first two
+# branches step over what is fine: any other escape (also an escaped backslash), a whole pair. (No possessive
+# repetition of a choice, which would do it at once: Python before 3.11.5 gets that wrong.)
 _HEX: Final = rb"[0-9a-fA-F]{2}"
-_LONE: Final = re.compile(rb"\\u[dD][89a-fA-F]" + _HEX)
-_FINE: Final = re.compile(
-    rb"(?:[^\\]++|\\[^u]|\\u[dD][89abAB]" + _HEX + rb"\\u[dD][c-fC-F]" + _HEX
-    + rb"|\\u(?![dD][89a-fA-F]" + _HEX + rb"))*+",
+_ESCAPES: Final = re.compile(
+    rb"\\[^u]|\\u[dD][89abAB]" + _HEX + rb"\\u[dD][c-fC-F]" + _HEX
+    + rb"|\\u([dD][89a-fA-F]" + _HEX + rb")",
     re.DOTALL,
 )  # fmt: skip
 
@@ -158,9 +158,10 @@ def mend_surrogates(line: bytes) -> bytes:
     if b"\\ud" not in line and b"\\uD" not in line:
         return line
     mended, at = bytearray(), 0
-    while found := _LONE.match(line, end := _FINE.match(line, at).end()):  # type: ignore[union-attr] # matches ""
-        mended += line[at:end] + rb"\ufffd"
-        at = found.end()
+    for found in _ESCAPES.finditer(line):
+        if found[1]:
+            mended += line[at : found.start()] + rb"\ufffd"
+            at = found.end()
     return bytes(mended + line[at:]) if at else line
 
 

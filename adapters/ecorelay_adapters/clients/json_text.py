@@ -26,7 +26,9 @@ Extra = Literal["mark", "comment", "comma"]
 
 _BLANKS: Final = re.compile(r"[ \t\r\n]*+")
 _COMMENT: Final = re.compile(r"//[^\n]*+|/\*.*?\*/", re.DOTALL)
-_STRING: Final = re.compile(r'"(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+')
+# The outer repetition is not possessive: Python before 3.11.5 gets that wrong around a choice.
+_PLAIN: Final = r'[^"\\\x00-\x1f]*+'
+_STRING: Final = re.compile(rf'"{_PLAIN}(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{{4}}){_PLAIN})*')
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?(?![0-9A-Za-z_.])")
 _WORD: Final = re.compile(r"(true|false|null)(?![0-9A-Za-z_])")
 _WORDS: Final[dict[str, object]] = {"true": True, "false": False, "null": None}
