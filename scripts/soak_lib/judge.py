@@ -284,11 +284,20 @@ class Judge:
         for hub in event.hubs:
             if event.on:
                 self._faulty[hub][event.number] = event.kind
+                if event.kind == DISK_FULL:
+                    self._cannot_note(hub)
             else:
                 self._faulty[hub].pop(event.number, None)
                 self._healed[hub] = (event.at, event.kind)
                 if event.kind == DISK_FULL:
                     self._full[hub] = event.at
+
+    def _cannot_note(self, hub: str) -> None:
+        """A page that is out may be read on from, but that it was read cannot be kept, should the hub end."""
+        for group in self.groups.values():
+            for to, (_, begins, _) in group.pages.items():
+                if self.hub_of.get(to) == hub:
+                    group.unnoted.update((to, n) for n in group.orders[to][begins:])
 
     def _now_at(self, event: log.Begun) -> str:
         """The fault around or shortly before a send, at its sender's or recipient's hub; empty: calm."""

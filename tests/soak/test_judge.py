@@ -159,6 +159,13 @@ def test_a_page_on_a_full_disk_may_come_again_without_a_mark() -> None:
     assert judged([*hubs, *mail(1), *full, page(1), page(1, 2)]).of_kind(DOUBLE)
 
 
+def test_a_page_of_history_that_was_out_when_the_disk_filled_may_come_again() -> None:
+    full = [log.Fault(at, 1, DISK_FULL, "a", on, ("a",)) for at, on in ((-5.0, True), (-4.0, False))]
+    begins: Events = [log.Lives(0.0, 2, "a"), *said(1), *said(2), line(1, 2, 1)]
+    assert judged([*begins, full[0], line(2, 2, 2), full[1], line(1, 2, 3), line(2, 2, 3)]).findings == []
+    assert judged([*begins, line(2, 2, 2), *full, line(1, 2, 3)]).of_kind(DOUBLE)
+
+
 def test_times_are_told_apart_by_what_was_broken() -> None:
     judge = Judge()
     judge.hub_of = {1: "a", 2: "b"}
