@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, strategies as st
+from hypothesis import assume, example, given, strategies as st
 
 from ecorelay.errors import RelayError
 from ecorelay_adapters.clients import entry_file, json_entry
@@ -391,6 +391,7 @@ def test_any_file_is_what_it_was_afterwards_what_was_empty_too(text: str):
         assert os.listdir(folder) == ["settings.json"]
 
 
+@example('{"mcpServers":{"a":{},// c\n"ecorelay":{},\n"ecorelay":{}}}')
 @given(texts(TOP))
 def test_any_text_loses_our_entry_and_no_other(text: str):
     before = json_entry.parse(text, "x")

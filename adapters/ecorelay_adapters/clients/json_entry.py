@@ -322,10 +322,11 @@ def _remove(text: Text, value: Value, gone: Sequence[Slot]) -> Iterable[Edit]:
         yield *inside, ""
         return
     line_ends = {end for start, end in text.comments.items() if text.text.startswith("//", start)}
+    breaks = _breaks_after(text, value.slots, goes)
     for slot in gone:
         start = text.blanks_before(slot.start)
         end = slot.value.end if slot.comma is None else slot.comma + 1
-        if start in line_ends and "\n" not in text.text[end : text.blanks_after(end)]:
+        if start in line_ends and slot not in breaks:
             start = text.text.index("\n", start) + 1  # that comment's own end
         yield start, slot.value.end, ""
         if slot.comma is not None:
@@ -335,6 +336,24 @@ def _remove(text: Text, value: Value, gone: Sequence[Slot]) -> Iterable[Edit]:
     last, before = value.slots[-1], kept[-1] if kept else None
     if last in goes and last.comma is None and before is not None and before.comma is not None:
         yield before.comma, before.comma + 1, ""
+
+
+def _breaks_after(text: Text, slots: Sequence[Slot], goes: frozenset[Slot]) -> set[Slot]:
+    """Slots that go after which a line break stays: what goes takes the blanks before it along."""
+    found: set[Slot] = set()
+    following: Slot | None = None
+    for slot in reversed(slots):
+        if slot in goes:
+            end = slot.value.end if slot.comma is None else slot.comma + 1
+            blanks_end = text.blanks_after(end)
+            if following is not None and following in goes and following.start == blanks_end:
+                stays = following in found
+            else:
+                stays = "\n" in text.text[end:blanks_end]
+            if stays:
+                found.add(slot)
+        following = slot
+    return found
 
 
 def _outside(comments: Iterable[int], slots: Sequence[Slot]) -> Iterator[int]:
