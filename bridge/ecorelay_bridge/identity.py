@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from ecorelay.errors import RelayError
 from ecorelay.paths import sync_dir, write_private
+from ecorelay_bridge.tls import notice_cuts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,6 +74,7 @@ class Identity:
     def accepting_context(self) -> ssl.SSLContext:
         """TLS for the side that accepts: 1.3 only, this certificate, no session tickets."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        notice_cuts(context)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.load_cert_chain(self.path)
         # A ticket would let a later connection skip the certificate that the proof is bound to.
@@ -84,6 +86,7 @@ class Identity:
 def dialing_context() -> ssl.SSLContext:
     """TLS for the side that dials: 1.3 only. It believes any certificate: the proof inside is bound to it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    notice_cuts(context)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.TLSv1_3

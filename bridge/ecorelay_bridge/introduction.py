@@ -20,6 +20,7 @@ from ecorelay_bridge.identity import ALPN, dialing_context
 from ecorelay_bridge.refusals import Reason, Refused, closed_after_proof
 from ecorelay_bridge.relay_stream import below
 from ecorelay_bridge.settings import Secret
+from ecorelay_bridge.tls import is_cut
 from ecorelay_bridge.twins import Twins
 from ecorelay_bridge.workers import Workers, leave_at_fixed_time
 
@@ -323,7 +324,7 @@ class _DialerWay(_Way):
             return _not_ecorelay("what answers there does not speak TLS")
         if "NO_APPLICATION_PROTOCOL" in word:
             return _not_ecorelay("it speaks TLS, but is no ecorelay hub")
-        if not word or isinstance(cause, ssl.SSLEOFError):
+        if not word or (isinstance(cause, ssl.SSLError) and is_cut(cause)):
             return _not_ecorelay(
                 "it closed the connection when TLS began: no ecorelay hub, or one without room just now"
             )

@@ -13,6 +13,7 @@ import trio
 from ecorelay_bridge.dialer import CONNECT_S, connect
 from ecorelay_bridge.proxy import Proxy, connect_through, is_loopback, proxy_for
 from ecorelay_bridge.refusals import Reason, Refused
+from ecorelay_bridge.tls import is_cut, notice_cuts
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -200,6 +201,7 @@ def _changed_at(path: str) -> int:
 @lru_cache(maxsize=8)
 def _made(ca: str, _named: tuple[str, ...], _changed: tuple[int, ...], _hour: int) -> ssl.SSLContext:
     context = ssl.create_default_context()
+    notice_cuts(context)
     context.set_alpn_protocols(["http/1.1"])
     if ca:
         try:
@@ -229,7 +231,7 @@ async def _encrypted(
 
 
 def _tls_failed(cause: BaseException | None, who: str, remedy: str) -> Refused:
-    if not isinstance(cause, ssl.SSLError) or isinstance(cause, ssl.SSLEOFError):
+    if not isinstance(cause, ssl.SSLError) or is_cut(cause):
         # Tunnels and forwarders take connections for a server that is not running.
         return Refused(
             Reason.RELAY_AWAY,
