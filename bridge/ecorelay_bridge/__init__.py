@@ -30,6 +30,7 @@ How it is put together, from the outside in:
 `relay_stream`      one of these as a stream of Trio's; `relay_probe`: measures a relay server
 `relay_invitation`  one machine invites another at a relay server
 `relay_road`        the way to a relay server; `proxy`, `websocket`: parts of it
+`tls`               a cut connection told from a closed one, for all of these
 =================== =================================================================================
 
 Importing this package imports none of it, and `cryptography` and `spake2` only come with a first identity or

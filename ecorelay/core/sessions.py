@@ -401,7 +401,6 @@ def _lose(s: State, session: Session, claim: Claim, now: Now) -> None:
             "choose another name, or end that session first",
         )
         return
-    session.wanted_taken = True
     try:
         _choose_free(s, session, now, (*claim.tried, claim.peer_no))
     except RelayError as error:

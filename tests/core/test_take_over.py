@@ -219,6 +219,26 @@ def test_a_holder_that_leaves_while_its_process_is_looked_up_leaves_the_peer_to_
     assert script.checked(check, alive=True) == [Store(bind_ops(1), SessionBound(2))]
 
 
+def test_who_lost_a_name_and_gets_it_after_all_is_not_told_that_it_is_taken():
+    where: dict[str, Any] = {"client": "claude", "cwd": "/src/api"}
+    peers = (peer_row(1, "ann"), peer_row(2, "bob", auto=True))
+    script = Script(Snapshot(peers=peers, places=(("claude", "/src/api", 2),)))
+    script.online(1, "ann", pid=7)
+    script.online(2, "bob", pid=8, **where)
+    [check] = script.opened(3, name="ann", pinned=True, fallback=True, **where)
+    [check] = script.checked(check, alive=True)
+    assert check == CheckProcess(8, 0, Claim(3, 2, 2, tried=(1,)))
+    script.closed(1)
+    script.closed(2)
+    script.units.clear()
+    script.checked(check, alive=True)
+    [*before, _] = script.units[0].ops
+    [answer] = script.stored(*[None for _ in before], MailboxState(0, 0, ()))
+    assert isinstance(answer, Reply)
+    assert isinstance(answer.frame, wire.Welcome)
+    assert (answer.frame.name, answer.frame.wanted_taken) == ("ann", False)
+
+
 def test_a_holder_that_leaves_while_it_is_asked_leaves_the_peer_to_the_claimant():
     script = script_with_ann(**ME)
     claim(script, **ME)
