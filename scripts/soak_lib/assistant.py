@@ -53,6 +53,7 @@ class AdapterVoice:
         self._over = True
         for event in self._news.values():
             event.set()
+        await self.process.wait()  # whoever pauses now notices much later that it ended
 
     def _take(self, message: dict[str, Any]) -> None:
         if message.get("method") == METHOD:
