@@ -45,9 +45,10 @@ class Scope:
         """The product."""
         return EcorelayKind(self.wrapper)
 
-    def kinds(self) -> tuple[Kind | None, Kind | None]:
-        """The product and the yardstick, as far as they are measured."""
-        return self.ours_kind() if self.ours else None, YardstickKind() if self.theirs else None
+    def kinds(self, *, own_store: bool = False) -> tuple[Kind | None, Kind | None]:
+        """The product and the yardstick, as far as they are measured. `own_store`: see `YardstickKind`."""
+        yardstick = YardstickKind(own_store=own_store) if self.theirs else None
+        return self.ours_kind() if self.ours else None, yardstick
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Benchmark:
     """Done to running hubs; None: `special` is done instead."""
     durability: Durability = "power"
     special: Callable[[Scope], AbstractContextManager[Sides]] | None = None
+    own_store: bool = False
+    """Whether the yardstick has ecorelay's own store under it."""
 
     @contextmanager
     def open(self, scope: Scope) -> Iterator[Sides]:
@@ -79,7 +82,7 @@ class Benchmark:
                 hub = hubs.enter_context(Hub(kind, scope.place, self.durability))
                 return lambda: load(hub, scope.seconds)
 
-            ours, theirs = scope.kinds()
+            ours, theirs = scope.kinds(own_store=self.own_store)
             yield side(ours), side(theirs)
 
 
@@ -241,6 +244,12 @@ ALL: tuple[Benchmark, ...] = (
         "process",
     ),
     Benchmark("one", _rates("1 → 1, 200 B", ratio=0.7, bound=12_000), loads.pipelined()),
+    Benchmark(
+        "one-own",
+        _rates("1 → 1, 200 B (vs. thin hub, own store)", ratio=0.7, bound=12_000),
+        loads.pipelined(),
+        own_store=True,
+    ),
     Benchmark("one-full", _rates("1 → 1, 200 B, full", ratio=0.5, bound=12_000), loads.pipelined(full=True)),
     Benchmark(
         "one-process",
@@ -252,6 +261,12 @@ ALL: tuple[Benchmark, ...] = (
         "sixteen",
         _rates("16 → 16, 200 B", ratio=0.7, bound=15_000),
         loads.pipelined(pairs=16, window=50),
+    ),
+    Benchmark(
+        "sixteen-own",
+        _rates("16 → 16, 200 B (vs. thin hub, own store)", ratio=0.7, bound=15_000),
+        loads.pipelined(pairs=16, window=50),
+        own_store=True,
     ),
     Benchmark(
         "sixteen-full",

@@ -86,16 +86,22 @@ class Kind(Protocol):
 
 
 class YardstickKind:
-    """See `scripts.bench_lib.yardstick`."""
+    """See `scripts.bench_lib.yardstick`.
 
-    def __init__(self) -> None:
+    Args:
+        own_store: with ecorelay's own store under it.
+    """
+
+    def __init__(self, *, own_store: bool = False) -> None:
+        self._own_store = own_store
         self.dialect: dialects.Dialect = dialects.Yardstick()
 
     def command(self, home: Path, durability: Durability) -> list[str]:
         script = str(ROOT / "scripts" / "bench.py")
         files = ["--socket", str(home / "hub.sock"), "--db", str(home / "hub.db")]
         safety = ["--synchronous", _SYNCHRONOUS[durability]]
-        return [sys.executable, "-P", script, "yardstick", *files, *safety]
+        store = ["--own-store"] if self._own_store else []
+        return [sys.executable, "-P", script, "yardstick", *files, *safety, *store]
 
     def environment(self, home: Path) -> dict[str, str]:
         return {}

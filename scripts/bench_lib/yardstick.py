@@ -23,6 +23,8 @@ from scripts.bench_lib.yardstick_store import Page, Store, Write
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from scripts.bench_lib.yardstick_own import OwnStore
+
 READ_SIZE = 64 * 1024
 
 
@@ -124,7 +126,7 @@ class Hub:
 
     def __init__(self) -> None:
         self.peers: dict[str, Peer] = {}
-        self.store: Store
+        self.store: Store | OwnStore
         self._decode = msgspec.json.Decoder(Hello | Send | Broadcast | Inbox | Pushed).decode_lines
         self._encode = msgspec.json.Encoder().encode
 
@@ -217,10 +219,19 @@ class Hub:
             await stream.send_all(data)
 
 
-async def _run(socket_path: str, db: str, synchronous: str) -> None:
+async def _run(socket_path: str, db: str, synchronous: str, own: bool) -> None:
     hub = Hub()
     token = trio.lowlevel.current_trio_token()
-    hub.store = Store(db, synchronous, lambda batch: token.run_sync_soon(hub.stored, batch))
+
+    def hand_back(batch: list[Write | Page]) -> None:
+        token.run_sync_soon(hub.stored, batch)
+
+    if own:
+        from scripts.bench_lib.yardstick_own import OwnStore
+
+        hub.store = OwnStore(db, synchronous, hand_back, lambda: len(hub.peers))
+    else:
+        hub.store = Store(db, synchronous, hand_back)
     listening = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
     # Complete when it appears under its name.
     await listening.bind(socket_path + ".new")
@@ -235,8 +246,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--socket", required=True)
     parser.add_argument("--db", required=True)
     parser.add_argument("--synchronous", default="FULL", choices=["FULL", "NORMAL"])
+    parser.add_argument("--own-store", action="store_true", help="ecorelay's, instead of the thinnest")
     parser.add_argument("--switch-interval-ms", type=float, default=0.5)
     given = parser.parse_args(argv)
     sys.setswitchinterval(given.switch_interval_ms / 1000)
-    trio.run(partial(_run, given.socket, given.db, given.synchronous))
+    trio.run(partial(_run, given.socket, given.db, given.synchronous, given.own_store))
     return 0
