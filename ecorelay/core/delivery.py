@@ -157,11 +157,7 @@ def await_delivered(s: State, flight: InFlight, sid: int, req_id: int, now: Now)
 
 
 def settle(s: State, flight: InFlight, status: wire.Status) -> None:
-    """Give the sender its answer, if it still waits; its hub, if it is a peer of another one."""
-    if flight.link:
-        if status == "delivered":
-            s.out.append(ToLink(flight.link, link_wire.Delivered(msg_ids=(flight.msg_id,))))
-        flight.link = 0
+    """Give the sender its answer, if it is a peer of this hub and still waits."""
     if flight.asked is not None:
         flight.asked.pop(flight.msg_id, None)
         flight.asked = None
@@ -203,6 +199,7 @@ def pushed(s: State, session: Session, frame: wire.Pushed, now: Now) -> None:
         return
     inflight = session.inflight
     marked: list[tuple[int, int, int]] = []
+    elsewhere: dict[int, list[str]] = {}
     for msg_id in frame.msg_ids:
         flight = inflight.pop(msg_id, None)
         if flight is None:
@@ -214,8 +211,14 @@ def pushed(s: State, session: Session, frame: wire.Pushed, now: Now) -> None:
             marked.append((peer.no, flight.mid, now.wall))
             if s.watchers:
                 watch.pushed(s, peer, msg_id, frame.carrier, now)
-        if flight.req_id >= 0 or flight.link:
+        if flight.link:
+            elsewhere.setdefault(flight.link, []).append(msg_id)
+        elif flight.req_id >= 0:
             settle(s, flight, "delivered")
+    for link, msg_ids in elsewhere.items():
+        for start in range(0, len(msg_ids), link_wire.WINDOW_FRAMES):
+            some = tuple(msg_ids[start : start + link_wire.WINDOW_FRAMES])
+            s.out.append(ToLink(link, link_wire.Delivered(msg_ids=some)))
     session.carrier = frame.carrier
     if marked:
         rows = s.pushed_rows.setdefault(frame.carrier, [])

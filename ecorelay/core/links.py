@@ -349,8 +349,8 @@ def _durable(s: State, hub: RemoteHub, frame: link_wire.Durable, now: Now) -> No
         return
     hub.refusing = False
     hub.receiving = frame.seq
-    mail, far, sender, refusal = None, None, FarPeer(name=""), RelayError("bad_msg", "")
-    quiet = False
+    mail, far, sender = None, None, FarPeer(name="")
+    code, message, quiet = "", "", False
     try:
         body = link_wire.decode_body(frame.body)
         if isinstance(body, link_wire.GroupBodies):
@@ -360,9 +360,9 @@ def _durable(s: State, hub: RemoteHub, frame: link_wire.Durable, now: Now) -> No
             sender, mail = _mail(s, hub, frame, body, now)
             quiet = isinstance(body, link_wire.AskAllBody) and not _wakes(s, hub)
     except WireError as error:
-        refusal = RelayError("bad_msg", str(error))
+        code, message = "bad_msg", error.message
     except RelayError as error:
-        refusal = error
+        code, message = error.code, error.message
     op = Receive(
         hub_no=hub.no,
         stream=hub.stream,
@@ -372,8 +372,8 @@ def _durable(s: State, hub: RemoteHub, frame: link_wire.Durable, now: Now) -> No
         sender=sender,
         mail=mail,
         far=far,
-        code="" if mail is not None or far is not None else refusal.code,
-        message="" if mail is not None or far is not None else refusal.message[:200],
+        code=code,
+        message=message[:200],
         at=now.wall,
     )
     at = (hub.link, hub.stream, frame.seq, hub.refusals)
@@ -454,6 +454,8 @@ def check_allowed(s: State, hub: RemoteHub, what: str) -> None:
 
 
 def _is_allowed(s: State, hub: RemoteHub, what: str) -> bool:
+    if not s.restricted:
+        return True
     key = names.key(hub.hub_id)
     if what in s.restricted.get(key, s.restricted.get("*", ())):
         s.count("denied_refused")

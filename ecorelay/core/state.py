@@ -868,6 +868,8 @@ class State:
 
         Whatever it is called by now, and whether or not that hub is known any more.
         """
+        if not (self.blocked_far or self.blocked_ids):
+            return False
         return (
             names.key(f"{name}@{hub_id}") in self.blocked_far
             or (names.key(hub_id), peer_id) in self.blocked_ids

@@ -148,11 +148,12 @@ class Road:
         self._live -= cost
 
     async def earn(self) -> None:
-        """Wait until it may say something more."""
+        """Wait until it may say something more; most often that is now, and no checkpoint."""
         now = trio.current_time()
         self._live = min(LIVE_BURST, self._live + (now - self._live_at) * LIVE_PER_S)
         self._live_at = now
-        await trio.sleep(max(0.0, -self._live / LIVE_PER_S))
+        if self._live < 0:
+            await trio.sleep(-self._live / LIVE_PER_S)
 
     async def rest_until(self, when: float) -> None:
         """Wait until then, or until something that was said has been without an answer for `PROBE_S`."""
@@ -312,6 +313,7 @@ class Links:
             whole = lines.feed(data)
             await road.may_be_taken()
             while self._take(road, whole):
+                await trio.lowlevel.checkpoint()  # others come in between
                 await road.earn()
                 await road.may_be_taken()
             await road.earn()
