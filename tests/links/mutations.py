@@ -101,7 +101,9 @@ MUTATIONS: tuple[tuple[str, str, str, str], ...] = (
         "`delivered` is told of a push that failed",
         CORE + "delivery.py",
         '        untrack(session, flight)\n        settle(s, flight, "queued")\n',
-        '        untrack(session, flight)\n        settle(s, flight, "delivered")\n',
+        '        untrack(session, flight)\n        settle(s, flight, "delivered")\n'
+        "        if flight.link:\n"
+        "            s.out.append(ToLink(flight.link, link_wire.Delivered(msg_ids=(flight.msg_id,))))\n",
     ),
     (
         "the directory is not written",

@@ -501,6 +501,20 @@ def test_delivered_of_what_nobody_waits_for_leads_to_nothing(here: Machine, ther
     assert there.lost == []
 
 
+def test_what_a_carrier_takes_at_once_is_told_in_one_frame(
+    here: Machine, there: Stranger, monkeypatch: pytest.MonkeyPatch
+):
+    """One for each would count against what a hub may say besides mail, and hold up a busy link."""
+    ann = here.open("ann", push=True)
+    there.greet()
+    there.say(*[mail(seq, f"text {seq}") for seq in range(1, 6)])
+    ids = tuple([push.msg_id for push in ann.pushes])
+    assert len(ids) == 5
+    monkeypatch.setattr(link_wire, "WINDOW_FRAMES", 4)
+    ann.say(wire.Pushed(msg_ids=ids, carrier="channel"))
+    assert [frame.msg_ids for frame in there.told(Delivered)] == [ids[:4], ids[4:]]
+
+
 # --- presence ---------------------------------------------------------------------------------------------
 
 
