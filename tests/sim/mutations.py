@@ -82,8 +82,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a confirmation marks nothing as seen",
         DAEMON + "store_pages.py",
-        "    if op.msg_ids:\n        mids = listed(",
-        "    if op.msg_ids and op.at < 0:\n        mids = listed(",
+        "    if op.msg_ids:\n        mids = _mids_of(ledger, op)",
+        "    if op.msg_ids and op.at < 0:\n        mids = _mids_of(ledger, op)",
     ),
     Mutation(
         "the cursor of a group does not move",
@@ -164,8 +164,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "the hub that does not choose never obeys",
         DAEMON + "links.py",
-        "        if not road.link:\n            self._become_link(road)\n\n    def _become_link",
-        "        if road.link:\n            self._become_link(road)\n\n    def _become_link",
+        "        elif not road.link:\n            self._become_link(road)\n\n    def _become_link",
+        "        elif road.link:\n            self._become_link(road)\n\n    def _become_link",
     ),
     Mutation(
         "no other stream is looked for when the link is lost",
