@@ -200,10 +200,10 @@ def page_ready(s: State, note: PageReady, page: PageRead, now: Now) -> None:
     lease.stubs = tuple(mail.msg_id for mail in page.mails if mail.text is None)
     peer.stubs.difference_update(lease.stubs)
     lease.rooms = rooms
+    lease.mids = {mail.msg_id: mail.mid for mail in page.mails}
     if note.hook:
         lease.after_tool = note.hook == "tool"
         lease.live = peer.session.sid if peer.session is not None else 0
-        lease.mids = {mail.msg_id: mail.mid for mail in page.mails}
         lease.groups = dict(peer.group_unread)
     for each in lease.unread:
         peer.leased[each] = peer.leased.get(each, 0) + 1
@@ -389,6 +389,15 @@ def _not_out(peer: Peer, leased: tuple[str, ...]) -> None:
         pages = peer.leased.pop(each, 0)
         if pages > 1:
             peer.leased[each] = pages - 1
+
+
+def evicted(s: State, peer: Peer, upto: int) -> None:
+    """Mail up to this mid left the ring unread: it keeps nothing off the unread count, page or not."""
+    for lease in s.leases.values():
+        if lease.peer is peer:
+            for msg_id, mid in lease.mids.items():
+                if mid <= upto:
+                    peer.leased.pop(msg_id, None)
 
 
 def _lapse(s: State, lease: Lease, now: Now) -> None:

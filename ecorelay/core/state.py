@@ -483,14 +483,14 @@ class Lease:
         """Ids of the unread mail and the notices in it."""
         self.notices: tuple[str, ...] = ()
         self.stubs: tuple[str, ...] = ()
+        self.mids: dict[str, int] = {}
+        """msg_id → mid of the mail in it."""
         self.rooms: list[wire.Mail] = []
         # for hooks.py
         self.live = 0
         """The sid of the session beside whose assistant the page is printed."""
         self.after_tool = False
         """It is the hook of a tool that prints it."""
-        self.mids: dict[str, int] = {}
-        """msg_id → mid of the mail in it."""
         self.groups: dict[int, int] = {}
         """Group → unread lines the page speaks of."""
 

@@ -193,7 +193,7 @@ def _shed(
     Returns:
         What was evicted, by mid of the message it had to make room for.
     """
-    lost: list[tuple[int, int, list[int]]] = []
+    lost: list[tuple[int, int, list[int], int]] = []
     totals: dict[tuple[int, int], tuple[int, int]] = {}
     for place, (mid, text) in enumerate(texts):
         mail = mails[mid - first]
@@ -206,7 +206,7 @@ def _shed(
             senders = ring.add(len(text))
             counts.append(ring.unread)
             if senders:
-                lost.append((mid, no, senders))
+                lost.append((mid, no, senders, ring.upto))
                 for sender in senders:
                     pair = sender, no
                     totals[pair] = (totals.get(pair, _NONE)[0] + 1, mail.at)
@@ -216,13 +216,13 @@ def _shed(
         store_ring.remove(ledger, left, mails[-1].at)
     new = store_ring.tell(ledger, totals, "evicted") if totals else set()
     evictions: dict[int, tuple[Eviction, ...]] = {}
-    for mid, no, senders in lost:
+    for mid, no, senders, upto in lost:
         gone = []
         for sender in senders if len(senders) == 1 else dict.fromkeys(senders):
             opened = (sender, no) in new
             if opened:
                 new.discard((sender, no))
-            gone.append(Eviction(sender, no, senders.count(sender), opened))
+            gone.append(Eviction(sender, no, senders.count(sender), opened, upto))
         evictions[mid] = (*evictions.get(mid, ()), *gone)
     return evictions
 

@@ -22,7 +22,7 @@ from ecorelay.core.ops import (
     StoredMail,
 )
 from ecorelay.errors import RelayError
-from tests.core.helpers import MONO, WALL, Script, World, left, mid, peer_row
+from tests.core.helpers import MONO, WALL, Client, Script, World, left, mid, peer_row
 
 KNOWN = Snapshot(peers=(peer_row(1, "ann"), peer_row(2, "bob")))
 LEASE = WALL
@@ -440,9 +440,50 @@ def test_marks_of_pushed_mail_do_not_outgrow_the_ring():
     for text in "abcdef":
         ann.ask(wire.Send, to="bob", text=text)
         bob.ack()
-    assert len(world.peer("bob").pushed) <= 3
+    assert len(world.peer("bob").pushed) == 2
     assert world.peer("bob").stubs <= world.peer("bob").pushed.keys()
     assert bob.call(wire.Peers).unread == 0
+
+
+def full_of_pushes(*took: int) -> tuple[World, Client, Client]:
+    """bob's mailbox took three messages, and then pushed out the first two; his carrier took only these."""
+    world = World(mailbox_messages=3)
+    ann, bob = world.open("ann"), world.open("bob", push=True)
+    for number in range(3):
+        ann.ask(wire.Send, to="bob", text=str(number))
+    bob.ack(*[bob.pushes[number].msg_id for number in took])
+    for number in range(3, 5):
+        ann.ask(wire.Send, to="bob", text=str(number))
+    bob.say(wire.PushFailed(msg_ids=tuple(push.msg_id for push in bob.pushes[3:])))
+    return world, ann, bob
+
+
+@pytest.mark.guarantee("unread-on-every-result")
+@pytest.mark.parametrize("took", [(0, 1, 2), (2, 1, 0), (2,), ()])
+def test_what_left_a_full_ring_hides_nothing_that_waits(took: tuple[int, ...]):
+    _, _, bob = full_of_pushes(*took)
+    bob.ack(*[push.msg_id for push in bob.pushes[:3]])  # at last
+    assert bob.call(wire.Peers).unread == 2
+    page = bob.inbox()
+    assert [mail.text for mail in page.messages] == [None, "3", "4"]
+    bob.confirm(page)
+    assert bob.call(wire.Peers).unread == 0
+
+
+@pytest.mark.guarantee("unread-on-every-result")
+def test_mail_that_left_a_full_ring_while_its_page_was_out_hides_nothing_that_waits():
+    world = World(mailbox_messages=3)
+    ann, bob, cat = world.open("ann"), world.open("bob"), world.open("cat")
+    for text in "abc":
+        ann.send("bob", text)
+        ann.send("cat", text)
+    page, other = bob.inbox(limit=2), cat.inbox()
+    for text in "def":
+        ann.send("bob", text)
+    assert bob.call(wire.Peers).unread == 3
+    assert cat.call(wire.Peers).unread == 0
+    assert bob.confirm(page).unread == 3
+    assert cat.confirm(other).unread == 0
 
 
 # --- waiting -----------------------------------------------------------------------------------------

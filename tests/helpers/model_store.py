@@ -422,6 +422,7 @@ class ModelStore:
     def _trim(self, no: int, at: int) -> list[ops.Eviction]:
         """Read mail goes first, then the oldest; never what came last."""
         evicted: dict[int, ops.Eviction] = {}
+        upto = 0
         while self._over(ring := self.ring(no)):
             row = next((row for row in ring[:-1] if row.state == "seen"), ring[0])
             self.mailboxes.put(no, tuple(each.mid for each in ring if each.mid != row.mid))
@@ -429,6 +430,7 @@ class ModelStore:
             if row.state == "seen":
                 continue
             self._change(no, row.mid, state="evicted")
+            upto = row.mid
             message = self.message(row.mid)
             sender = 0 if message.kind == "system" else message.sender_no  # nobody is told of lost notices
             first = self._tell(sender, no, "evicted", at)
@@ -438,7 +440,7 @@ class ModelStore:
                 if before
                 else ops.Eviction(sender, no, 1, first)
             )
-        return list(evicted.values())
+        return [replace(each, upto=upto) for each in evicted.values()]
 
     def _over(self, ring: list[Row]) -> bool:
         size = sum(len(self.message(row.mid).text.encode()) for row in ring)
