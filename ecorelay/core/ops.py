@@ -428,7 +428,7 @@ class MailboxState(Struct, frozen=True, gc=False):
 class Eviction(Struct, frozen=True, gc=False):
     """Mail that left a ring unread. `first`: this opened a new notice for its sender.
 
-    `sender_no` 0: system mail, of which nobody is told. `upto`: of a full ring, from which by now all has gone
+    `sender_no` 0: system mail, of which nobody is told. `upto`: of a full ring, from which by now all is gone
     up to this mid, whoever sent it.
     """
 

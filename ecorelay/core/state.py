@@ -486,9 +486,9 @@ class Lease:
         self.mids: dict[str, int] = {}
         """msg_id → mid of the mail in it."""
         self.rooms: list[wire.Mail] = []
-        # for hooks.py
         self.live = 0
-        """The sid of the session beside whose assistant the page is printed."""
+        """The sid of the session that the peer had when it was handed out."""
+        # for hooks.py
         self.after_tool = False
         """It is the hook of a tool that prints it."""
         self.groups: dict[int, int] = {}

@@ -1,5 +1,7 @@
 """Reading a mailbox: pages, leases, confirmation, waiting, cancelling, notices."""
 
+from typing import Any
+
 import pytest
 
 from ecorelay import wire
@@ -397,6 +399,38 @@ def test_a_notice_is_shown_by_one_open_page_only():
     assert len(ann.inbox().messages) == 1
 
 
+def sender_with_a_notice() -> tuple[World, Client, Client, Any]:
+    """ann, and the page that tells her that her mail left bob's mailbox; another connection of hers."""
+    world = World(mailbox_messages=1)
+    ann = world.open("ann")
+    world.open("bob")
+    ann.send("bob", "a")
+    ann.send("bob", "b")
+    page = ann.inbox()
+    assert len(page.messages) == 1
+    return world, ann, world.open("ann", role="attach"), page
+
+
+def test_a_notice_is_not_shown_again_while_it_is_being_confirmed():
+    world, ann, other, page = sender_with_a_notice()
+    with world.hold():
+        asked_for = other.ask(wire.Inbox)
+        ann.ask(wire.Confirm, lease=page.lease, notices=(page.messages[0].msg_id,))
+    assert other.answers[asked_for].messages == ()
+
+
+@pytest.mark.guarantee("eviction-notice")
+def test_what_came_on_top_of_a_notice_that_is_out_is_told_once_that_is_confirmed():
+    _, ann, other, page = sender_with_a_notice()
+    waits = other.ask(wire.Inbox, wait=60)
+    ann.send("bob", "c")
+    assert waits not in other.answers
+    ann.confirm(page)
+    [mail] = other.answers[waits].messages
+    assert mail.text is not None
+    assert mail.text.startswith("1 message from you left")
+
+
 @pytest.mark.guarantee("page-fits")
 def test_notices_that_do_not_fit_a_page_come_with_the_next():
     script = script_with_bob(notices=4)
@@ -502,6 +536,31 @@ def test_an_empty_mailbox_is_waited_at_until_mail_comes():
     [answer] = script.stored(page_read(stored_mail(5)))
     assert answer == Reply(2, wire.InboxPage(req_id=7, lease=LEASE + 1, messages=(shown(5),)))
     assert script.tick(29) == []
+
+
+def three_readers() -> tuple[Client, Any, list[tuple[Client, int]]]:
+    """bob with a page of three messages, and two more connections of his that wait for one each."""
+    world = World()
+    ann, bob = world.open("ann"), world.open("bob")
+    for text in "abc":
+        ann.send("bob", text)
+    page = bob.inbox()
+    others = [world.open("bob", role="attach") for _ in range(2)]
+    return bob, page, [(each, each.ask(wire.Inbox, wait=60, limit=1)) for each in others]
+
+
+def test_a_page_that_is_free_again_is_read_by_all_who_wait():
+    bob, page, others = three_readers()
+    bob.call(wire.Release, lease=page.lease)
+    shown = [mail.text for reader, waits in others for mail in reader.answers[waits].messages]
+    assert shown == ["a", "b"]
+
+
+def test_what_of_a_page_was_not_shown_is_read_by_who_waits():
+    bob, page, others = three_readers()
+    bob.call(wire.Confirm, lease=page.lease, msg_ids=tuple(mail.msg_id for mail in page.messages[:2]))
+    shown = [mail.text for reader, waits in others for mail in reader.answers.get(waits, page).messages]
+    assert shown[0] == "c"
 
 
 def test_a_wait_that_was_in_vain_ends_with_an_empty_page():
