@@ -337,6 +337,14 @@ class FindOp(Op, frozen=True, kw_only=True):
     op_id: str
 
 
+class FindMail(Op, frozen=True, kw_only=True):
+    """→ `FoundMail` or None. Whether the peer `no` sent this text under this id before, to whomever."""
+
+    no: int
+    msg_id: str
+    text: str
+
+
 class Housekeep(Op, frozen=True, kw_only=True):
     """→ `HousekeepingDone`. Remove what outlived its time, a bounded number of rows per call.
 
@@ -596,6 +604,12 @@ class FoundOp(Struct, frozen=True, gc=False):
     reply: bytes
 
 
+class FoundMail(Struct, frozen=True, gc=False):
+    """`delivered`: its sole recipient, a peer of ours, has taken it."""
+
+    delivered: bool
+
+
 class OutExpired(Struct, frozen=True, gc=False):
     """What waited too long for a hub: all up to the number `upto` left its outbox; see `OutSettled`."""
 
@@ -697,6 +711,7 @@ OpResult = (
     | HistoryRead
     | CursorMoved
     | FoundOp
+    | FoundMail
     | HousekeepingDone
     | MessageTraced
     | MailMeasured

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ecorelay.core.ops import Appended, AppendMail, Eviction, MarkPushed
+from ecorelay.core.ops import Appended, AppendMail, Eviction, FindMail, FoundMail, MarkPushed
 from ecorelay.daemon import store_ring
 from ecorelay.daemon.schema import KIND_NUMBERS, SEEN, SYSTEM, UNREAD
 from ecorelay.daemon.store_ring import Shedding
@@ -273,6 +273,22 @@ def stored_before(ledger: Ledger, mail: AppendMail, text: bytes) -> Appended:
     unread = tuple([ledger.box(no)[2] for no in mail.recipients])
     delivered = len(mail.recipients) == 1 and _was_delivered(ledger, mail.recipients[0], mid)
     return Appended(mid, unread, duplicate=True, delivered=delivered)
+
+
+def find_mail(ledger: Ledger, op: FindMail) -> FoundMail | None:
+    """See `FindMail`."""
+    row = ledger.db.execute(
+        "SELECT mid, kind, sender, reply_to, broadcast_id, size, checksum, coalesce(box, 0)"
+        " FROM messages WHERE msg_id = ? AND origin = 0 AND sender_no = ?",
+        (op.msg_id, op.no),
+    ).fetchone()
+    if row is None:
+        return None
+    mid, kind, sender, reply_to, broadcast_id, size, check, box = row
+    text = op.text.encode()
+    if size != len(text) or check != checksum(op.msg_id, kind, sender, reply_to, broadcast_id, text):
+        return None
+    return FoundMail(_was_delivered(ledger, box, mid))
 
 
 def _was_delivered(ledger: Ledger, no: int, mid: int) -> bool:

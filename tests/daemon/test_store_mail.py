@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from ecorelay.core import ops
 from ecorelay.core.events import Stored, StoreFailed
@@ -172,6 +173,19 @@ def test_a_sender_renamed_meanwhile_still_repeats_the_same_mail(kit: Kit) -> Non
         at=kit.now + 5,
     )
     assert kit.do(renamed).duplicate
+
+
+def test_mail_is_found_by_who_sent_it_and_what_it_said(kit: Kit) -> None:
+    mail = kit.mail(1, 2, text="hi")
+    kit.do(mail)
+    find = ops.FindMail(no=1, msg_id=mail.msg_id, text="hi")
+    assert kit.do(find) == ops.FoundMail(delivered=False)
+    assert kit.do(replace(find, no=2)) is None
+    assert kit.do(replace(find, text="ho")) is None
+    assert kit.do(replace(find, text="hi!")) is None
+    assert kit.do(replace(find, msg_id=kit.mail(1, 2).msg_id)) is None
+    kit.confirm(2, kit.read(2))
+    assert kit.do(find) == ops.FoundMail(delivered=True)
 
 
 # --- the ring --------------------------------------------------------------------------------------------
