@@ -10,13 +10,13 @@ What is pushed and not acknowledged fills a window; a session that does not read
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from ecorelay import link_wire, wire
-from ecorelay.core import hooks, mailbox, watch
+from ecorelay.core import mailbox, watch
 from ecorelay.core.actions import Push, Reply, Store, ToLink
 from ecorelay.core.ops import Appended, AppendMail, Backlog, Eviction, LoadBacklog, MarkPushed
 from ecorelay.core.state import InFlight, Peer, Session, State, unread_of
@@ -131,13 +131,27 @@ def note_evictions(s: State, evictions: tuple[Eviction, ...], now: Now) -> None:
     for eviction in evictions:
         s.count("evicted_unread", eviction.count)
         recipient = s.peers.get(eviction.recipient_no)
-        if recipient is not None and recipient.loaded and len(recipient.pushed) > recipient.unread:
-            # Pushed mail may have been among them; the marks must not outgrow the ring.
-            for msg_id in list(islice(recipient.pushed, len(recipient.pushed) - recipient.unread)):
-                unmark(recipient, msg_id)
-        if recipient is not None and (recipient.printed or recipient.cut):
-            hooks.evicted(recipient, eviction.count)
+        if recipient is not None:
+            _forget_evicted(s, recipient, eviction)
     mailbox.tell_senders(s, evictions, now)
+
+
+def _forget_evicted(s: State, peer: Peer, eviction: Eviction) -> None:
+    """Mail up to `upto` is in the ring no more: a mark without its mail would hide that other mail waits."""
+    upto = eviction.upto
+    gone = list(takewhile(lambda msg_id: peer.pushed[msg_id] <= upto, peer.pushed))
+    if len(gone) < eviction.count:  # carriers do not take everything in order
+        gone = [msg_id for msg_id, mid in peer.pushed.items() if mid <= upto]
+    gone += [msg_id for msg_id, mid in peer.cut.items() if mid <= upto]
+    for msg_id in gone:
+        unmark(peer, msg_id)
+    session = peer.session
+    if session is not None and session.inflight_mail:
+        for flight in session.inflight.values():
+            if 0 < flight.mid <= upto:
+                _no_mail(session, flight)
+    if peer.leased:
+        mailbox.evicted(s, peer, upto)
 
 
 def unmark(peer: Peer, msg_id: str) -> None:
@@ -267,8 +281,13 @@ def seen(peer: Peer, msg_ids: Iterable[str]) -> None:
         peer.leased.pop(msg_id, None)
         flight = session.inflight.get(msg_id) if session is not None else None
         if session is not None and flight is not None and flight.mid:
-            session.inflight_mail -= 1
-            flight.mid = 0
+            _no_mail(session, flight)
+
+
+def _no_mail(session: Session, flight: InFlight) -> None:
+    """What is on its way is not unread any more."""
+    session.inflight_mail -= 1
+    flight.mid = 0
 
 
 def continue_backlog(s: State, session: Session) -> None:

@@ -169,6 +169,8 @@ def _finish(s: State, asked: RoomAsk, code: Code | None, message: str, count: in
         if asked.new:
             rooms.drop(s, peer, names.key(room.shown))
         s.fail(asked.sid, asked.req_id, code, message)
+    elif names.key(room.shown) not in peer.rooms:
+        s.fail(asked.sid, asked.req_id, "not_member", f"{room.shown} was left before its hub had answered")
     else:
         rooms.joined(s, asked.sid, asked.req_id, peer, room)
 

@@ -55,10 +55,16 @@ def history(s: State, session: Session, frame: wire.GroupHistory, now: Now) -> N
             raise RelayError("limit_reached", "100 reads of this history are open: let some finish")
         lease.queue.append((session.sid, frame))
         return
-    lease.reading = True
     after = lease.upto if lease.until > now.mono else 0
-    op = ReadHistory(group_no=group.no, no=peer.no, after=after, limit=frame.limit, budget=frame.budget)
-    s.out.append(Store((op,), HistoryReady(session.sid, peer.no, op, frame)))
+    _read(s, session.sid, peer, group.no, lease, frame, after)
+
+
+def _read(
+    s: State, sid: int, peer: Peer, group_no: int, lease: HistoryLease, frame: wire.GroupHistory, after: int
+) -> None:
+    lease.reading, lease.overtaken = True, False
+    op = ReadHistory(group_no=group_no, no=peer.no, after=after, limit=frame.limit, budget=frame.budget)
+    s.out.append(Store((op,), HistoryReady(sid, peer.no, op, frame)))
 
 
 def history_ready(s: State, note: HistoryReady, page: HistoryRead, now: Now) -> None:
@@ -71,12 +77,16 @@ def history_ready(s: State, note: HistoryReady, page: HistoryRead, now: Now) -> 
         return
     session = s.sessions.get(note.sid)
     if session is not None and session.peer is peer:
+        if note.op.after and lease.overtaken:
+            # Confirmed, it would pass over what it begins behind, which perhaps nobody was shown.
+            _read(s, note.sid, peer, group.no, lease, note.request, 0)
+            return
         if page.lines:
             lease.upto, lease.sid, lease.released = page.upto, note.sid, 0
             lease.until = now.mono + s.limits.lease_s
             if not note.op.after:
                 lease.pages.clear()  # whatever is out elsewhere, it is in this page too
-            lease.pages[note.sid] = page.upto, lease.until
+            lease.pages[note.sid, page.upto] = lease.until
             s.at(lease.until, HistoryLapses(peer.no, group.no, lease.until))
         lease.hidden += peer.group_unread.get(group.no, 0) - page.remaining
         _set_unread(peer, group.no, page.remaining)
@@ -117,7 +127,7 @@ def _set_unread(peer: Peer, group_no: int, count: int) -> None:
 
 def _give_back(peer: Peer, group_no: int, lease: HistoryLease) -> None:
     """The page was not confirmed: the next reader gets it, and it counts again."""
-    lease.until = 0.0
+    lease.until, lease.overtaken = 0.0, True
     if lease.hidden:
         _set_unread(peer, group_no, peer.group_unread.get(group_no, 0) + lease.hidden)
         lease.hidden = 0
@@ -136,9 +146,9 @@ def history_lapses(s: State, note: HistoryLapses) -> None:
     lease = peer.history.get(note.group_no) if peer is not None else None
     if peer is None or lease is None:
         return
-    late = [sid for sid, (_, until) in lease.pages.items() if until == note.until]
-    for sid in late:
-        del lease.pages[sid]
+    late = [page for page, until in lease.pages.items() if until == note.until]
+    for page in late:
+        del lease.pages[page]
     if lease.until == note.until:
         s.count("leases_lapsed")
         _give_back(peer, note.group_no, lease)
@@ -182,7 +192,7 @@ def confirm(s: State, session: Session, frame: wire.GroupConfirm, _now: Now) -> 
 
 def _passes(lease: HistoryLease, sid: int, upto: int) -> bool:
     """Whether there is a page before that, out with another session, which may end without showing it."""
-    return any(other != sid and last < upto for other, (last, _) in lease.pages.items())
+    return any(other != sid and last < upto for other, last in lease.pages)
 
 
 def confirmed(s: State, note: HistoryConfirmed, result: CursorMoved) -> None:
@@ -190,8 +200,9 @@ def confirmed(s: State, note: HistoryConfirmed, result: CursorMoved) -> None:
     peer = s.peers[note.op.no]
     if note.op.group_no in peer.groups:
         lease = peer.history.get(note.op.group_no)
-        if lease is not None and lease.pages.get(note.sid, (inf, 0.0))[0] <= note.op.upto:
-            del lease.pages[note.sid]
+        if lease is not None:
+            for page in [each for each in lease.pages if each[0] == note.sid and each[1] <= note.op.upto]:
+                del lease.pages[page]
         if lease is not None and lease.until and lease.upto > note.op.upto:
             # A later page is still out: what of it is unread stays hidden.
             lease.hidden = max(0, result.unread - peer.group_unread.get(note.op.group_no, 0))
@@ -238,14 +249,18 @@ def lines_went(s: State, group: Group) -> None:
         lease = s.peers[no].history.get(group.no)
         if lease is not None:
             lease.released, lease.until, lease.hidden = lease.upto, 0.0, 0
+            lease.overtaken = True
             lease.pages.clear()
 
 
 def session_ended(session: Session, peer: Peer) -> None:
     """Its unconfirmed pages are unread again."""
     for group_no, lease in peer.history.items():
-        had = lease.pages.pop(session.sid, None)
-        if lease.sid == session.sid:
-            _give_back(peer, group_no, lease)
-        elif had is not None:
+        own = [page for page in lease.pages if page[0] == session.sid]
+        for page in own:
+            del lease.pages[page]
+        first = min([upto for _, upto in own], default=inf)
+        if any(upto > first for _, upto in lease.pages):
             _give_all_back(peer, group_no, lease)
+        elif lease.sid == session.sid:
+            _give_back(peer, group_no, lease)

@@ -26,6 +26,8 @@ from ecorelay.core.state import Lease, Peer, Session, State, unread_of
 from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
+    from collections.abc import Set
+
     from ecorelay.core.events import Now
 
 CARRIER = "hook"
@@ -228,16 +230,6 @@ def _answer(s: State, session: Session, peer: Peer, frame: wire.Hook, *, wake: b
     s.reply(session.sid, wire.HookPage(req_id=frame.req_id, name=peer.name, wake=wake, unread=unread))
 
 
-def evicted(peer: Peer, count: int) -> None:
-    """So much left the full ring unread: the oldest, and what hooks have shown is the oldest.
-
-    A mark without its mail would hide that other mail waits; mail without its mark is only shown once more.
-    """
-    marks = {**{msg_id: peer.pushed[msg_id] for msg_id in peer.printed if msg_id in peer.pushed}, **peer.cut}
-    for msg_id in sorted(marks, key=marks.__getitem__)[:count]:
-        delivery.unmark(peer, msg_id)
-
-
 def _unproved(peer: Peer) -> None:
     """Nothing says that the model was given these: they are shown again."""
     for msg_id in list(peer.printed):
@@ -292,17 +284,19 @@ def printed(s: State, session: Session, frame: wire.Printed, now: Now) -> None:
     live = peer.session
     # Read for a session that ended meanwhile, it is shown again: no hook of another proves it.
     if lease is not None and live is not None and lease.live == live.sid:
+        # What was read elsewhere meanwhile, or left a full ring, must not be marked: see `_forget_evicted`.
+        unread = lease.mids.keys() & peer.leased.keys()
         mailbox.close_lease(s, lease, frame.msg_ids)
         rows = s.pushed_rows.setdefault(frame.carrier, [])
         for msg_id in frame.msg_ids:
-            if msg_id in lease.mids:
+            if msg_id in unread:
                 peer.pushed[msg_id] = lease.mids[msg_id]
                 peer.stubs.add(msg_id)
                 peer.printed[msg_id] = None
                 rows.append((peer.no, lease.mids[msg_id], now.wall))
                 if s.watchers:
                     watch.pushed(s, peer, msg_id, frame.carrier, now)
-        _printed_in_part(peer, lease, frame.cut)
+        _printed_in_part(peer, lease, frame.cut, unread)
         peer.printed_notices.update(each for each in frame.notices if each in lease.notices)
         if lease.after_tool:
             said = (*frame.msg_ids, *frame.cut, *frame.notices)
@@ -315,10 +309,10 @@ def printed(s: State, session: Session, frame: wire.Printed, now: Now) -> None:
     s.reply(session.sid, wire.Done(req_id=frame.req_id, unread=unread_of(peer)))
 
 
-def _printed_in_part(peer: Peer, lease: Lease, msg_ids: tuple[str, ...]) -> None:
+def _printed_in_part(peer: Peer, lease: Lease, msg_ids: tuple[str, ...], unread: Set[str]) -> None:
     rooms = {mail.msg_id for mail in lease.rooms}
     for msg_id in msg_ids:
-        if msg_id in lease.mids:
+        if msg_id in unread:
             peer.cut[msg_id] = lease.mids[msg_id]
         elif msg_id in rooms:
             peer.cut_rooms.add(msg_id)

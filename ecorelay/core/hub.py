@@ -189,6 +189,9 @@ class Hub:
         try:
             _ON_FRAME[type(frame)](s, session, frame, now)
         except RelayError as error:
+            if isinstance(frame, replay.Letter) and frame.resend:
+                replay.refuse(s, session, frame, error)
+                return
             s.fail(session.sid, getattr(frame, "req_id", 0), error.code, error.message)
 
     def _look_up(self, s: State, session: Session, frame: wire.Mutation, now: Now) -> None:
@@ -301,6 +304,8 @@ class Hub:
                 group_sync.replica_ended(s, then, first, now)
             case replay.Resume():
                 self._resume(s, then, first, now)
+            case replay.Refused():
+                replay.refused(s, then, first)
             case HouseKept():
                 self._house_kept(s, first, now)
             case _:
@@ -373,7 +378,10 @@ class Hub:
                 | outbox.OutStored()
                 | groups.LineStored()
                 | group_posts.PostQueued()
-                | group_history.HistoryConfirmed()
+            ):
+                replay.store_refused(s, then, event)
+            case (
+                group_history.HistoryConfirmed()
                 | moderation.BlockSet()
                 | admin.MessageFound()
                 | admin.BackupMade()
@@ -389,6 +397,8 @@ class Hub:
                 admin.purge_failed(s, then, event.code, event.message)
             case replay.Resume():
                 s.fail(then.sid, then.frame.req_id, event.code, event.message)
+            case replay.Refused():
+                replay.not_found(s, then, event)
             case messages.BroadcastStored():
                 s.fail(then.sid, then.frame.req_id, event.code, event.message)
             case HouseKept():

@@ -167,10 +167,7 @@ def page_ready(s: State, note: PageReady, page: PageRead, now: Now) -> None:
         wake(s, peer, now)
         _resume(s, peer)
         return
-    held_back = {notice for lease in s.leases.values() if lease.peer is peer for notice in lease.notices}
-    if note.hook:
-        held_back |= peer.printed_notices
-    told = [notice for notice in page.notices if notice.notice_id not in held_back]
+    told = _to_tell(peer, page, hook=bool(note.hook)) if page.notices else []
     rooms, missed = _take_room_mail(peer, note, page) if request.since_id is None else ([], 0)
     used = [mail.text for mail in page.mails] + [mail.text for mail in rooms]
     left = request.budget - sum(map(_space, used)) if told else 0
@@ -200,10 +197,10 @@ def page_ready(s: State, note: PageReady, page: PageRead, now: Now) -> None:
     lease.stubs = tuple(mail.msg_id for mail in page.mails if mail.text is None)
     peer.stubs.difference_update(lease.stubs)
     lease.rooms = rooms
+    lease.mids = {mail.msg_id: mail.mid for mail in page.mails}
+    lease.live = peer.session.sid if peer.session is not None else 0
     if note.hook:
         lease.after_tool = note.hook == "tool"
-        lease.live = peer.session.sid if peer.session is not None else 0
-        lease.mids = {mail.msg_id: mail.mid for mail in page.mails}
         lease.groups = dict(peer.group_unread)
     for each in lease.unread:
         peer.leased[each] = peer.leased.get(each, 0) + 1
@@ -240,7 +237,15 @@ def page_ready(s: State, note: PageReady, page: PageRead, now: Now) -> None:
             unread=unread,
         )
     s.reply(session.sid, answer)
+    if remaining:
+        hear(s, peer, now)  # what waits was free again all at once, and woke one reader
     _resume(s, peer)
+
+
+def _to_tell(peer: Peer, page: PageRead, *, hook: bool) -> list[Notice]:
+    """Notices that no page shows already, though more may have come on top of one since."""
+    shown = {each.partition("-")[0] for each in (*peer.leased, *(peer.printed_notices if hook else ()))}
+    return [notice for notice in page.notices if notice.notice_id.partition("-")[0] not in shown]
 
 
 def page_failed(s: State, note: PageReady, now: Now) -> None:
@@ -337,6 +342,9 @@ def mail_confirmed(s: State, note: MailConfirmed, result: Confirmed, now: Now) -
     if s.watchers:
         watch.seen(s, peer.no, note.confirm.msg_ids, now)
     s.reply(note.sid, wire.Done(req_id=note.confirm.req_id, unread=unread_of(peer)))
+    frame = note.confirm
+    if (frame.notices and result.notices) or not set(note.leased) <= {*frame.msg_ids, *frame.notices}:
+        wake(s, peer, now)  # more of what a notice tells, or the part of the page that was not shown
 
 
 def confirm_failed(s: State, note: MailConfirmed, now: Now) -> None:
@@ -371,7 +379,7 @@ def close_lease(s: State, lease: Lease, shown: Container[str]) -> None:
     del s.leases[lease.lease]
     _not_out(lease.peer, lease.unread)
     _free_rooms(s, lease.peer, [mail for mail in lease.rooms if mail.msg_id in shown])
-    _put_back(lease.peer, [mail for mail in lease.rooms if mail.msg_id not in shown])
+    _put_back(s, lease, [mail for mail in lease.rooms if mail.msg_id not in shown])
     _free(s, lease.peer, lease.lease)
 
 
@@ -391,13 +399,22 @@ def _not_out(peer: Peer, leased: tuple[str, ...]) -> None:
             peer.leased[each] = pages - 1
 
 
+def evicted(s: State, peer: Peer, upto: int) -> None:
+    """Mail up to this mid left the ring unread: it keeps nothing off the unread count, page or not."""
+    for lease in s.leases.values():
+        if lease.peer is peer:
+            for msg_id, mid in lease.mids.items():
+                if mid <= upto:
+                    peer.leased.pop(msg_id, None)
+
+
 def _lapse(s: State, lease: Lease, now: Now) -> None:
     peer = lease.peer
     del s.leases[lease.lease]
     _not_out(peer, lease.unread)
     _free(s, peer, lease.lease)
     peer.stubs.update(msg_id for msg_id in lease.stubs if msg_id in peer.pushed)
-    _put_back(peer, lease.rooms)
+    _put_back(s, lease, lease.rooms)
     wake(s, peer, now)
 
 
@@ -418,8 +435,12 @@ def free_again(s: State, note: LeaseFreed, now: Now) -> None:
         wake(s, peer, now)
 
 
-def _put_back(peer: Peer, rooms: Sequence[wire.Mail]) -> None:
-    peer.room_mail.extendleft([_redelivered(mail) for mail in reversed(rooms)])
+def _put_back(s: State, lease: Lease, rooms: Sequence[wire.Mail]) -> None:
+    peer = lease.peer
+    if peer.session is not None and peer.session.sid == lease.live:
+        peer.room_mail.extendleft([_redelivered(mail) for mail in reversed(rooms)])
+    else:  # they were for the session that was in the room
+        _free_rooms(s, peer, rooms)
 
 
 def _redelivered(mail: wire.Mail) -> wire.Mail:

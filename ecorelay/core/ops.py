@@ -337,6 +337,14 @@ class FindOp(Op, frozen=True, kw_only=True):
     op_id: str
 
 
+class FindMail(Op, frozen=True, kw_only=True):
+    """→ `FoundMail` or None. Whether the peer `no` sent this text under this id before, to whomever."""
+
+    no: int
+    msg_id: str
+    text: str
+
+
 class Housekeep(Op, frozen=True, kw_only=True):
     """→ `HousekeepingDone`. Remove what outlived its time, a bounded number of rows per call.
 
@@ -428,13 +436,15 @@ class MailboxState(Struct, frozen=True, gc=False):
 class Eviction(Struct, frozen=True, gc=False):
     """Mail that left a ring unread. `first`: this opened a new notice for its sender.
 
-    `sender_no` 0: system mail, of which nobody is told.
+    `sender_no` 0: system mail, of which nobody is told. `upto`: of a full ring, from which by now all is gone
+    up to this mid, whoever sent it.
     """
 
     sender_no: int
     recipient_no: int
     count: int
     first: bool
+    upto: int = 0
 
 
 class Appended(Struct, frozen=True, gc=False):
@@ -594,6 +604,12 @@ class FoundOp(Struct, frozen=True, gc=False):
     reply: bytes
 
 
+class FoundMail(Struct, frozen=True, gc=False):
+    """`delivered`: its sole recipient, a peer of ours, has taken it."""
+
+    delivered: bool
+
+
 class OutExpired(Struct, frozen=True, gc=False):
     """What waited too long for a hub: all up to the number `upto` left its outbox; see `OutSettled`."""
 
@@ -695,6 +711,7 @@ OpResult = (
     | HistoryRead
     | CursorMoved
     | FoundOp
+    | FoundMail
     | HousekeepingDone
     | MessageTraced
     | MailMeasured

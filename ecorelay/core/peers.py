@@ -195,6 +195,7 @@ def forget_unused(s: State, now: Now) -> None:
         peer
         for peer in s.peers.values()
         if peer.auto
+        and not peer.going
         and not peer.groups
         and peer.no not in s.blocked  # or it would come back unblocked
         and peer.session is None

@@ -2,25 +2,32 @@
 
 Mail and group messages are recognised by their msg_id in the store. For everything else the answer is
 kept under (peer, op id) in the same transaction; a request that says `resend` is first looked up there.
+Mail is looked up only if it is refused when it is said again (looking for it first would let what was said
+after it pass it): who sent it may have been blocked since, its recipient forgotten.
 """
 
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
 
 from ecorelay import wire
-from ecorelay.core.ops import FoundOp, SaveOp
+from ecorelay.core.actions import Store
+from ecorelay.core.ops import FindMail, FoundMail, FoundOp, SaveOp
 from ecorelay.core.state import Peer, Session, State, unread_of
 from ecorelay.errors import WireError
 
 if TYPE_CHECKING:
-    from ecorelay.core.events import Now
+    from ecorelay.core.events import Now, StoreFailed
+    from ecorelay.errors import RelayError
 
+Letter = wire.Send | wire.Reply | wire.GroupSend
 
+KNOWN = frozenset({"mailbox_error", "unexpected", "bad_msg"})
+"""Of what the store refuses with one of these it looked whether it is stored, or cannot tell."""
 USED = "op_id was used for another request: make a new one for each"
 
 
@@ -31,9 +38,17 @@ class Resume(Struct, frozen=True):
     frame: wire.Mutation
 
 
+class Refused(Struct, frozen=True):
+    """Note: mail that is said again was refused; unless it is stored, that is the answer."""
+
+    sid: int
+    answer: wire.Failed
+    msg_id: str
+
+
 def by_msg_id(frame: wire.Mutation) -> bool:
     """Whether the store recognises a repetition by itself."""
-    return isinstance(frame, wire.Send | wire.Reply | wire.GroupSend)
+    return isinstance(frame, Letter)
 
 
 def checksum(frame: wire.Mutation) -> int:
@@ -69,3 +84,43 @@ def found(s: State, session: Session, frame: wire.Mutation, kept: FoundOp) -> No
         answer(s, session.sid, msgspec.structs.replace(first, req_id=frame.req_id))
     else:
         s.fail(session.sid, frame.req_id, "unexpected", "it was done before, but what was answered is lost")
+
+
+# --- mail that is refused when it is said again ----------------------------------------------------------
+
+
+def refuse(s: State, session: Session, frame: Letter, error: RelayError) -> None:
+    """An error would say that nothing was stored: that is looked up first."""
+    answer = wire.Failed(req_id=frame.req_id, code=error.code, message=error.message)
+    peer = session.peer
+    if peer is None or not session.ready:
+        s.reply(session.sid, answer)
+        return
+    op = FindMail(no=peer.no, msg_id=frame.op_id, text=frame.text)
+    s.out.append(Store((op,), Refused(session.sid, answer, frame.op_id)))
+
+
+def store_refused(s: State, note: Any, event: StoreFailed) -> None:
+    """The store did not take it: its recipient was removed this moment, perhaps after it was stored."""
+    answer = wire.Failed(req_id=note.req_id, code=event.code, message=event.message)
+    if event.code in KNOWN:
+        s.fail(note.sid, note.req_id, event.code, event.message)
+        return
+    mail = getattr(note.op, "line", note.op)
+    op = FindMail(no=mail.sender_no, msg_id=mail.msg_id, text=mail.text)
+    s.out.append(Store((op,), Refused(note.sid, answer, mail.msg_id)))
+
+
+def refused(s: State, note: Refused, found: FoundMail | None) -> None:
+    """It was stored before, or it is refused."""
+    if found is None:
+        answer(s, note.sid, note.answer)
+        return
+    status: wire.Status = "delivered" if found.delivered else "queued"
+    answer(s, note.sid, wire.Sent(req_id=note.answer.req_id, msg_id=note.msg_id, status=status))
+
+
+def not_found(s: State, note: Refused, event: StoreFailed) -> None:
+    """The disk refused: neither is known."""
+    message = f"whether it was stored before is not known ({event.message}): ask the recipient"
+    s.fail(note.sid, note.answer.req_id, "timeout", message)

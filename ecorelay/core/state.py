@@ -483,14 +483,14 @@ class Lease:
         """Ids of the unread mail and the notices in it."""
         self.notices: tuple[str, ...] = ()
         self.stubs: tuple[str, ...] = ()
-        self.rooms: list[wire.Mail] = []
-        # for hooks.py
-        self.live = 0
-        """The sid of the session beside whose assistant the page is printed."""
-        self.after_tool = False
-        """It is the hook of a tool that prints it."""
         self.mids: dict[str, int] = {}
         """msg_id → mid of the mail in it."""
+        self.rooms: list[wire.Mail] = []
+        self.live = 0
+        """The sid of the session that the peer had when it was handed out."""
+        # for hooks.py
+        self.after_tool = False
+        """It is the hook of a tool that prints it."""
         self.groups: dict[int, int] = {}
         """Group → unread lines the page speaks of."""
 
@@ -498,7 +498,7 @@ class Lease:
 class HistoryLease:
     """A member's page of one group: lines up to `upto` are out, unconfirmed, until `until`."""
 
-    __slots__ = ("hidden", "pages", "queue", "reading", "released", "sid", "until", "upto")
+    __slots__ = ("hidden", "overtaken", "pages", "queue", "reading", "released", "sid", "until", "upto")
 
     def __init__(self) -> None:
         self.upto = 0
@@ -508,9 +508,12 @@ class HistoryLease:
         """Lines of it taken off the group's unread count as long as the page is out."""
         self.released = 0
         """Lines up to here were given back: until they are read anew, no later page may be confirmed."""
-        self.pages: dict[int, tuple[int, float]] = {}
-        """Of each session that has one out: up to where, and until when. None is confirmed over another's."""
+        self.pages: dict[tuple[int, int], float] = {}
+        """Those that are out, by session and up to where: until when. None is confirmed over one that another
+        session has."""
         self.reading = False
+        self.overtaken = False
+        """Since the page that is being read was asked for, one was given back: it may begin behind that."""
         self.queue: list[tuple[int, wire.GroupHistory]] = []
         """Requests that came while a page was being read: one page at a time, so none is shown twice."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ecorelay.core.ops import Appended, AppendMail, Eviction, MarkPushed
+from ecorelay.core.ops import Appended, AppendMail, Eviction, FindMail, FoundMail, MarkPushed
 from ecorelay.daemon import store_ring
 from ecorelay.daemon.schema import KIND_NUMBERS, SEEN, SYSTEM, UNREAD
 from ecorelay.daemon.store_ring import Shedding
@@ -193,7 +193,7 @@ def _shed(
     Returns:
         What was evicted, by mid of the message it had to make room for.
     """
-    lost: list[tuple[int, int, list[int]]] = []
+    lost: list[tuple[int, int, list[int], int]] = []
     totals: dict[tuple[int, int], tuple[int, int]] = {}
     for place, (mid, text) in enumerate(texts):
         mail = mails[mid - first]
@@ -206,7 +206,7 @@ def _shed(
             senders = ring.add(len(text))
             counts.append(ring.unread)
             if senders:
-                lost.append((mid, no, senders))
+                lost.append((mid, no, senders, ring.upto))
                 for sender in senders:
                     pair = sender, no
                     totals[pair] = (totals.get(pair, _NONE)[0] + 1, mail.at)
@@ -216,13 +216,13 @@ def _shed(
         store_ring.remove(ledger, left, mails[-1].at)
     new = store_ring.tell(ledger, totals, "evicted") if totals else set()
     evictions: dict[int, tuple[Eviction, ...]] = {}
-    for mid, no, senders in lost:
+    for mid, no, senders, upto in lost:
         gone = []
         for sender in senders if len(senders) == 1 else dict.fromkeys(senders):
             opened = (sender, no) in new
             if opened:
                 new.discard((sender, no))
-            gone.append(Eviction(sender, no, senders.count(sender), opened))
+            gone.append(Eviction(sender, no, senders.count(sender), opened, upto))
         evictions[mid] = (*evictions.get(mid, ()), *gone)
     return evictions
 
@@ -273,6 +273,22 @@ def stored_before(ledger: Ledger, mail: AppendMail, text: bytes) -> Appended:
     unread = tuple([ledger.box(no)[2] for no in mail.recipients])
     delivered = len(mail.recipients) == 1 and _was_delivered(ledger, mail.recipients[0], mid)
     return Appended(mid, unread, duplicate=True, delivered=delivered)
+
+
+def find_mail(ledger: Ledger, op: FindMail) -> FoundMail | None:
+    """See `FindMail`."""
+    row = ledger.db.execute(
+        "SELECT mid, kind, sender, reply_to, broadcast_id, size, checksum, coalesce(box, 0)"
+        " FROM messages WHERE msg_id = ? AND origin = 0 AND sender_no = ?",
+        (op.msg_id, op.no),
+    ).fetchone()
+    if row is None:
+        return None
+    mid, kind, sender, reply_to, broadcast_id, size, check, box = row
+    text = op.text.encode()
+    if size != len(text) or check != checksum(op.msg_id, kind, sender, reply_to, broadcast_id, text):
+        return None
+    return FoundMail(_was_delivered(ledger, box, mid))
 
 
 def _was_delivered(ledger: Ledger, no: int, mid: int) -> bool:

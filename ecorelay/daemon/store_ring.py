@@ -50,6 +50,8 @@ class Shedding:
         self.oldest = oldest
         self.gone = 0
         """How many of `oldest` left."""
+        self.upto = 0
+        """The mid of the last that left unread: whatever is older has left, too."""
         self._entries_max = entries_max
         self._bytes_max = bytes_max
 
@@ -60,12 +62,13 @@ class Shedding:
         self.unread += 1
         lost: list[int] = []
         while self.entries > 1 and (self.entries > self._entries_max or self.bytes > self._bytes_max):
-            state, _, length, sender, _ = self.oldest[self.gone]
+            state, mid, length, sender, _ = self.oldest[self.gone]
             self.gone += 1
             self.entries -= 1
             self.bytes -= length
             if state == UNREAD:
                 self.unread -= 1
+                self.upto = mid
                 lost.append(sender)
         return lost
 

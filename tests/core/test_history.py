@@ -389,6 +389,53 @@ def test_a_page_from_the_beginning_holds_what_is_out_elsewhere_and_is_confirmed(
     assert bob.call(wire.GroupConfirm, group="red", upto=upto).unread == 0
 
 
+def six_lines() -> tuple[World, Client, Client]:
+    """bob's own session and another connection of it; in red are six lines to be read."""
+    world, _, bob = world_with_group(6)
+    return world, bob, world.open("bob", role="attach")
+
+
+@pytest.mark.guarantee("group-cursor-on-confirmation")
+@pytest.mark.parametrize("how", ["dies", "gives it back", "never says so"])
+def test_a_page_that_is_being_read_behind_one_that_comes_back_is_read_anew(how: str):
+    world, bob, other = six_lines()
+    assert texts(bob.call(wire.GroupHistory, group="red", limit=3)) == ["0", "1", "2"]
+    with world.hold():
+        asked_for = other.ask(wire.GroupHistory, group="red")
+        match how:
+            case "dies":
+                bob.close()
+            case "gives it back":
+                bob.ask(wire.GroupRelease, group="red")
+            case _:
+                world.tick(31)
+    page = other.answers[asked_for]
+    assert texts(page) == ["0", "1", "2", "3", "4", "5"]
+    assert other.call(wire.GroupConfirm, group="red", upto=page.upto).unread == 0
+
+
+def test_a_page_that_is_being_read_behind_one_that_is_confirmed_is_shown():
+    world, bob, other = six_lines()
+    first = bob.call(wire.GroupHistory, group="red", limit=3)
+    with world.hold():
+        bob.ask(wire.GroupConfirm, group="red", upto=first.upto)
+        asked_for = other.ask(wire.GroupHistory, group="red")
+    assert texts(other.answers[asked_for]) == ["3", "4", "5"]
+
+
+@pytest.mark.guarantee("group-cursor-on-confirmation")
+@pytest.mark.parametrize("how", ["dies", "gives it back"])
+def test_a_page_between_two_of_another_reader_is_not_confirmed_over_the_first(how: str):
+    _, bob, other = six_lines()
+    pages = [each.call(wire.GroupHistory, group="red", limit=2) for each in (bob, other, bob)]
+    if how == "dies":
+        bob.close()
+    else:
+        bob.call(wire.GroupRelease, group="red")
+    other.call(wire.GroupConfirm, group="red", upto=pages[1].upto)
+    all_comes_again(other)
+
+
 def test_a_page_that_is_out_is_not_unread_for_who_connects_meanwhile():
     world, _, bob = world_with_group()
     bob.call(wire.GroupHistory, group="red", limit=2)

@@ -342,6 +342,29 @@ def test_mail_that_leaves_a_full_ring_unread_is_no_longer_printed():
     assert desk.show("stop") == ["two"]
 
 
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("how", ["left", "read"])
+def test_what_was_not_unread_any_more_when_it_was_printed_hides_nothing_that_comes(how: str, cut: bool):
+    desk = Desk(mailbox_messages=2)
+    desk.ann.send("bob", "one")
+    line = desk.world.open(role="attach", client_pid=70, client_start=7)
+    page = line.call(wire.Hook, event="prompt")
+    if how == "read":
+        desk.bob.confirm(desk.bob.inbox(since_id=page.messages[0].msg_id))
+    desk.ann.send("bob", "two")
+    desk.ann.send("bob", "three")
+    shown = (page.messages[0].msg_id,)
+    line.call(wire.Printed, lease=page.lease, **{"cut" if cut else "msg_ids": shown})
+    line.close()
+    assert desk.rings == 2
+    assert desk.bob.call(wire.Peers).unread == 2
+    assert desk.show("stop") == ["two", "three"]
+    desk.show("stop")
+    desk.bob.close()
+    desk.ann.close()
+    desk.world.idle()
+
+
 def test_groups_with_unread_lines_are_named_once_until_more_come():
     desk = Desk()
     desk.ann.call(wire.GroupCreate, name="team", members=("bob",))

@@ -381,6 +381,12 @@ def test_automatic_peers_unseen_for_a_fortnight_are_offered_to_the_store():
     ]
 
 
+def test_a_peer_that_a_person_is_just_removing_is_not_offered_as_well():
+    script = script_with_unused()
+    script.frame(1, wire.ForgetPeer(req_id=7, name="unused"))
+    assert script.tick(60) == [Store((Housekeep(now=script.clock.wall),), HouseKept())]
+
+
 def test_a_peer_that_is_dropped_is_gone_with_all_that_led_to_it():
     script = script_with_unused()
     script.tick(60)

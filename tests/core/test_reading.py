@@ -1,5 +1,7 @@
 """Reading a mailbox: pages, leases, confirmation, waiting, cancelling, notices."""
 
+from typing import Any
+
 import pytest
 
 from ecorelay import wire
@@ -22,7 +24,7 @@ from ecorelay.core.ops import (
     StoredMail,
 )
 from ecorelay.errors import RelayError
-from tests.core.helpers import MONO, WALL, Script, World, left, mid, peer_row
+from tests.core.helpers import MONO, WALL, Client, Script, World, left, mid, peer_row
 
 KNOWN = Snapshot(peers=(peer_row(1, "ann"), peer_row(2, "bob")))
 LEASE = WALL
@@ -397,6 +399,38 @@ def test_a_notice_is_shown_by_one_open_page_only():
     assert len(ann.inbox().messages) == 1
 
 
+def sender_with_a_notice() -> tuple[World, Client, Client, Any]:
+    """ann, and the page that tells her that her mail left bob's mailbox; another connection of hers."""
+    world = World(mailbox_messages=1)
+    ann = world.open("ann")
+    world.open("bob")
+    ann.send("bob", "a")
+    ann.send("bob", "b")
+    page = ann.inbox()
+    assert len(page.messages) == 1
+    return world, ann, world.open("ann", role="attach"), page
+
+
+def test_a_notice_is_not_shown_again_while_it_is_being_confirmed():
+    world, ann, other, page = sender_with_a_notice()
+    with world.hold():
+        asked_for = other.ask(wire.Inbox)
+        ann.ask(wire.Confirm, lease=page.lease, notices=(page.messages[0].msg_id,))
+    assert other.answers[asked_for].messages == ()
+
+
+@pytest.mark.guarantee("eviction-notice")
+def test_what_came_on_top_of_a_notice_that_is_out_is_told_once_that_is_confirmed():
+    _, ann, other, page = sender_with_a_notice()
+    waits = other.ask(wire.Inbox, wait=60)
+    ann.send("bob", "c")
+    assert waits not in other.answers
+    ann.confirm(page)
+    [mail] = other.answers[waits].messages
+    assert mail.text is not None
+    assert mail.text.startswith("1 message from you left")
+
+
 @pytest.mark.guarantee("page-fits")
 def test_notices_that_do_not_fit_a_page_come_with_the_next():
     script = script_with_bob(notices=4)
@@ -440,9 +474,50 @@ def test_marks_of_pushed_mail_do_not_outgrow_the_ring():
     for text in "abcdef":
         ann.ask(wire.Send, to="bob", text=text)
         bob.ack()
-    assert len(world.peer("bob").pushed) <= 3
+    assert len(world.peer("bob").pushed) == 2
     assert world.peer("bob").stubs <= world.peer("bob").pushed.keys()
     assert bob.call(wire.Peers).unread == 0
+
+
+def full_of_pushes(*took: int) -> tuple[World, Client, Client]:
+    """bob's mailbox took three messages, and then pushed out the first two; his carrier took only these."""
+    world = World(mailbox_messages=3)
+    ann, bob = world.open("ann"), world.open("bob", push=True)
+    for number in range(3):
+        ann.ask(wire.Send, to="bob", text=str(number))
+    bob.ack(*[bob.pushes[number].msg_id for number in took])
+    for number in range(3, 5):
+        ann.ask(wire.Send, to="bob", text=str(number))
+    bob.say(wire.PushFailed(msg_ids=tuple(push.msg_id for push in bob.pushes[3:])))
+    return world, ann, bob
+
+
+@pytest.mark.guarantee("unread-on-every-result")
+@pytest.mark.parametrize("took", [(0, 1, 2), (2, 1, 0), (2,), ()])
+def test_what_left_a_full_ring_hides_nothing_that_waits(took: tuple[int, ...]):
+    _, _, bob = full_of_pushes(*took)
+    bob.ack(*[push.msg_id for push in bob.pushes[:3]])  # at last
+    assert bob.call(wire.Peers).unread == 2
+    page = bob.inbox()
+    assert [mail.text for mail in page.messages] == [None, "3", "4"]
+    bob.confirm(page)
+    assert bob.call(wire.Peers).unread == 0
+
+
+@pytest.mark.guarantee("unread-on-every-result")
+def test_mail_that_left_a_full_ring_while_its_page_was_out_hides_nothing_that_waits():
+    world = World(mailbox_messages=3)
+    ann, bob, cat = world.open("ann"), world.open("bob"), world.open("cat")
+    for text in "abc":
+        ann.send("bob", text)
+        ann.send("cat", text)
+    page, other = bob.inbox(limit=2), cat.inbox()
+    for text in "def":
+        ann.send("bob", text)
+    assert bob.call(wire.Peers).unread == 3
+    assert cat.call(wire.Peers).unread == 0
+    assert bob.confirm(page).unread == 3
+    assert cat.confirm(other).unread == 0
 
 
 # --- waiting -----------------------------------------------------------------------------------------
@@ -461,6 +536,31 @@ def test_an_empty_mailbox_is_waited_at_until_mail_comes():
     [answer] = script.stored(page_read(stored_mail(5)))
     assert answer == Reply(2, wire.InboxPage(req_id=7, lease=LEASE + 1, messages=(shown(5),)))
     assert script.tick(29) == []
+
+
+def three_readers() -> tuple[Client, Any, list[tuple[Client, int]]]:
+    """bob with a page of three messages, and two more connections of his that wait for one each."""
+    world = World()
+    ann, bob = world.open("ann"), world.open("bob")
+    for text in "abc":
+        ann.send("bob", text)
+    page = bob.inbox()
+    others = [world.open("bob", role="attach") for _ in range(2)]
+    return bob, page, [(each, each.ask(wire.Inbox, wait=60, limit=1)) for each in others]
+
+
+def test_a_page_that_is_free_again_is_read_by_all_who_wait():
+    bob, page, others = three_readers()
+    bob.call(wire.Release, lease=page.lease)
+    shown = [mail.text for reader, waits in others for mail in reader.answers[waits].messages]
+    assert shown == ["a", "b"]
+
+
+def test_what_of_a_page_was_not_shown_is_read_by_who_waits():
+    bob, page, others = three_readers()
+    bob.call(wire.Confirm, lease=page.lease, msg_ids=tuple(mail.msg_id for mail in page.messages[:2]))
+    shown = [mail.text for reader, waits in others for mail in reader.answers.get(waits, page).messages]
+    assert shown[0] == "c"
 
 
 def test_a_wait_that_was_in_vain_ends_with_an_empty_page():

@@ -9,7 +9,7 @@ from ecorelay.core.actions import Reply, Store
 from ecorelay.core.ops import FindOp, FoundOp, Snapshot
 from ecorelay.core.replay import USED, Resume, checksum
 from ecorelay.errors import Code
-from tests.core.helpers import Script, World, group_row, made, mid, peer_row
+from tests.core.helpers import Client, Script, World, group_row, made, mid, peer_row
 
 KNOWN = Snapshot(peers=(peer_row(1, "ann"), peer_row(2, "bob")), groups=(group_row(9, "red", 1),))
 AGAIN = wire.Rename(req_id=7, op_id=mid(1), resend=True, new_name="zoe")
@@ -157,6 +157,78 @@ def test_what_was_done_before_a_restart_of_the_hub_is_not_done_again():
     ann = world.open("ann", pinned=True)
     answer = ann.call(wire.GroupCreate, op_id=op_id, name="red", members=(), resend=True)
     assert answer == wire.GroupMembers(req_id=1, group="red", members=("ann",))
+
+
+def refused_now(why: str) -> tuple[World, Client, Client]:
+    """ann may say no more to bob, or in red, for this reason; what she said before is stored."""
+    world = World(sends_per_minute=1)
+    ann, bob = world.open("ann"), world.open("bob", pinned=True)
+    bob.call(wire.GroupCreate, name="red", members=("ann",))
+    bob.send("ann", "how are you?", op_id=mid(70))
+    for kind, op_id, fields in LETTERS:
+        assert isinstance(ann.call(kind, op_id=op_id, **fields), wire.Sent)
+    if why == "removed":
+        bob.call(wire.GroupRemove, group="red", peer="ann", reason="")
+    elif why == "blocked":
+        bob.call(wire.Block, name="ann")
+    elif why == "deleted":
+        bob.call(wire.GroupDelete, group="red")
+    elif why == "forgotten":
+        bob.close()
+        ann.call(wire.ForgetPeer, name="bob")
+    return world, ann, bob
+
+
+LETTERS: list[tuple[Any, str, dict[str, Any]]] = [
+    (wire.Send, mid(71), {"to": "bob", "text": "hi"}),
+    (wire.Reply, mid(72), {"ask_id": mid(70), "text": "well"}),
+    (wire.GroupSend, mid(73), {"group": "red", "text": "all"}),
+]
+
+
+@pytest.mark.guarantee("stored-once")
+@pytest.mark.parametrize("why", ["removed", "blocked", "deleted", "forgotten", "limit"])
+def test_mail_that_was_stored_is_answered_so_though_it_would_be_refused_by_now(why: str):
+    _, ann, _ = refused_now(why)
+    for kind, op_id, fields in LETTERS:
+        answer = ann.call(kind, op_id=op_id, resend=True, **fields)
+        assert isinstance(answer, wire.Sent), answer
+        assert (answer.msg_id, answer.status) == (op_id, "queued")
+
+
+def test_mail_that_bob_took_was_delivered_though_it_would_be_refused_by_now():
+    _, ann, bob = refused_now("limit")
+    assert bob.texts() == ["hi", "well"]
+    kind, op_id, fields = LETTERS[0]
+    assert ann.call(kind, op_id=op_id, resend=True, **fields).status == "delivered"
+
+
+@pytest.mark.guarantee("same-id-other-content")
+@pytest.mark.parametrize("changed", [{"text": "bye"}, {"op_id": mid(99)}])
+def test_mail_that_was_not_stored_is_refused_as_it_is_now(changed: dict[str, str]):
+    _, ann, bob = refused_now("blocked")
+    for kind, op_id, fields in LETTERS:
+        answer = ann.call(kind, resend=True, **{"op_id": op_id, **fields, **changed})
+        assert (answer.code, answer.unread) == ("blocked", ann.call(wire.Peers).unread)
+    kind, op_id, fields = LETTERS[0]
+    assert bob.call(kind, op_id=op_id, resend=True, **{**fields, "to": "nobody"}).code == "peer_not_found"
+
+
+def test_whether_mail_was_stored_is_not_known_while_the_disk_refuses():
+    world, ann, _ = refused_now("blocked")
+    kind, op_id, fields = LETTERS[0]
+    with world.broken_disk():
+        answer = ann.call(kind, op_id=op_id, resend=True, **fields)
+    assert answer.code == "timeout"
+    assert "the disk is full" in answer.message
+
+
+def test_who_is_nobody_is_refused_at_once():
+    world = World()
+    nobody = world.open(role="observer")
+    with world.hold():
+        answer = nobody.call(wire.Send, to="bob", text="hi", resend=True)
+    assert answer.code == "not_registered"
 
 
 @pytest.mark.guarantee("durable-before-ack")

@@ -344,3 +344,27 @@ def test_what_one_says_in_rooms_has_a_guard_of_its_own():
     assert cat.call(wire.RoomSend, room="hall", text="mine").delivered_count == 1
     world.tick(60.0)
     assert ann.call(wire.RoomSend, room="hall", text="three").delivered_count == 1
+
+
+@pytest.mark.parametrize("how", ["gives it back", "lapses", "ends"])
+def test_what_was_out_with_another_reader_when_the_session_ended_is_nobodys(how: str):
+    world = World()
+    ann, bob = world.open("ann"), world.open("bob", pinned=True)
+    for each in (ann, bob):
+        each.call(wire.Join, room="hall")
+    other = world.open("bob", role="attach")
+    ann.call(wire.RoomSend, room="hall", text="hi")
+    page = other.inbox()
+    bob.close()
+    bob = world.open("bob", pinned=True)
+    match how:
+        case "gives it back":
+            other.call(wire.Release, lease=page.lease)
+        case "lapses":
+            world.tick(31)
+        case _:
+            other.close()
+    assert bob.inbox().messages == ()
+    for each in (ann, bob, other):
+        each.close()
+    world.idle()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from ecorelay.core import ops
 from ecorelay.core.events import Stored, StoreFailed
@@ -174,6 +175,19 @@ def test_a_sender_renamed_meanwhile_still_repeats_the_same_mail(kit: Kit) -> Non
     assert kit.do(renamed).duplicate
 
 
+def test_mail_is_found_by_who_sent_it_and_what_it_said(kit: Kit) -> None:
+    mail = kit.mail(1, 2, text="hi")
+    kit.do(mail)
+    find = ops.FindMail(no=1, msg_id=mail.msg_id, text="hi")
+    assert kit.do(find) == ops.FoundMail(delivered=False)
+    assert kit.do(replace(find, no=2)) is None
+    assert kit.do(replace(find, text="ho")) is None
+    assert kit.do(replace(find, text="hi!")) is None
+    assert kit.do(replace(find, msg_id=kit.mail(1, 2).msg_id)) is None
+    kit.confirm(2, kit.read(2))
+    assert kit.do(find) == ops.FoundMail(delivered=True)
+
+
 # --- the ring --------------------------------------------------------------------------------------------
 
 
@@ -184,8 +198,8 @@ def test_over_the_number_of_entries_the_oldest_unread_leaves_and_its_sender_is_t
         kit.send(1, 2, text=f"{number}")
     sixth = kit.send(3, 2, text="5")
     assert sixth.unread == (5,)
-    assert sixth.evictions == (ops.Eviction(1, 2, 1, True),)
-    assert kit.send(3, 2, text="6").evictions == (ops.Eviction(1, 2, 1, False),)
+    assert sixth.evictions == (ops.Eviction(1, 2, 1, True, first.mid),)
+    assert kit.send(3, 2, text="6").evictions == (ops.Eviction(1, 2, 1, False, first.mid + 1),)
     assert texts(kit.read(2)) == ["2", "3", "4", "5", "6"]
     assert receipt(kit, first.mid, 2) == (1, None, 0, 0)
     [notice] = kit.read(1).notices
@@ -194,11 +208,10 @@ def test_over_the_number_of_entries_the_oldest_unread_leaves_and_its_sender_is_t
 
 
 def test_over_the_number_of_bytes_as_many_leave_as_it_takes(kit: Kit) -> None:
-    for letter in "abcd":
-        kit.send(1, 2, text=letter * 250)
+    sent = [kit.send(1, 2, text=letter * 250) for letter in "abcd"]
     result = kit.send(1, 2, text="e" * 600)
     assert result.unread == (2,)
-    assert result.evictions == (ops.Eviction(1, 2, 3, True),)
+    assert result.evictions == (ops.Eviction(1, 2, 3, True, sent[2].mid),)
     assert texts(kit.read(2)) == ["d" * 250, "e" * 600]
 
 
@@ -219,7 +232,7 @@ def test_what_was_seen_leaves_first_and_nobody_is_told(kit: Kit) -> None:
     assert kit.do(third) == ops.Confirmed(unread=3, notices=0)
     assert kit.send(1, 2, text="5").evictions == ()
     assert kit.send(1, 2, text="6").evictions == ()
-    assert kit.send(1, 2, text="7").evictions == (ops.Eviction(1, 2, 1, True),)
+    assert kit.send(1, 2, text="7").evictions == (ops.Eviction(1, 2, 1, True, page.mails[0].mid),)
     assert texts(kit.read(2)) == ["1", "4", "5", "6", "7"]
     assert receipt(kit, page.mails[2].mid, 2) == (0, None, kit.now, 0)
 
@@ -258,18 +271,16 @@ def test_the_number_of_statements_depends_neither_on_messages_nor_on_mailboxes(k
 @pytest.mark.guarantee("notices-cause-no-notices")
 def test_lost_system_mail_tells_nobody(kit: Kit) -> None:
     kit.send(1, 2, text="you were removed", kind="system")
-    for _ in range(5):
-        kit.send(2, 2)
+    first, *_ = [kit.send(2, 2) for _ in range(5)]
     last = kit.send(2, 2)
-    assert last.evictions == (ops.Eviction(2, 2, 1, True),)
+    assert last.evictions == (ops.Eviction(2, 2, 1, True, first.mid),)
     assert kit.mailbox(1).notices == 0
     # And what a sender is told takes no room in a mailbox.
     assert (kit.mailbox(2).notices, kit.mailbox(2).unread) == (1, 5)
 
 
 def test_notices_are_merged_and_what_grew_since_it_was_shown_stays_with_the_difference(kit: Kit) -> None:
-    for _ in range(7):
-        kit.send(1, 2)
+    sent = [kit.send(1, 2) for _ in range(7)]
     shown = kit.read(1)
     assert [notice.count for notice in shown.notices] == [2]
     kit.send(1, 2)
@@ -278,7 +289,7 @@ def test_notices_are_merged_and_what_grew_since_it_was_shown_stays_with_the_diff
     rest = kit.read(1)
     assert [notice.count for notice in rest.notices] == [1]
     assert kit.confirm(1, rest) == ops.Confirmed(unread=0, notices=0)
-    assert kit.send(1, 2).evictions == (ops.Eviction(1, 2, 1, True),)
+    assert kit.send(1, 2).evictions == (ops.Eviction(1, 2, 1, True, sent[3].mid),)
     assert kit.confirm(1, rest).notices == 1, "an old confirmation drops no new notice"
 
 

@@ -145,6 +145,8 @@ class ModelStore:
         self.groups: Table[int, ops.GroupRow] = Table(self.journal)
         self.lines: Table[int, tuple[Line, ...]] = Table(self.journal)
         self.line_ids: Table[str, tuple[int, int]] = Table(self.journal)
+        self.said: Table[str, tuple[int, str]] = Table(self.journal)
+        """Who said what in a group; outlives it."""
         """msg_id → (group no, seq)."""
         self.cursors: Table[tuple[int, int], int] = Table(self.journal)
         self.all_lines: Table[str, tuple[int, ops.Line]] = Table(self.journal)
@@ -422,6 +424,7 @@ class ModelStore:
     def _trim(self, no: int, at: int) -> list[ops.Eviction]:
         """Read mail goes first, then the oldest; never what came last."""
         evicted: dict[int, ops.Eviction] = {}
+        upto = 0
         while self._over(ring := self.ring(no)):
             row = next((row for row in ring[:-1] if row.state == "seen"), ring[0])
             self.mailboxes.put(no, tuple(each.mid for each in ring if each.mid != row.mid))
@@ -429,6 +432,7 @@ class ModelStore:
             if row.state == "seen":
                 continue
             self._change(no, row.mid, state="evicted")
+            upto = row.mid
             message = self.message(row.mid)
             sender = 0 if message.kind == "system" else message.sender_no  # nobody is told of lost notices
             first = self._tell(sender, no, "evicted", at)
@@ -438,7 +442,7 @@ class ModelStore:
                 if before
                 else ops.Eviction(sender, no, 1, first)
             )
-        return list(evicted.values())
+        return [replace(each, upto=upto) for each in evicted.values()]
 
     def _over(self, ring: list[Row]) -> bool:
         size = sum(len(self.message(row.mid).text.encode()) for row in ring)
@@ -626,6 +630,7 @@ class ModelStore:
             del lines[0]
         self.lines.put(group_no, tuple(lines))
         self.line_ids.put(line.msg_id, (group_no, seq))
+        self.said.put(line.msg_id, (line.sender_no, line.text))
         self.all_lines.put(line.msg_id, (group_no, line))
         own_read = self.cursors.get((group_no, line.sender_no)) == seq - 1
         if own_read:
@@ -722,6 +727,16 @@ class ModelStore:
     def _find_op(self, op: ops.FindOp) -> ops.FoundOp | None:
         kept = self.op_ids.get((op.no, op.op_id))
         return ops.FoundOp(kept.request, kept.reply) if kept else None
+
+    def _find_mail(self, op: ops.FindMail) -> ops.FoundMail | None:
+        if self.said.get(op.msg_id) == (op.no, op.text):
+            return ops.FoundMail(False)
+        if op.msg_id not in self.mids:
+            return None
+        mail = self.message(self.mids[op.msg_id])
+        if (mail.sender_no, mail.text) != (op.no, op.text):
+            return None
+        return ops.FoundMail(len(mail.recipients) == 1 and self._duplicate(mail).delivered)
 
     def _housekeep(self, op: ops.Housekeep) -> ops.HousekeepingDone:
         rows = 0
@@ -879,6 +894,7 @@ _DO: dict[type[Op], Callable[[ModelStore, Any], OpResult]] = {
     ops.MoveCursor: ModelStore._move_cursor,
     ops.SaveOp: ModelStore._save_op,
     ops.FindOp: ModelStore._find_op,
+    ops.FindMail: ModelStore._find_mail,
     ops.Housekeep: ModelStore._housekeep,
     ops.TraceMessage: ModelStore._trace_message,
     ops.MeasureMail: ModelStore._measure_mail,

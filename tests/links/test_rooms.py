@@ -278,6 +278,22 @@ def test_who_leaves_before_it_is_answered_is_not_in_the_room(land: Land, hall, h
     assert (in_room(ann, "Hall"), in_room(ann, "yard")) == (("ann", "cat@away"), ())
 
 
+def test_who_leaves_before_it_is_answered_is_not_told_that_it_is_in_the_room(
+    land: Land, hall, host: Machine, near: Machine
+):
+    ann, bob, _ = hall
+    link = link_of(host, near)
+    link.held.add(near)
+    first = bob.ask(wire.Join, room="yard@host")
+    left = bob.ask(wire.Leave, room="yard@host")
+    link.held.clear()
+    land.settle()
+    assert isinstance(bob.answers[left], wire.Done)
+    assert bob.answers[first].code == "not_member"
+    assert in_room(ann, "yard") == ()
+    assert bob.call(wire.Join, room="yard@host").members == ("bob",)
+
+
 def test_a_forgotten_hub_takes_its_rooms_and_guests_along(land: Land, hall, host: Machine, near: Machine):
     ann, _bob, _ = hall
     near.open("person").call(wire.ForgetHub, hub_id="host")

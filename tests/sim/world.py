@@ -19,7 +19,7 @@ import trio
 
 from ecorelay import wire
 from ecorelay.daemon import store_upkeep
-from ecorelay.daemon.store_upkeep import CALM_MS
+from ecorelay.daemon.store_upkeep import CALM_MS, DAY_MS
 from ecorelay.limits import Limits
 from tests.sim import checks, rest
 from tests.sim.adapter import Adapter
@@ -111,6 +111,8 @@ class World:
         )
         # What expires within an hour would never do so where nothing does for an hour after each leap.
         vars(store_upkeep)["CALM_MS"] = CALM_MS if limits.outbox_days > 1 else 0
+        # On a disk that is full they would go an hour after, that is with a leap of the clock.
+        vars(store_upkeep)["PRESSED_KEEPS_MS"] = int(limits.receipts_days * DAY_MS)
         hub_ids = [f"h{number}" for number in range(count)]
         for hub_id in hub_ids:
             others = tuple(each for each in hub_ids if each != hub_id)
