@@ -7,7 +7,10 @@ sockets, its threads and its clocks are simulated.
 from __future__ import annotations
 
 import math
+import shutil
+import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -273,6 +276,8 @@ class Machine:
         self.fuse = 0
         """So many more points, and it is killed; 0: it is not."""
         self.kills = 0
+        self.copy = home.with_suffix(".copy")
+        """Of its database, once one was made."""
         home.mkdir(exist_ok=True)
 
     def start(self, nursery: trio.Nursery) -> None:
@@ -290,6 +295,21 @@ class Machine:
             if power:
                 self.network.off.add(self.hub_id)
             running.kill(power=power)
+
+    def back_up(self) -> None:
+        """Make a copy of what is committed."""
+        assert self.running is not None
+        self.copy.unlink(missing_ok=True)
+        with closing(sqlite3.connect(self.copy)) as copy:
+            self.running.store.db.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE").fetchall()
+
+    def restore(self) -> None:
+        """Kill it, and put the copy in the place of its database."""
+        self.kill()
+        for file in self.home.glob("hub.db*"):
+            file.unlink()
+        shutil.copyfile(self.copy, self.home / "hub.db")
 
     async def stop(self) -> None:
         """See `Running.stop`."""
