@@ -120,6 +120,8 @@ class Running:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.scope = trio.CancelScope()
+        self.bridging = trio.CancelScope()
+        """All of the bridge: cancelled, it begins anew."""
         self.over = trio.Event()
         self.alive = True
         self.tally = Tally()
@@ -179,7 +181,7 @@ class Running:
                     async with trio.open_nursery() as self.edge:
                         door = machine.network.doors[machine.door] = self._serve_session, self.edge
                         self.shell.feed((HubsConfigured(machine.others, waking=frozenset({"*"})),))
-                        self.edge.start_soon(self.bridge.run)
+                        self.edge.start_soon(self._bridge)
                         try:
                             await trio.sleep_forever()
                         finally:
@@ -193,6 +195,14 @@ class Running:
             if self.alive:
                 self.kill()
             self.over.set()
+
+    async def _bridge(self) -> None:
+        """As `ecorelay.daemon.federation` does, which begins anew when bridge.json is read again."""
+        while True:
+            with self.bridging:
+                await self.bridge.run()
+            self.bridging = trio.CancelScope()
+            self.shell.feed((HubsConfigured(self.machine.others, waking=frozenset({"*"})),))
 
     async def _serve_session(self, stream: SimStream) -> None:
         await self.sessions.serve(stream, None)
@@ -306,10 +316,14 @@ class Machine:
 
     def restore(self) -> None:
         """Kill it, and put the copy in the place of its database."""
+        self.lose()
+        shutil.copyfile(self.copy, self.home / "hub.db")
+
+    def lose(self) -> None:
+        """Kill it, and remove its database."""
         self.kill()
         for file in self.home.glob("hub.db*"):
             file.unlink()
-        shutil.copyfile(self.copy, self.home / "hub.db")
 
     async def stop(self) -> None:
         """See `Running.stop`."""

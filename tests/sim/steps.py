@@ -79,9 +79,12 @@ RARE = (
     ("backup", "restore"),
     ("backup", "restore", "restore"),
     ("backup", "forget", "restore"),
-    ("forget",),
+    ("forget", "forget"),
+    ("lose",),
+    ("reload", "forget", "reload", "reload"),
 )
-"""A database that is put back from a copy, a hub that is forgotten and comes again."""
+"""A database that is put back from a copy, or lost; a hub that is forgotten and comes again; a bridge.json
+that is read again."""
 
 
 def make_history(seed: int, length: int) -> list[Step]:
@@ -98,8 +101,11 @@ def make_history(seed: int, length: int) -> list[Step]:
 def _strew(choice: random.Random, steps: list[Step], start: int) -> None:
     """Rare things among the others, so that those stay what they were."""
     for what in choice.choice(RARE):
-        start = choice.randint(start, len(steps))
-        steps.insert(start, (what, choice.getrandbits(32)))
+        start = choice.randint(min(start, len(steps)), len(steps))
+        after = ("start", "send", "send", "send") if what == "restore" else ()
+        for each in (what, *after):
+            steps.insert(start, (each, choice.getrandbits(32)))
+            start += 1
 
 
 class Steps:
@@ -442,7 +448,24 @@ class Steps:
             self.say(machine.hub_id)
             machine.restore()
             self.world.ledger.restored(machine.hub_id)
-            self._maybe_start(machine)
+            if self.random.random() < 0.5:  # it is used before it is plugged in
+                for other in (*machine.others, "relay"):
+                    self.world.network.way(machine.hub_id, other).hold(True)
+                    self.world.network.way(other, machine.hub_id).hold(True)
+
+    def lose(self) -> None:
+        """Its database is gone, and it begins anew."""
+        machine = self.machine()
+        self.say(machine.hub_id)
+        machine.lose()
+        self.world.ledger.restored(machine.hub_id)
+        self._maybe_start(machine)
+
+    def reload(self) -> None:
+        """All links of a hub end, and are made anew."""
+        if (machine := self.up()) is not None and machine.running is not None:
+            self.say(machine.hub_id)
+            machine.running.bridging.cancel()
 
     def forget(self) -> None:
         """A person has one hub forget another, which is not gone at all."""
