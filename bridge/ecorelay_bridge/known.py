@@ -160,6 +160,15 @@ class FileTrust:
         """See `Trust`."""
         return self._hubs
 
+    def read_again(self) -> None:
+        """Another process may have changed the file.
+
+        Raises:
+            RelayError: see the class; what was known before still is.
+        """
+        with self._lock:
+            self._hubs = self._read()
+
     async def remember(self, hub_id: str, identity: str) -> None:
         """See `Trust`."""
         await trio.to_thread.run_sync(self._keep, hub_id, identity)

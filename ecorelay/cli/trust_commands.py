@@ -71,7 +71,7 @@ def trust(
 
 async def _trusted(name: str, fingerprint: str, again: bool, as_json: bool) -> None:
     link = bridge.link(await bridge.status(), name)
-    reloaded = await bridge.reload()
+    reloaded = await _heeded()
     waiting = 0 if link is None else link.waiting
     if as_json:
         screen.out_json(hub_id=name, identity=fingerprint, waiting=waiting, reloaded=reloaded)
@@ -85,6 +85,17 @@ async def _trusted(name: str, fingerprint: str, again: bool, as_json: bool) -> N
         screen.say(
             f"{screen.many(waiting, 'message')} ({screen.size(link.waiting_bytes)}) that wait for it go there"
         )
+
+
+async def _heeded() -> bool:
+    """Have the running hub heed whom we trust, as it does whatever is in bridge.json; whether one runs."""
+    try:
+        return await bridge.reload()
+    except RelayError as error:
+        if error.code != "bad_args":
+            raise
+        screen.say(f"note: bridge.json has mistakes, which wait to be mended: {error.message}")
+        return True
 
 
 @commands.command("distrust", **words.with_example("ecorelay distrust desk"))
@@ -103,14 +114,7 @@ def distrust(hub_id: HubId, as_json: words.Json = False) -> None:
 
 
 async def _distrusted(name: str, as_json: bool) -> None:
-    try:
-        reloaded = await bridge.reload()
-    except RelayError as error:
-        raise RelayError(
-            error.code,
-            f"{name} is refused from now on, but a link it has goes on: mend bridge.json, then `ecorelay hub "
-            f"reload`; or `ecorelay hub stop`\n{error.message}",
-        ) from None
+    reloaded = await _heeded()
     if as_json:
         screen.out_json(hub_id=name, distrusted=True, reloaded=reloaded)
         return

@@ -138,10 +138,15 @@ def told(s: State, hub: RemoteHub, frame: link_wire.Presence, now: Now) -> None:
     for peer_id in frame.gone:
         _remove(hub, peer_id)
     changed: list[FarPeer] = []
+    gone = list(frame.gone)
     for each in frame.peers:
         hub.stale.discard(each.peer_id)
         known = hub.peers.get(each.peer_id)
         if known is None:
+            if len(hub.peers) >= link_wire.PEERS_MAX and hub.stale:
+                # Of a hub whose database was lost: those before take no place of those there are now.
+                gone.append(hub.stale.pop())
+                _remove(hub, gone[-1])
             if len(hub.peers) >= link_wire.PEERS_MAX:
                 s.count("link peers beyond the limit")
                 continue
@@ -153,7 +158,6 @@ def told(s: State, hub: RemoteHub, frame: link_wire.Presence, now: Now) -> None:
         known.online, known.push, known.client = each.online, each.push, _told(each.client)
         known.cwd, known.git_branch = _told(each.cwd), _told(each.git_branch)
         known.last_seen = now.wall - min(each.away_ms, now.wall)
-    gone = list(frame.gone)
     if frame.complete:
         gone += hub.stale
         for peer_id in hub.stale:

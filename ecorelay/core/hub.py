@@ -154,7 +154,7 @@ class Hub:
             case LinkLost():
                 links.lost(s, event, now)
             case HubsConfigured():
-                links.configured(s, event, now)
+                links.configured(s, event)
             case ClockJumped():
                 sessions.jumped(s, now)
             case _:  # pragma: no cover

@@ -27,7 +27,10 @@ class FarPeer(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class KnowHub(Op, frozen=True, kw_only=True):
-    """→ `HubKnown`. A hub that is configured, or that proved itself; a known one stays as it is."""
+    """→ `HubKnown`. A hub that is configured, or that proved itself; a known one stays as it is.
+
+    `at`: when it was there; 0: it is only configured.
+    """
 
     hub_id: str
     at: int

@@ -104,12 +104,13 @@ class Begins(Struct, frozen=True):
 # --- hubs --------------------------------------------------------------------------------------------------
 
 
-def configured(s: State, event: HubsConfigured, now: Now) -> None:
+def configured(s: State, event: HubsConfigured) -> None:
     """These hubs may be written to, whether or not they were ever there."""
     s.restricted, s.waking = event.restricted, event.waking
     for hub_id in event.hub_ids:
         if names.key(hub_id) not in s.hubs:
-            s.out.append(Store((KnowHub(hub_id=hub_id, at=now.wall),), HubAdded(hub_id)))
+            # It was not there: that it is known says nothing of when it was seen.
+            s.out.append(Store((KnowHub(hub_id=hub_id, at=0),), HubAdded(hub_id)))
 
 
 def added(s: State, note: HubAdded, result: HubKnown) -> None:

@@ -404,6 +404,7 @@ def busy(s: State, hub: RemoteHub, frame: link_wire.Busy, now: Now) -> None:
     if not hub.up or not hub.settled <= hub.base + frame.received <= hub.sent:
         s.out.append(CloseLink(hub.link, "busy with what was never sent"))
         return
+    waits = hub.paused
     hub.paused = True
     results(s, hub, link_wire.Results(received=frame.received, rejected=frame.rejected), now)
     s.count("link busy")
@@ -411,6 +412,8 @@ def busy(s: State, hub: RemoteHub, frame: link_wire.Busy, now: Now) -> None:
     hub.inflight_bytes = 0
     hub.sent = hub.settled
     hub.caught_up = hub.loading = False
+    if waits:  # a hub that says it again and again is no reason to remember more
+        return
     shortest, longest = BUSY_S
     s.at(now.mono + min(max(frame.retry_ms / 1000, shortest), longest), OutDue(hub.link))
 

@@ -137,6 +137,10 @@ class Federation:
         """Two machines are one hub: mono time, and which."""
         self._door: Any = None
         """Who is familiar stays so when it is begun anew."""
+        self._trust: Any = None
+        self._refused: Callable[[str, str], bool] = lambda hub_id, identity: False
+        """Whether that hub, with that identity, is no longer to be linked."""
+        self._streams: dict[trio.CancelScope, Proven] = {}
         shell.notes = self._notes
         shell.listening = lambda: self._listening
         shell.relays = self._relays
@@ -216,6 +220,7 @@ class Federation:
                         f"the links are as before, for the new bridge.json is no good: {error.message}"
                     )
                     warn("bridge.json not taken", reason=error.message)
+                    await self._heed_trust()
             except ImportError:
                 pass  # said when it is begun anew
             except Exception as error:  # it is met again then, if it lasts
@@ -226,6 +231,18 @@ class Federation:
                 await self._begun.wait()
             for then in waiting:
                 then(wrong)
+
+    async def _heed_trust(self) -> None:
+        """Whom a person trusts no more is refused and let go of, also while bridge.json is no good."""
+        try:
+            await trio.to_thread.run_sync(self._trust.read_again)
+        except RelayError as error:
+            warn("known-hubs.json not taken", reason=error.message)
+            return
+        for scope, proven in list(self._streams.items()):
+            if self._refused(proven.hub_id, proven.identity):
+                log("link let go", hub=proven.hub_id, reason="it is trusted no more", address=proven.address)
+                scope.cancel()
 
     async def _keep(self) -> None:
         while True:
@@ -260,11 +277,20 @@ class Federation:
         self._refuse_renamed(settings)
         if not settings.federates:
             return
-        from ecorelay_bridge import Door, FileTrust, Roads, federate, machine_mark, open_identity
+        from ecorelay_bridge import Door, FileTrust, Refused, Roads, federate, machine_mark, open_identity
+        from ecorelay_bridge.known import judge
+
+        def refused(hub_id: str, fingerprint: str) -> bool:
+            try:
+                judge(trust.known(), hub_id, fingerprint, settings.pinned(hub_id), _ids(settings))
+            except Refused:
+                return True
+            return False
 
         home = self._paths.home
         identity = await trio.to_thread.run_sync(lambda: open_identity(home / "identity.pem", machine_mark()))
-        trust = await trio.to_thread.run_sync(FileTrust, home / "known-hubs.json")
+        trust = self._trust = await trio.to_thread.run_sync(FileTrust, home / "known-hubs.json")
+        self._refused = refused
         self._roads = Roads()
         self._door = self._door or Door(trio.current_time)
         self.active = self._works = True
@@ -289,7 +315,12 @@ class Federation:
             )
 
     async def _serve(self, proven: Proven) -> None:
-        await self._links.serve(proven)
+        with trio.CancelScope() as scope:
+            self._streams[scope] = proven
+            try:
+                await self._links.serve(proven)
+            finally:
+                del self._streams[scope]
 
     def _told(self, report: RoadReport) -> None:
         """Something happened on a road."""

@@ -239,7 +239,7 @@ class Server:
             why = self.switch.uninvited(proven.realm, address, proven.invitation, invited=proven.invited)
             if why:
                 return Refused(CLOSE_INVITATION, "invitation", why)
-        full = self.switch.full(proven.realm, address)
+        full = self.switch.full(proven.realm, address, proven.invitation)
         return Refused(CLOSE_FULL, "full", full) if full else proven
 
     async def _turn_away(self, stream: trio.abc.Stream, source: str, turned: Turned) -> None:

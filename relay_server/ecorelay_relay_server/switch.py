@@ -173,10 +173,11 @@ class Switch:
 
     # --- coming and going --------------------------------------------------------------------------------
 
-    def full(self, realm: str, address: bytes) -> str:
-        """Why a hub cannot come in, for a person; "" if it can."""
+    def full(self, realm: str, address: bytes, invitation: str = "") -> str:
+        """Why a hub cannot come in, or to the meeting of that invitation, for a person; "" if it can."""
         found = self.realms[realm]
-        if address in found.hubs:
+        there = self.meetings.get((realm, invitation)) if invitation else found
+        if there is not None and address in there.hubs:
             return ""  # it takes its own place
         apart = sum([len(place.hubs) for place in self.meetings.values() if place.name == realm])
         if len(found.hubs) + apart >= found.max_hubs:

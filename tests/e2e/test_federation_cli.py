@@ -352,13 +352,15 @@ def test_distrust_ends_the_link_at_once_and_trust_brings_it_back(desk: Person, l
     assert laptop.await_texts("web", 1) == ["waits"]
 
 
-def test_where_bridge_json_is_broken_distrust_says_that_the_link_goes_on(desk: Person, laptop: Person):
+def test_where_bridge_json_is_broken_distrust_ends_the_link_all_the_same(desk: Person, laptop: Person):
     joined(desk, laptop)
     good = desk.paths.bridge.read_text()
     desk.paths.bridge.write_text(good[:-5])
-    said = desk("distrust", "laptop", code=2)
-    assert "laptop is refused from now on, but a link it has goes on: mend bridge.json" in said.err
-    assert desk.link("laptop").up
+    said = desk("distrust", "laptop")
+    assert "laptop is refused, its link has ended" in said.err
+    assert "note: bridge.json has mistakes" in said.err
+    await_(lambda: not desk.link("laptop").up, "the link ends")
+    await_(lambda: "it distrusts this hub" in laptop.link("desk").trouble, "it cannot come back")
     assert any("the new bridge.json is no good" in each for each in desk.status.problems)
     desk.paths.bridge.write_text(good)
     desk("hub", "reload")

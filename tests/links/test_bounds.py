@@ -406,6 +406,23 @@ def test_a_hub_that_was_never_sent_anything_is_not_busy(land: Land, here: Machin
     assert link.reasons == ["busy with what was never sent"]
 
 
+def test_a_hub_that_says_without_end_that_it_is_busy_costs_no_memory(
+    land: Land, here: Machine, there: Machine
+):
+    bob, alice = there.open("bob"), here.open("alice")
+    quiet_link(land, here, there)
+    [link] = land.wires
+    alice.send("bob@there", "one")
+    before = len(here.hub.state._timers)
+    for _ in range(20):
+        tell(here, there, link_wire.Busy(received=0, retry_ms=60_000))
+    assert len(here.hub.state._timers) == before + 1
+    link.held.clear()
+    link.lines[there].clear()
+    land.forward(60)
+    assert bob.texts() == ["one"], "it is tried again all the same"
+
+
 def test_what_is_read_while_the_other_disk_gives_out_is_not_sent_with_a_gap(
     land: Land, here: Machine, there: Machine, monkeypatch
 ):

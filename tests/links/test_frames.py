@@ -534,6 +534,24 @@ def test_a_hub_may_have_only_so_many_peers(here: Machine, there: Stranger, monke
     assert there.lost == []
 
 
+def test_peers_of_a_database_that_was_lost_take_no_place_of_those_there_are_now(
+    land: Land, here: Machine, there: Stranger, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(link_wire, "PEERS_MAX", 3)
+    there.greet()
+    peers = tuple(PeerState(peer_id=an_id(n), name=f"p{n}", online=True) for n in range(6))
+    there.say(Presence(peers=peers[:3], reset=True, complete=True))
+    land.cut()
+    there.greet()
+    # The number of one before comes late, and has to be let go and taken in again.
+    now = (*peers[3:5], peers[0])
+    there.say(Presence(peers=now[:2], reset=True), Presence(peers=now[2:], complete=True))
+    assert sorted(there.hub.peers) == sorted([each.peer_id for each in now])
+    assert sorted(there.hub.names) == ["p0", "p3", "p4"]
+    here.restart()
+    assert sorted(here.hub.state.hubs[there.hub.hub_id].names) == ["p0", "p3", "p4"]
+
+
 def test_names_that_move_and_clash_lead_to_whom_was_told_of_last(here: Machine, there: Stranger):
     one, two = an_id(1), an_id(2)
     there.greet()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ecorelay import wire
-from ecorelay.core import links, outbox
+from ecorelay.core import admin, links, outbox
 from ecorelay.core.events import SessionFrame
 from tests.core.helpers import Client
 from tests.links.land import Land, Machine
@@ -123,6 +123,7 @@ def test_a_configured_hub_that_was_never_there_is_written_to_unverified(
         sent = alice.send(to, "are you there?")
         assert (sent.status, sent.unverified) == ("queued", True)
     here.restart()
+    assert admin._link(here.hub.state.hubs["there"]).since == 0, "it was never seen"
     bob, alice = there.open("bob"), here.open("alice")
     land.link(here, there)
     assert bob.texts() == ["are you there?"]

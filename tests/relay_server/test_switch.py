@@ -688,3 +688,15 @@ def test_meetings_take_places_of_their_realm_and_end_with_it():
     assert not at.full("blue", address("x"))
     assert End(host, relay_wire.CLOSE_TOKEN, "this realm is no more") in at.limit({"blue": 2}, 1000)
     assert (at.hubs, at.meetings) == (0, {})
+
+
+def test_a_hub_that_is_here_has_no_more_meetings_than_there_are_places():
+    at = switch(per_realm=3)
+    join(at, "h")
+    for number in range(2):
+        invitation = f"{number:032x}"
+        assert not at.full("default", address("h"), invitation)
+        at.join("default", card("h"), invitation)
+        assert not at.full("default", address("h"), invitation), "it takes its own place there"
+    assert at.full("default", address("h"), f"{2:032x}") == "this realm has its 3 hubs already"
+    assert not at.full("default", address("h")), "it takes its own place here"

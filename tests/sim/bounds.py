@@ -24,6 +24,8 @@ def small() -> Iterator[None]:
         patch.setattr(outbox, "WINDOW_FRAMES", WINDOW_FRAMES)
         patch.setattr(outbox, "WINDOW_BYTES", WINDOW_BYTES)
         patch.setattr(link_wire, "PRESENCE_PART", 2)
+        patch.setattr(link_wire, "GROUPS_PART", 1)
+        patch.setattr(link_wire, "LINES_PART", 2)
         patch.setattr(outqueue, "OUT_MAX", OUT_MAX)
         for module in (outqueue, connection):
             patch.setattr(module, "OUT_PAUSE", OUT_PAUSE)

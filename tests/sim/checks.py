@@ -188,8 +188,9 @@ def _mail(world: World, machine: Machine) -> None:
         found = rows(
             machine, "SELECT mid, box, sender_no FROM messages WHERE msg_id = ? AND origin = 0", msg_id
         )
+        lost = world.ledger.may_be_lost(asked, machine.hub_id)
         if not found:
-            holds(not asked.acked, f"lost at its sender's hub: {msg_id[-6:]}")
+            holds(lost or not asked.acked, f"lost at its sender's hub: {msg_id[-6:]}")
             continue
         [(mid, box, sender_no)] = found
         ring = rows(machine, "SELECT 1 FROM ring WHERE mid = ? AND box = ?", mid, box)
@@ -205,15 +206,21 @@ def _mail(world: World, machine: Machine) -> None:
         holds(receipts, f"neither waiting nor ended: {msg_id[-6:]}")
         [(forwarded, outcome, reason)] = receipts
         other = world.machines[far[box]]
+        lost = lost or world.ledger.may_be_lost(asked, other.hub_id)
         if outcome == DEAD:
             ended[sender_no, box, reason] += 1
-            if reason == "expired":  # whether it arrived was not known when it was given up
+            given_up = reason == "hub_forgotten" and (machine.hub_id, other.hub_id) in world.ledger.forgotten
+            if reason == "expired" or given_up:  # whether it arrived was not known when it was given up
                 continue
             came = (other.hub_id, msg_id) in world.ledger.arrived
-            holds(not came, f"arrived, and told as {reason}: {msg_id[-6:]}")
-            holds(reason == "peer_not_found", f"{msg_id[-6:]} ended as {reason}")
+            holds(lost or not came, f"arrived, and told as {reason}: {msg_id[-6:]}")
+            # A peer that the copy of its hub does not have is gone.
+            gone = reason == "peer_gone" and other.hub_id in world.ledger.since
+            holds(gone or reason == "peer_not_found", f"{msg_id[-6:]} ended as {reason}")
             continue
         holds(forwarded, f"at rest, and not forwarded: {msg_id[-6:]}")
+        if lost:
+            continue
         _arrived(machine, other, msg_id)
     for (sender_no, box, reason), count in ended.items():
         told = rows(
@@ -245,8 +252,8 @@ def _evicted(machine: Machine) -> None:
 def _arrived(machine: Machine, other: Machine, msg_id: str) -> None:
     found = rows(
         other,
-        "SELECT m.mid, m.box FROM messages AS m JOIN hubs AS h ON h.no = m.origin"
-        " WHERE m.msg_id = ? AND h.key = ?",
+        "SELECT m.mid, m.box FROM messages AS m JOIN peers AS p ON p.no = m.sender_no"
+        " WHERE m.msg_id = ? AND p.hub = ?",
         msg_id,
         machine.hub_id,
     )
@@ -334,6 +341,11 @@ def _rooms(world: World, machine: Machine) -> None:
         if adapter.live and adapter.machine is machine and adapter.client is not None:
             peer = machine.core.by_peer_id[adapter.peer_id]
             joined = {_room_key(machine, each) for each in adapter.client.rooms}
+            joined = {
+                each
+                for each in joined
+                if (machine.hub_id, each.partition("@")[2]) not in world.ledger.forgotten
+            }
             holds(joined <= peer.rooms, f"{adapter.host} joined {joined}, and is in {peer.rooms}")
 
 
@@ -357,6 +369,8 @@ def _lines(world: World) -> None:
         if not (asked.acked and isinstance(asked.frame, wire.GroupSend)) or msg_id in there:
             continue
         if world.ledger.deleted:  # with all its lines
+            continue
+        if world.ledger.may_be_lost(asked, *world.machines):
             continue
         ended = rows(
             world.machines[asked.hub],

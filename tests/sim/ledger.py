@@ -95,6 +95,27 @@ class Ledger:
         """(msg_id, recipient) → what a trace told last, of mail on one machine."""
         self.faulty: set[str] = set()
         """Hubs whose disk refused something: what was handed out may lack its mark."""
+        self.since: dict[str, int] = {}
+        """Hubs whose database was put back from a copy → the place of the last request before that."""
+        self.forgotten: set[tuple[str, str]] = set()
+        """(hub, another one that a person had it forget)."""
+        self._came = 0
+
+    def restored(self, hub: str) -> None:
+        """What its database held is gone, but for what is in the copy: nothing is known of it any more."""
+        self.since[hub] = self.places
+        self.faulty.add(hub)
+        self.arrived = {each: place for each, place in self.arrived.items() if each[0] != hub}
+        self.put_out = {each: no for each, no in self.put_out.items() if self.letters[each].hub != hub}
+        self.shown_to = {each: key for each, key in self.shown_to.items() if key[0] != hub}
+        self.marks = {each: mark for each, mark in self.marks.items() if each[0] != hub}
+        self.confirmed_ids = {each for each in self.confirmed_ids if each[0] != hub}
+        self.stages.clear()
+        self.shown_lines.clear()  # its groups number their lines anew, everywhere
+
+    def may_be_lost(self, asked: Asked, *hubs: str) -> bool:
+        """Whether it was asked before one of these hubs was put back."""
+        return any(asked.place <= self.since.get(hub, 0) for hub in hubs)
 
     # --- requests --------------------------------------------------------------------------------------
 
@@ -189,7 +210,8 @@ class Ledger:
 
     def _arrives(self, hub: str, msg_id: str) -> None:
         holds((hub, msg_id) not in self.arrived, f"stored twice at {hub}: {msg_id[-6:]}")
-        self.arrived[hub, msg_id] = len(self.arrived)
+        self._came += 1
+        self.arrived[hub, msg_id] = self._came
 
     def _goes_out(self, msg_id: str) -> None:
         holds(msg_id not in self.put_out, f"put twice into an outbox: {msg_id[-6:]}")
@@ -208,7 +230,9 @@ class Ledger:
 
     def showing(self, hub: str, peer_id: str, msg_id: str) -> None:
         """A hub is about to push it, or to put it on a page. (On its way that may meet a confirmation.)"""
+        asked = self.letters.get(msg_id)
         seen = (hub, peer_id, msg_id) in self.confirmed_ids
+        seen = seen and not (asked is not None and self.may_be_lost(asked, hub))
         holds(not seen, f"shown again after it was seen: {msg_id[-6:]}")
 
     def showing_in_order(self, hub: str, msg_ids: Sequence[str]) -> None:
@@ -239,10 +263,13 @@ class Ledger:
         holds(text == asked.text, f"{short} was changed on its way")
         _, _, hub = sender.partition("@")
         origin = hub or adapter.machine.hub_id
+        # A hub that was put back may know nothing of what its peers said elsewhere: that is the host's word.
+        unknown = room and self.may_be_lost(asked, key[0])
         holds(
-            origin == asked.hub, f"{short} comes from {asked.hub}, and is shown as from {sender} at {key[0]}"
+            unknown or origin == asked.hub,
+            f"{short} comes from {asked.hub}, and is shown as from {sender} at {key[0]}",
         )
-        if room:
+        if room or self.may_be_lost(asked, key[0]):  # names lead to others where peers are new
             return
         if not isinstance(asked.frame, wire.Broadcast):
             holds(self.shown_to.setdefault(msg_id, key) == key, f"two peers were shown {short}")
@@ -266,7 +293,8 @@ class Ledger:
     def showing_lines(self, hub: str, peer_id: str, page: wire.GroupPage) -> None:
         """A hub is about to show them."""
         read = self.shown_lines.get((hub, peer_id, page.group), 0)
-        again = page.messages[0].seq <= read and not self.deleted  # a new group of that name begins anew
+        # A new group of that name begins anew; so do one that was put back, and one that was forgotten.
+        again = page.messages[0].seq <= read and not (self.deleted or self.since or self.forgotten)
         holds(not again, f"{page.group}: lines up to {read} were read, and come again")
 
     def lines_released(self, adapter: Adapter, page: wire.GroupPage) -> None:

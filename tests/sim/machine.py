@@ -7,7 +7,10 @@ sockets, its threads and its clocks are simulated.
 from __future__ import annotations
 
 import math
+import shutil
+import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -117,6 +120,8 @@ class Running:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.scope = trio.CancelScope()
+        self.bridging = trio.CancelScope()
+        """All of the bridge: cancelled, it begins anew."""
         self.over = trio.Event()
         self.alive = True
         self.tally = Tally()
@@ -176,7 +181,7 @@ class Running:
                     async with trio.open_nursery() as self.edge:
                         door = machine.network.doors[machine.door] = self._serve_session, self.edge
                         self.shell.feed((HubsConfigured(machine.others, waking=frozenset({"*"})),))
-                        self.edge.start_soon(self.bridge.run)
+                        self.edge.start_soon(self._bridge)
                         try:
                             await trio.sleep_forever()
                         finally:
@@ -190,6 +195,14 @@ class Running:
             if self.alive:
                 self.kill()
             self.over.set()
+
+    async def _bridge(self) -> None:
+        """As `ecorelay.daemon.federation` does, which begins anew when bridge.json is read again."""
+        while True:
+            with self.bridging:
+                await self.bridge.run()
+            self.bridging = trio.CancelScope()
+            self.shell.feed((HubsConfigured(self.machine.others, waking=frozenset({"*"})),))
 
     async def _serve_session(self, stream: SimStream) -> None:
         await self.sessions.serve(stream, None)
@@ -273,6 +286,8 @@ class Machine:
         self.fuse = 0
         """So many more points, and it is killed; 0: it is not."""
         self.kills = 0
+        self.copy = home.with_suffix(".copy")
+        """Of its database, once one was made."""
         home.mkdir(exist_ok=True)
 
     def start(self, nursery: trio.Nursery) -> None:
@@ -290,6 +305,25 @@ class Machine:
             if power:
                 self.network.off.add(self.hub_id)
             running.kill(power=power)
+
+    def back_up(self) -> None:
+        """Make a copy of what is committed."""
+        assert self.running is not None
+        self.copy.unlink(missing_ok=True)
+        with closing(sqlite3.connect(self.copy)) as copy:
+            self.running.store.db.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE").fetchall()
+
+    def restore(self) -> None:
+        """Kill it, and put the copy in the place of its database."""
+        self.lose()
+        shutil.copyfile(self.copy, self.home / "hub.db")
+
+    def lose(self) -> None:
+        """Kill it, and remove its database."""
+        self.kill()
+        for file in self.home.glob("hub.db*"):
+            file.unlink()
 
     async def stop(self) -> None:
         """See `Running.stop`."""

@@ -52,10 +52,9 @@ FROM_LINKS = (
     "the outbox is not loaded again once the window has room",
     "a lost link leaves its window full",
     "one more is settled than the other hub has",
+    "an older stream covers mail of this run",
 )
-"""Those of `tests.links.mutations` that whole hubs are asked about too; the rest needs databases that are put
-back, or frames held one by one.
-"""
+"""Those of `tests.links.mutations` that whole hubs are asked about too; for others frames must be held."""
 
 MUTATIONS: tuple[Mutation, ...] = (
     # --- what an acknowledgement means ---

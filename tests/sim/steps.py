@@ -73,12 +73,39 @@ FAULTS = ("relay", "jump", "disk", "power", "stop", "stall", "dial", "hold", "cu
 """Those of them that need not be."""
 
 
+RARE_EVERY = 4
+"""One run of so many meets what happens once in a year."""
+RARE = (
+    ("backup", "restore"),
+    ("backup", "restore", "restore"),
+    ("backup", "forget", "restore"),
+    ("forget", "forget"),
+    ("lose",),
+    ("reload", "forget", "reload", "reload"),
+)
+"""A database that is put back from a copy, or lost; a hub that is forgotten and comes again; a bridge.json
+that is read again."""
+
+
 def make_history(seed: int, length: int) -> list[Step]:
     """All decisions of a run."""
     choice = random.Random(seed)
     first = ["open"] * choice.choice((2, 3, 4, 5)) + ["wait"] + choice.choice(([], ["group_create", "join"]))
     kinds = first + choice.choices(list(WEIGHTS), list(WEIGHTS.values()), k=length)
-    return [(kind, choice.getrandbits(32)) for kind in kinds]
+    steps = [(kind, choice.getrandbits(32)) for kind in kinds]
+    if seed % RARE_EVERY == 0:
+        _strew(random.Random(~seed), steps, len(first))
+    return steps
+
+
+def _strew(choice: random.Random, steps: list[Step], start: int) -> None:
+    """Rare things among the others, so that those stay what they were."""
+    for what in choice.choice(RARE):
+        start = choice.randint(min(start, len(steps)), len(steps))
+        after = ("start", "send", "send", "send") if what == "restore" else ()
+        for each in (what, *after):
+            steps.insert(start, (each, choice.getrandbits(32)))
+            start += 1
 
 
 class Steps:
@@ -406,6 +433,47 @@ class Steps:
             self.say(machine.hub_id)
             machine.kill(power=True)
             self._maybe_start(machine)
+
+    def backup(self) -> None:
+        """A copy of what one hub has committed."""
+        if (machine := self.up()) is not None:
+            self.say(machine.hub_id)
+            machine.back_up()
+
+    def restore(self) -> None:
+        """Its hub is killed, and goes on from the copy that was made last."""
+        copied = [each for each in self.world.machines.values() if each.copy.exists()]
+        if copied:
+            machine = self.random.choice(copied)
+            self.say(machine.hub_id)
+            machine.restore()
+            self.world.ledger.restored(machine.hub_id)
+            if self.random.random() < 0.5:  # it is used before it is plugged in
+                for other in (*machine.others, "relay"):
+                    self.world.network.way(machine.hub_id, other).hold(True)
+                    self.world.network.way(other, machine.hub_id).hold(True)
+
+    def lose(self) -> None:
+        """Its database is gone, and it begins anew."""
+        machine = self.machine()
+        self.say(machine.hub_id)
+        machine.lose()
+        self.world.ledger.restored(machine.hub_id)
+        self._maybe_start(machine)
+
+    def reload(self) -> None:
+        """All links of a hub end, and are made anew."""
+        if (machine := self.up()) is not None and machine.running is not None:
+            self.say(machine.hub_id)
+            machine.running.bridging.cancel()
+
+    def forget(self) -> None:
+        """A person has one hub forget another, which is not gone at all."""
+        if (one := self.adapter()) is not None and one.machine.others:
+            other = self.pick(one.machine.others)
+            self.say(other)
+            self.world.ledger.forgotten.add((one.machine.hub_id, other))
+            one.ask(wire.ForgetHub(req_id=0, hub_id=other))
 
     def stop(self) -> None:
         if (machine := self.up()) is not None:
