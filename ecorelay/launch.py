@@ -81,13 +81,18 @@ async def start_hub(paths: Paths, environ: Mapping[str, str]) -> None:
         RelayError: the hub's refusal, or it ended without one (``unexpected``), or took longer than
             10 s (``timeout``).
     """
-    if sys.platform == "win32":
-        # No pipe can be handed on by number here: the caller sees hub.json appear.
-        await trio.to_thread.run_sync(_launch_windows, paths, scrubbed(environ))
-        await trio.sleep(READY_S)
-        raise _not_ready(paths)
-    else:
-        await _launch_and_wait(paths, scrubbed(environ))
+    try:
+        if sys.platform == "win32":
+            # No pipe can be handed on by number here: the caller sees hub.json appear.
+            await trio.to_thread.run_sync(_launch_windows, paths, scrubbed(environ))
+            await trio.sleep(READY_S)
+            raise _not_ready(paths)
+        else:
+            await _launch_and_wait(paths, scrubbed(environ))
+    except (OSError, RuntimeError) as error:  # no program, descriptor or (RuntimeError) thread is to be had
+        raise RelayError(
+            "unexpected", f"the hub cannot be started: {error}; try `ecorelay hub run`"
+        ) from error
 
 
 def _not_ready(paths: Paths) -> RelayError:
@@ -143,10 +148,6 @@ else:
             try:
                 # In a thread: starting a process waits for it.
                 await trio.to_thread.run_sync(_launch, paths, environ, writing)
-            except OSError as error:
-                raise RelayError(
-                    "unexpected", f"the hub cannot be started: {error}; try `ecorelay hub run`"
-                ) from error
             finally:
                 os.close(writing)
             line = b""

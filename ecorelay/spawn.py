@@ -12,6 +12,7 @@ import random
 import secrets
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -196,8 +197,11 @@ async def start(paths: Paths, environ: Mapping[str, str]) -> RelayError | None:
 
         async def look_around() -> None:
             # Another hub may be just coming: somebody ran one by hand, or whoever started it was killed.
-            while read_endpoint(paths.endpoint) in (None, before):  # noqa: ASYNC110 - it is another's file
+            found = before
+            while found in (None, before):
                 await trio.sleep(LOOK_AGAIN_S)
+                with suppress(OSError, RelayError):  # the start says what is wrong, or whoever connects then
+                    found = read_endpoint(paths.endpoint)
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(look_around)

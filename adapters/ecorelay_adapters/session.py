@@ -7,6 +7,7 @@ page counted as read that it did not get: a page is confirmed only once its resu
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import sys
@@ -20,6 +21,7 @@ import trio
 from ecorelay import __version__, config, wire
 from ecorelay.client import HubClient, open_hub_client
 from ecorelay.errors import RelayError
+from ecorelay.keeper import BACKOFF_COSTLY_S, BACKOFF_IDLE_S
 from ecorelay.names import slug
 from ecorelay.paths import find_paths
 from ecorelay.requests import RequestError
@@ -89,6 +91,8 @@ class Session:
         self._trouble: RelayError | None = None
         self._over = False
         """There will be no other client."""
+        self._refusals = 0
+        """How often in a row no client could be had."""
         self._wanted = trio.Event()
         """Somebody calls: worth another try for a hub that could not be had."""
         self._introduced = trio.Event()
@@ -139,8 +143,17 @@ class Session:
                 self._tell(error)
                 if self._over:
                     await trio.sleep_forever()
-            self._wanted = trio.Event()
-            await self._wanted.wait()
+                # Who calls is reason to try again at once. Mail must come also where nobody does.
+                self._wanted = trio.Event()
+                with trio.move_on_after(self._leisure(error)):
+                    await self._wanted.wait()
+
+    def _leisure(self, error: RelayError) -> float:
+        """Seconds until a hub that could not be had is tried again, though nobody calls."""
+        if error.code == "already_registered":
+            return math.inf  # it could be had, and wants nothing of us
+        self._refusals += 1
+        return min(BACKOFF_COSTLY_S, BACKOFF_IDLE_S * 2 ** min(self._refusals, 8))
 
     async def _be_client(self) -> None:
         paths = find_paths(self._environ)
@@ -175,6 +188,7 @@ class Session:
         ) as client:
             self._client = client
             self._tools = Tools(client, paths.texts)
+            self._refusals = 0
             self._tell(None)
             await self._welcome()
             reason = await self._until_over(client)

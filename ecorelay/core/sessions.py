@@ -240,8 +240,11 @@ def _bind(s: State, session: Session, peer: Peer, now: Now) -> None:
     peer.session = session
     peer.client, peer.cwd, peer.git_branch = hello.client, hello.cwd, hello.git_branch
     peer.last_seen = now.wall
-    if hello.identity:
-        s.identities[hello.client, hello.identity] = peer
+    identity = hello.identity or ""
+    if identity and _leads_here(s, session, peer):
+        s.identities[hello.client, identity] = peer
+    else:
+        identity = ""
     if hello.cwd:
         place = s.places.setdefault((hello.client, hello.cwd), [])
         if peer not in place:
@@ -258,13 +261,29 @@ def _bind(s: State, session: Session, peer: Peer, now: Now) -> None:
         RememberPeer(
             no=peer.no,
             client=hello.client,
-            identity=hello.identity or "",
+            identity=identity,
             cwd=hello.cwd,
             at=now.wall,
         ),
         OpenMailbox(no=peer.no),
     )
     s.out.append(Store(ops, SessionBound(session.sid)))
+
+
+def _leads_here(s: State, session: Session, peer: Peer) -> bool:
+    """Whether the assistant's session id leads to `peer` from now on.
+
+    A second window of one conversation is a peer of its own, with the same id. It must not take along what
+    leads back to the first, or the conversation would be another peer when it is opened again.
+    """
+    hello = session.hello
+    known = s.identities.get((hello.client, hello.identity or ""), peer)
+    if known is peer or known.going:
+        return True
+    if known.session is not None and known.session.hello.identity != hello.identity:
+        return True  # that peer goes on with another conversation
+    returns = s.by_peer_id.get(hello.peer_id or "") is peer
+    return hello.pinned and not session.wanted_taken and not returns
 
 
 def bound(s: State, note: SessionBound, state: MailboxState, now: Now) -> None:

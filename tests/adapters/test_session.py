@@ -15,6 +15,7 @@ from trio.testing import MockClock
 
 from ecorelay import wire
 from ecorelay.errors import RelayError
+from ecorelay.keeper import BACKOFF_COSTLY_S
 from ecorelay.spawn import NoHub
 from ecorelay_adapters import session as session_module
 from ecorelay_adapters.carriers import Carrier, ChannelCarrier
@@ -254,6 +255,22 @@ async def test_a_refusal_is_told_by_every_call_and_each_call_tries_anew(opened, 
         frame = await there.receive()
         await there.send(wire.RoomList(req_id=frame.req_id))
         assert not (await calling.wait()).is_error
+
+
+async def test_a_hub_that_could_not_be_had_at_first_is_tried_again_though_nobody_calls(
+    opened, autojump_clock: MockClock
+):
+    carrier = FakeCarrier()
+    async with opened(carrier=carrier) as desk:
+        desk.hub.down = RelayError("mailbox_error", "the disk is full: free some space")
+        await desk.session.instructions(CLIENT)
+        await trio.sleep(3_600)
+        assert 10 <= len(desk.hub.attempts) <= 20  # each may start a hub in vain
+        desk.hub.down = None
+        with trio.fail_after(BACKOFF_COSTLY_S):
+            there = await desk.hub.session()
+            await there.send(PUSH)
+            assert await there.receive() == wire.Pushed(msg_ids=(ID,), carrier="fake")
 
 
 async def test_no_hub_and_none_to_be_started_is_an_error_with_the_remedy(opened, autojump_clock: MockClock):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import functools
 import json
@@ -20,9 +21,9 @@ import pytest
 import trio
 import trio.testing
 
-from ecorelay import launch, wire
+from ecorelay import launch, spawn, wire
 from ecorelay.client import open_hub_client
-from ecorelay.endpoint import Endpoint, write_endpoint
+from ecorelay.endpoint import Endpoint, read_endpoint, write_endpoint
 from ecorelay.errors import RelayError
 from ecorelay.loopback import prove_to_client
 from ecorelay.names import new_id
@@ -197,6 +198,38 @@ async def test_a_log_that_cannot_be_opened_is_named(paths: Paths, environ: dict[
         await ensure_hub(paths, environ)
 
 
+async def test_no_descriptors_and_no_threads_are_a_refusal_and_not_the_end_of_whoever_asks(
+    paths: Paths, environ: dict[str, str], play: Any, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    for error in (OSError(errno.EMFILE, "Too many open files"), RuntimeError("can't start new thread")):
+        with monkeypatch.context() as short:
+            short.setattr(*((os, "pipe") if isinstance(error, OSError) else (launch, "_launch")), refuse)
+            with pytest.raises(RelayError, match=f"the hub cannot be started: .*{error.args[-1]}"):
+                await ensure_hub(paths, environ)
+
+
+async def test_a_hub_file_that_cannot_be_read_for_a_moment_does_not_stop_a_start(
+    paths: Paths, environ: dict[str, str], play: Any, monkeypatch: pytest.MonkeyPatch
+):
+    errors = [OSError(errno.EMFILE, "Too many open files"), RelayError("bad_args", "somebody else's")]
+    looks = 0
+
+    def read(path: Path) -> Endpoint | None:
+        nonlocal looks
+        looks += 1
+        if looks > 5 and errors:  # whoever starts a hub looks five times before that, then while it comes
+            raise errors.pop()
+        return read_endpoint(path)
+
+    monkeypatch.setattr(spawn, "LOOK_AGAIN_S", 0.001)
+    monkeypatch.setattr(spawn, "read_endpoint", read)
+    async with await ensure_hub(paths, environ):
+        assert errors == []
+
+
 @pytest.mark.parametrize("second", ["ok", "patient"])
 async def test_a_hub_that_is_just_coming_is_waited_for(
     paths: Paths, environ: dict[str, str], play: Any, second: str
@@ -258,7 +291,7 @@ async def test_a_cancelled_start_goes_on_and_frees_the_lock(paths: Paths, enviro
 CROWD = """
 import sys, time, trio, os
 from pathlib import Path
-from ecorelay import launch, wire
+from ecorelay import launch, spawn, wire
 from ecorelay.paths import Paths
 from ecorelay.client import open_hub_client
 from ecorelay.spawn import hub_connector

@@ -12,6 +12,7 @@ from ecorelay.core.sessions import Claim, PeerAdded, SessionBound
 from tests.core.helpers import (
     MONO,
     WALL,
+    Client,
     Script,
     World,
     bind_ops,
@@ -368,3 +369,48 @@ def test_two_sessions_in_one_directory_keep_their_names_across_restarts_of_hub_a
         client.close()
     assert world.open("work", identity="d", **where).name == "work-2"
     assert world.open("work", identity="c", **where).name == "work"
+
+
+def second_window(world: World) -> tuple[Client, Client]:
+    """One conversation, open in two windows of its assistant; the first answers when it is asked for its name."""
+    where: dict[str, Any] = {"client": "opencode", "cwd": "/src/shop", "identity": "s1"}
+    first = world.open("shop", pid=7, **where)
+    second = world.open("shop", pid=8, **where)
+    world.tick(0.1)
+    first.say(wire.Pong())
+    world.tick(5.0)
+    assert (first.name, second.name) == ("shop", "shop-2")
+    return first, second
+
+
+@pytest.mark.guarantee("identity-kept")
+def test_a_second_window_of_a_conversation_does_not_change_who_it_is_when_it_is_opened_again():
+    world = World()
+    first, second = second_window(world)
+    first.close()
+    second.close()
+    world.restart()
+    assert world.open("x", client="opencode", identity="s1").name == "shop"
+
+
+@pytest.mark.guarantee("identity-kept")
+def test_nor_does_one_that_comes_back_to_a_hub_that_was_restarted():
+    world = World()
+    _, second = second_window(world)
+    world.restart()
+    name, peer_id = second.name, second.peer_id
+    world.open(name, client="opencode", cwd="/src/shop", identity="s1", peer_id=peer_id).close()
+    assert world.open("x", client="opencode", identity="s1").name == "shop"
+
+
+def test_a_conversation_whose_peer_goes_on_as_another_one_is_from_then_on_who_it_becomes():
+    world = World()
+    where: dict[str, Any] = {"client": "claude", "cwd": "/src/shop"}
+    cleared = world.open("shop", identity="s1", **where)
+    assert cleared.call(wire.Identify, identity="s2").name == "shop"
+    resumed = world.open("shop", identity="s1", **where)
+    assert resumed.name == "shop-2"
+    cleared.close()
+    resumed.close()
+    assert world.open("x", client="claude", identity="s1").name == "shop-2"
+    assert world.open("x", client="claude", identity="s2").name == "shop"
