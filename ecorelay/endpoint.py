@@ -75,7 +75,7 @@ def read_endpoint(path: Path) -> Endpoint | None:
         return None
     try:
         if sys.platform != "win32" and os.fstat(handle).st_uid != os.geteuid():
-            raise RelayError("bad_args", f"{path} belongs to another user: remove it")
+            raise RelayError("bad_args", f"{path} belongs to another user: run as its owner, or remove it")
         data = os.read(handle, SIZE_MAX)
     except IsADirectoryError:
         return None

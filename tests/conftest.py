@@ -23,10 +23,20 @@ HANGS_S = 180
 """Each wait of a test has a time-out of its own; this is for the one that was forgotten."""
 
 
+def heed_interrupts() -> None:
+    """Take SIGINT where it is ignored, as it is in what a script starts in the background.
+
+    All processes that tests start would inherit that, and neither they nor a test that hangs be interrupted.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """The workers of pytest are measured, the hundreds of short processes that tests start are not: coverage
     would cost each as much again as it does, and what only runs in such a process is seen by its tests.
     """
+    heed_interrupts()
     for name in [name for name in os.environ if name.startswith("COVERAGE_PROCESS_")]:
         if hasattr(config, "workerinput"):
             del os.environ[name]

@@ -13,7 +13,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import importlib.util
 import os
 import re
 import ssl
@@ -21,6 +20,7 @@ import stat
 import sys
 from typing import TYPE_CHECKING, Final
 
+from ecorelay import extras
 from ecorelay.errors import RelayError
 from ecorelay.paths import sync_dir, write_private
 from ecorelay_bridge.tls import notice_cuts
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 FILE_NAME: Final = "identity.pem"
 FINGERPRINT_PATTERN: Final = r"\ASHA256:[A-Za-z0-9+/]{43}\Z"
-PACKAGES: Final = ("cryptography", "spake2")
-"""What the extra `bridge` brings."""
 ALPN: Final = "ecorelay-link/1"
 FILE_MAX: Final = 64 * 1024
 COMMON_NAME: Final = "ecorelay"
@@ -136,12 +134,11 @@ def demand_packages() -> None:
     Raises:
         RelayError: ``bad_args``, with how to install it.
     """
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    missing = extras.missing(extras.BRIDGE)
     if missing:
         raise RelayError(
             "bad_args",
-            f"federation needs {' and '.join(missing)}: install ecorelay with its extra, "
-            "`uv tool install 'ecorelay[bridge]'` or `pipx install 'ecorelay[bridge]'`",
+            f"links to other hubs need {' and '.join(missing)}: {extras.how_to_get('bridge', missing)}",
         )
 
 

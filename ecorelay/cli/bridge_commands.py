@@ -580,7 +580,9 @@ def _sum_up(
     if running is None:
         screen.say("no hub runs here: `ecorelay hub start`")
     elif settings.listen and not held:
-        screen.say("the running hub has not read this bridge.json: `ecorelay hub reload`")
+        same = names.key(running.hub_id) == names.key(settings.hub_id)
+        how = "reload" if same else "restart"  # a reload is refused where it would be another hub afterwards
+        screen.say(f"the running hub has not read this bridge.json: `ecorelay hub {how}`")
 
 
 def _mark(ok: bool) -> str:

@@ -88,9 +88,10 @@ def look(assistant: Assistant, machine: Machine) -> Looked:
             set_up = "outdated" if plan.steps else "no" if plan.problem else "yes"
         if client is not None or configured is not None:
             findings = assistant.check(machine)
-    except RelayError as error:
+    except (RelayError, OSError) as error:
         remedy = f"mend that, then `ecorelay install {assistant.name}`"
-        trouble = Finding(check=assistant.title, level="fail", says=error.message, remedy=remedy)
+        says = screen.trouble(error)
+        trouble = Finding(check=assistant.title, level="fail", says=says, remedy=remedy)
         return Looked(assistant=assistant, client=client, configured=configured, findings=(trouble,))
     looked = Looked(assistant=assistant, client=client, configured=configured, set_up=set_up)
     return structs.replace(looked.judged(findings), findings=findings)

@@ -38,11 +38,11 @@ async def check_hub(machine: Machine, heard: Callable[[wire.PeerList], None]) ->
             answer_ms = (time.perf_counter() - began) * 1000
             listed = await hub.request(wire.Peers(req_id=0, limit=LISTED))
             heard(listed)
-    except RelayError as error:
+    except (RelayError, OSError) as error:
         yield Finding(
             check="hub",
             level="fail",
-            says=f"cannot be reached or started: {error.message}",
+            says=f"cannot be reached or started: {screen.trouble(error)}",
             remedy="mend that, then call the doctor again; `ecorelay hub run` shows how it starts",
         )
         return

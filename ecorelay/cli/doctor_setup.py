@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -69,7 +70,13 @@ def check_directory(paths: Paths) -> Iterator[Finding]:
         yield Finding(check=check, level="fail", says=says, remedy=remedy)
         return
     except OSError as error:
-        yield Finding(check=check, level="fail", says=f"{home}: {error.strerror or error}")
+        remedy = "make it readable for you, or name another directory with ECORELAY_HOME"
+        yield Finding(check=check, level="fail", says=f"{home}: {error.strerror or error}", remedy=remedy)
+        return
+    if sys.platform != "win32" and (foreign := _of_others(home, os.geteuid())):
+        says = f"not yours, but another user's: {', '.join(foreign)} in {home}; did ecorelay run under sudo?"
+        remedy = f"sudo chown -R {os.geteuid()}:{os.getegid()} {shlex.quote(str(home))}"
+        yield Finding(check=check, level="fail", says=says, remedy=remedy)
         return
     open_ones = [] if sys.platform == "win32" else _readable_by_others(paths)
     if open_ones:
@@ -82,6 +89,11 @@ def check_directory(paths: Paths) -> Iterator[Finding]:
         )
     else:
         yield Finding(check=check, level="ok", says=str(home))
+
+
+def _of_others(home: Path, me: int) -> list[str]:
+    """Names of what lies in `home` and is not the user's `me`: one command under sudo leaves such."""
+    return sorted([each.name for each in os.scandir(home) if each.stat(follow_symlinks=False).st_uid != me])
 
 
 def _readable_by_others(paths: Paths) -> list[Path]:
@@ -116,7 +128,10 @@ def check_space(paths: Paths) -> Iterator[Finding]:
 
 def check_damaged(paths: Paths) -> Iterator[Finding]:
     """Databases that were found damaged and set aside."""
-    aside = sorted(paths.home.glob("hub.db.damaged-*"))
+    try:
+        aside = sorted(paths.home.glob("hub.db.damaged-*"))
+    except OSError:  # where we may not look: what is wrong with the directory was said before
+        return
     if aside:
         yield Finding(
             check="database",

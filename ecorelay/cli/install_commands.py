@@ -177,6 +177,8 @@ def _plans(
     def planned(assistant: Assistant) -> tuple[str, Plan]:
         try:
             return assistant.title, make(assistant, machine)
+        except ClientFailed as error:
+            return assistant.title, Plan(problem=error.message, code="")
         except RelayError as error:
             return assistant.title, Plan(problem=error.message, code=error.code)
 

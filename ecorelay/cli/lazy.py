@@ -28,6 +28,13 @@ class LazyGroup(TyperGroup):
             self.commands[cmd_name] = _load(self.table[cmd_name], cmd_name)
         return super().get_command(ctx, cmd_name)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that `args` begin with. For a slip of the pen all are loaded: one of them was meant."""
+        if args and args[0] not in self.list_commands(ctx):
+            for name in self.table:
+                self.get_command(ctx, name)
+        return super().resolve_command(ctx, args)
+
 
 def _load(where: str, name: str) -> Any:
     module = import_module(f"ecorelay.cli.{where}")

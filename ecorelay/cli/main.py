@@ -85,7 +85,7 @@ def _explain(error: Exception) -> int | None:
             screen.fail(for_person(message))
             return exits.exit_code(code)
         case OSError():
-            screen.fail((f"{error.filename}: " if error.filename else "") + (error.strerror or str(error)))
+            screen.fail(screen.trouble(error))
             screen.quiet_stdout()  # it may be the one that is full
             return exits.BROKEN
         case _:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
 from pathlib import Path
 
+from ecorelay import extras
 from ecorelay.errors import RelayError
 
 
@@ -27,8 +27,9 @@ def demand_extra() -> None:
     Raises:
         RelayError: ``bad_args``, with what to install.
     """
-    if find_spec("cryptography") is None:
+    missing = extras.missing(extras.RELAY)
+    if missing:
         raise RelayError(
             "bad_args",
-            "the relay server checks signatures, and needs more than hubs do: install ecorelay[relay]",
+            f"the relay server needs {' and '.join(missing)}: {extras.how_to_get('relay', missing)}",
         )

@@ -97,6 +97,13 @@ def _talk(text: str) -> None:
         return
 
 
+def trouble(error: Exception) -> str:
+    """What an error says to a person; one of the system's names its file first."""
+    if not isinstance(error, OSError):
+        return getattr(error, "message", str(error))
+    return (f"{error.filename}: " if error.filename else "") + (error.strerror or str(error))
+
+
 def fail(message: str) -> None:
     """Say what went wrong. `message` is made harmless: it may quote a peer's words."""
     first, *rest = message.splitlines() or [""]

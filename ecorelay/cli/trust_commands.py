@@ -119,4 +119,6 @@ async def _distrusted(name: str, as_json: bool) -> None:
         screen.out_json(hub_id=name, distrusted=True, reloaded=reloaded)
         return
     screen.say(f"{name} is refused{', its link has ended' if reloaded else ''}")
-    screen.say("it still knows the secret: change it on the other machines (docs/federation.md, rotation)")
+    screen.say(
+        "it still knows the secret: change it on the other machines (docs/federation.md, Changing the secret)"
+    )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from ecorelay import names, wire
+from ecorelay import extras, names, wire
 from ecorelay.core.events import HubsConfigured
 from ecorelay.daemon.guard import log_crash
 from ecorelay.daemon.links import Links
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from ecorelay.paths import Paths
     from ecorelay_bridge import Proven, RoadReport, Settings
 
-EXTRA: Final = "federation needs a part that is not installed: pip install 'ecorelay[bridge]'"
 WHATS: Final = ("mail", "groups", "rooms", "broadcast")
 """What another hub may be denied, see `Settings.allows`."""
 PROOFS: Final = frozenset(
@@ -256,7 +255,8 @@ class Federation:
                 except RelayError as error:
                     self.problem = f"no links to other hubs: {error.message}"
                 except ImportError:
-                    self.problem = f"no links to other hubs: {EXTRA}"
+                    how = extras.how_to_get("bridge", extras.BRIDGE)
+                    self.problem = f"no links to other hubs, they need what is not installed: {how}"
                 except Exception as error:
                     log_crash("federation", error)
                     self.problem = "no links to other hubs for a minute: a bug of ours, see the log"

@@ -14,8 +14,10 @@ from functools import partial
 
 import pytest
 
-from ecorelay.cli import bridge_commands, invitation
+from ecorelay import wire
+from ecorelay.cli import bridge, bridge_commands, invitation
 from ecorelay.errors import RelayError
+from ecorelay.paths import Paths
 from tests.helpers.command_line import run_here
 
 FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
@@ -544,6 +546,16 @@ def test_damaged_memory_of_who_is_who_forgets_nobody_silently(here, home):
     assert (home / "known-hubs.json").read_text() == "{"
 
 
+@pytest.mark.parametrize(("runs_as", "how"), [("HERE", "reload"), ("vm", "restart")])
+def test_a_hub_that_has_not_read_the_file_is_told_to_in_the_way_that_works(here, home, capsys, runs_as, how):
+    here("bridge-init")
+    settings = bridge.needed(Paths(home))
+    running = wire.HubDetails(req_id=1, unread=0, hub_id=runs_as, version="1", sessions=0)
+    capsys.readouterr()
+    bridge_commands._sum_up(settings, {}, [], running, False, True)
+    assert f"has not read this bridge.json: `ecorelay hub {how}`" in capsys.readouterr().err
+
+
 # --- what is not installed -------------------------------------------------------------------------------
 
 
@@ -556,7 +568,8 @@ def test_without_its_libraries_federation_says_what_to_install(here, home, monke
     monkeypatch.setitem(sys.modules, "cryptography", None)
     monkeypatch.setitem(sys.modules, "spake2", None)
     said = here(*words)
-    assert (said.code, "ecorelay[bridge]" in said.err) == (2, True), said
+    assert (said.code, "cryptography and spake2: " in said.err) == (2, True), said
+    assert "-m pip install cryptography spake2" in said.err or "uv tool install '.[bridge]'" in said.err
     assert not (home / "bridge.json").exists()
 
 

@@ -103,6 +103,15 @@ def test_the_help_names_every_command(ecorelay):
             assert f"\n  {words} " in said.out
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [("sned api x", "send"), ("inbx", "inbox"), ("hub statsu", "status"), ("doctro", "doctor")],
+)
+def test_a_slip_of_the_pen_is_told_the_command_that_was_meant(here, words, meant):
+    said = here(*words.split())
+    assert (said.code, f"Did you mean '{meant}'" in said.err) == (2, True), said
+
+
 @pytest.mark.parametrize("option", ["--version", "-V"])
 def test_the_version_is_one_line(ecorelay, option):
     import ecorelay as package

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import sys
 import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 import trio
 
 from ecorelay.cli import doctor_assistant as checks
-from ecorelay_adapters.clients.assistant import Command, Hook
+from ecorelay.paths import Paths
+from ecorelay_adapters.clients.assistant import Assistant, Command, Hook, Machine
 from ecorelay_adapters.tools import TOOLS
 from tests.helpers.shell_script import shell_script
 
@@ -102,3 +105,16 @@ async def test_a_hook_that_takes_long_is_noticed(monkeypatch: pytest.MonkeyPatch
     with trio.fail_after(20):
         finding = await checks.check_hook("hook", hook("exec sleep 600"), os.environ)
     assert (finding.level, time.monotonic() - began < 20) == ("fail", True)
+
+
+def test_files_of_an_assistant_that_we_may_not_read_are_a_finding(tmp_path: Path):
+    class Closed:
+        name, title = "closed", "Closed CLI"
+
+        def find(self, machine: Machine) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied", "/x/settings.json")
+
+    machine = Machine(environ={}, paths=Paths(tmp_path), program=("ecorelay",), version="1")
+    (finding,) = checks.look(cast("Assistant", Closed()), machine).findings
+    assert (finding.level, finding.says) == ("fail", "/x/settings.json: Permission denied")
+    assert "ecorelay install closed" in finding.remedy

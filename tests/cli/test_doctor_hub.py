@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ecorelay import __version__, wire
 from ecorelay.cli import doctor_hub as checks
+from ecorelay.paths import Paths
+from ecorelay_adapters.clients.assistant import Machine
 
 
 def details(**fields: Any) -> wire.HubDetails:
@@ -60,3 +64,16 @@ def test_a_list_of_many_sessions_is_cut():
     found = list(checks.check_sessions(wire.PeerList(req_id=1, me="", hub_id="h", peers=peers)))
     assert len(found) == 21
     assert "10 more" in found[-1].says
+
+
+async def test_an_endpoint_we_may_not_read_fails_and_does_not_end_the_doctor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refused(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(checks, "read_endpoint", refused)
+    machine = Machine(environ={}, paths=Paths(tmp_path), program=("ecorelay",), version=__version__)
+    (finding,) = [each async for each in checks.check_hub(machine, lambda listed: None)]
+    assert finding.level == "fail"
+    assert finding.says == f"cannot be reached or started: {tmp_path / 'hub.json'}: Permission denied"

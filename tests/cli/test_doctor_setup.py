@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -131,3 +132,26 @@ def test_a_directory_that_cannot_be_made_fails_before_anything_needs_it(
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
     finding = only(checks.check_directory(Paths(tmp_path / "a" / "b")))
     assert (finding.level, f"{tmp_path} is not writable" in finding.says) == ("fail", True)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may give files away")
+def test_what_a_command_under_sudo_left_is_named_with_what_mends_it(paths: Paths):
+    for path in (paths.database, paths.log):
+        path.touch()
+    os.chown(paths.database, 65534, 65534)
+    finding = only(checks.check_directory(paths))
+    assert (finding.level, "hub.db in" in finding.says, "hub.log" in finding.says) == ("fail", True, False)
+    assert finding.remedy == f"sudo chown -R {os.geteuid()}:{os.getegid()} {paths.home}"
+
+
+def test_a_directory_we_may_not_look_into_does_not_end_the_doctor(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+):
+    def refused(*_: object) -> Any:  # as pathlib does before Python 3.13
+        raise PermissionError(errno.EACCES, "Permission denied", str(paths.home))
+
+    monkeypatch.setattr(Path, "glob", refused)
+    assert list(checks.check_damaged(paths)) == []
+    monkeypatch.setattr(Path, "stat", refused)
+    finding = only(checks.check_directory(paths))
+    assert (finding.level, "ECORELAY_HOME" in finding.remedy) == ("fail", True)

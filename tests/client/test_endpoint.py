@@ -94,7 +94,7 @@ def test_a_directory_or_a_pipe_in_its_place_is_no_endpoint(tmp_path: Path):
 def test_a_file_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write_endpoint(tmp_path / "hub.json", UNIX)
     monkeypatch.setattr(os, "geteuid", lambda: 12_345)
-    with pytest.raises(RelayError, match="belongs to another user: remove it"):
+    with pytest.raises(RelayError, match="belongs to another user: run as its owner"):
         read_endpoint(tmp_path / "hub.json")
 
 

@@ -94,6 +94,8 @@ async def test_notices_about_lost_mail_are_shown_once(ecorelay):
 
 async def test_who_stops_a_hub_that_sessions_need_is_told_that_they_start_another(ecorelay):
     with trio.fail_after(PATIENCE_S):
-        async with session(ecorelay, "api"):
+        async with session(ecorelay, "api") as api:
             said = await typed(ecorelay, "hub", "stop")
             assert "1 live session will start one when it is needed" in said.err
+            # Which it does: only then there is a hub for the fixture to end.
+            assert (await api.request(wire.Peers(req_id=0, limit=1))).me == "api"

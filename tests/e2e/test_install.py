@@ -76,6 +76,8 @@ def test_a_failing_claude_is_told_and_the_same_command_goes_on(ecorelay: Person)
     again = ecorelay("install")
     assert "run `claude plugin install" in again.out
     assert "marketplace add" not in again.out
+    said = ecorelay("install", code=1, STANDIN_FAILS="plugin marketplace list")
+    assert "`claude plugin marketplace list" in said.err
 
 
 def test_an_interrupted_install_ends_with_130_and_is_finished_by_the_next(ecorelay: Person):

@@ -72,9 +72,9 @@ class Step(Struct, frozen=True, kw_only=True):
 class Plan(Struct, frozen=True, kw_only=True):
     """What is to be changed, in this order.
 
-    `problem`: why it cannot be made whole by us, and `code`, of `ecorelay.errors`, of what kind that is;
-    `by_hand` then has the commands that do the rest, and exit code and message say so. `notes` are for the
-    person, whether anything changes or not.
+    `problem`: why it cannot be made whole by us, and `code`, of `ecorelay.errors`, of what kind that is
+    (empty: a command of the assistant's own failed); `by_hand` then has the commands that do the rest, and
+    exit code and message say so. `notes` are for the person, whether anything changes or not.
     """
 
     steps: tuple[Step, ...] = ()
