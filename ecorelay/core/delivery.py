@@ -10,7 +10,6 @@ What is pushed and not acknowledged fills a window; a session that does not read
 
 from __future__ import annotations
 
-from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -56,7 +55,7 @@ def has_room(s: State, session: Session) -> bool:
 
 def track(session: Session, msg_id: str, mid: int, size: int, now: Now) -> InFlight:
     """Note a push as sent and unacknowledged."""
-    before = session.inflight.get(msg_id)
+    before = session.inflight.pop(msg_id, None)
     if before is not None:  # the id was used for something else
         untrack(session, before)
     flight = InFlight(msg_id, mid, size, now.mono)
@@ -139,16 +138,23 @@ def note_evictions(s: State, evictions: tuple[Eviction, ...], now: Now) -> None:
 def _forget_evicted(s: State, peer: Peer, eviction: Eviction) -> None:
     """Mail up to `upto` is in the ring no more: a mark without its mail would hide that other mail waits."""
     upto = eviction.upto
-    gone = list(takewhile(lambda msg_id: peer.pushed[msg_id] <= upto, peer.pushed))
+    gone = []
+    for msg_id, mid in peer.pushed.items():
+        if mid > upto:
+            break
+        gone.append(msg_id)
     if len(gone) < eviction.count:  # carriers do not take everything in order
         gone = [msg_id for msg_id, mid in peer.pushed.items() if mid <= upto]
-    gone += [msg_id for msg_id, mid in peer.cut.items() if mid <= upto]
+    if peer.cut:
+        gone += [msg_id for msg_id, mid in peer.cut.items() if mid <= upto]
     for msg_id in gone:
         unmark(peer, msg_id)
     session = peer.session
     if session is not None and session.inflight_mail:
-        for flight in session.inflight.values():
-            if 0 < flight.mid <= upto:
+        for flight in session.inflight.values():  # mail in its order
+            if flight.mid > upto:
+                break
+            if flight.mid:
                 _no_mail(session, flight)
     if peer.leased:
         mailbox.evicted(s, peer, upto)
