@@ -3,7 +3,7 @@
 Mail and group messages are recognised by their msg_id in the store. For everything else the answer is
 kept under (peer, op id) in the same transaction; a request that says `resend` is first looked up there.
 Mail is looked up only if it is refused when it is said again (looking for it first would let what was said
-after it pass it): who sent it may have been blocked since, its recipient forgotten.
+after it pass it): who sent it may have been blocked since, its recipient forgotten, the disk may be full.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 Letter = wire.Send | wire.Reply | wire.GroupSend
 
-KNOWN = frozenset({"mailbox_error", "unexpected", "bad_msg"})
-"""Of what the store refuses with one of these it looked whether it is stored, or cannot tell."""
 USED = "op_id was used for another request: make a new one for each"
 
 
@@ -101,12 +99,13 @@ def refuse(s: State, session: Session, frame: Letter, error: RelayError) -> None
 
 
 def store_refused(s: State, note: Any, event: StoreFailed) -> None:
-    """The store did not take it: its recipient was removed this moment, perhaps after it was stored."""
-    answer = wire.Failed(req_id=note.req_id, code=event.code, message=event.message)
-    if event.code in KNOWN:
+    """The store did not take it this time."""
+    session = s.sessions.get(note.sid)
+    mail = getattr(note.op, "line", note.op)
+    if session is None or mail.msg_id not in session.resent:
         s.fail(note.sid, note.req_id, event.code, event.message)
         return
-    mail = getattr(note.op, "line", note.op)
+    answer = wire.Failed(req_id=note.req_id, code=event.code, message=event.message)
     op = FindMail(no=mail.sender_no, msg_id=mail.msg_id, text=mail.text)
     s.out.append(Store((op,), Refused(note.sid, answer, mail.msg_id)))
 

@@ -383,6 +383,7 @@ class Session:
         "pings",
         "probes",
         "ready",
+        "resent",
         "rings",
         "sid",
         "turn",
@@ -435,6 +436,9 @@ class Session:
         self.open_reads: set[int] = set()
         """req_ids of pages being read or waited for."""
         self.cancelled: set[int] = set()
+        # owned by replay.py
+        self.resent: set[str] = set()
+        """Ids of mail that was said again over it."""
 
 
 class Canary:

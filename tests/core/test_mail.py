@@ -3,19 +3,9 @@
 import pytest
 
 from ecorelay import wire
-from ecorelay.core import replay
 from ecorelay.core.actions import Push, Reply, Store
 from ecorelay.core.messages import BroadcastStored, MailStored, ReplyStored
-from ecorelay.core.ops import (
-    Appended,
-    AppendMail,
-    AppendReply,
-    FindMail,
-    MarkPushed,
-    Replied,
-    SaveOp,
-    Snapshot,
-)
+from ecorelay.core.ops import Appended, AppendMail, AppendReply, MarkPushed, Replied, SaveOp, Snapshot
 from ecorelay.core.replay import checksum
 from ecorelay.errors import Code
 from tests.core.helpers import DAY_S, MONO, WALL, Script, World, mid, peer_row
@@ -331,10 +321,7 @@ def test_a_reply_that_overtakes_the_acknowledgement_of_the_push_leaves_no_miscou
 def test_a_reply_the_store_refuses_is_answered_with_its_reason(code, message):
     script = script_with_ann()
     script.frame(1, wire.Reply(req_id=7, op_id=mid(2), ask_id=mid(1), text="yes"))
-    find = FindMail(no=1, msg_id=mid(2), text="yes")
-    refused = replay.Refused(1, wire.Failed(req_id=7, code=code, message=message), mid(2))
-    assert script.failed(code, message) == [Store((find,), refused)]
-    assert script.stored(None) == [Reply(1, failed(code, message))]
+    assert script.failed(code, message) == [Reply(1, failed(code, message))]
 
 
 @pytest.mark.guarantee("stored-once")

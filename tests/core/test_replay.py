@@ -6,12 +6,13 @@ import pytest
 
 from ecorelay import wire
 from ecorelay.core.actions import Reply, Store
-from ecorelay.core.ops import FindOp, FoundOp, Snapshot
+from ecorelay.core.ops import AppendGroup, AppendMail, AppendReply, FindOp, FoundOp, Snapshot
 from ecorelay.core.replay import USED, Resume, checksum
-from ecorelay.errors import Code
+from ecorelay.errors import Code, RelayError
 from tests.core.helpers import Client, Script, World, group_row, made, mid, peer_row
 
 KNOWN = Snapshot(peers=(peer_row(1, "ann"), peer_row(2, "bob")), groups=(group_row(9, "red", 1),))
+FULL = RelayError("mailbox_error", "the disk is full")
 AGAIN = wire.Rename(req_id=7, op_id=mid(1), resend=True, new_name="zoe")
 
 
@@ -221,6 +222,33 @@ def test_whether_mail_was_stored_is_not_known_while_the_disk_refuses():
         answer = ann.call(kind, op_id=op_id, resend=True, **fields)
     assert answer.code == "timeout"
     assert "the disk is full" in answer.message
+
+
+@pytest.mark.guarantee("stored-once")
+def test_mail_that_was_stored_is_answered_so_though_the_disk_takes_none_by_now():
+    world = World()
+    ann, bob = world.open("ann"), world.open("bob")
+    bob.call(wire.GroupCreate, name="red", members=("ann",))
+    bob.send("ann", "how are you?", op_id=mid(70))
+    for kind, op_id, fields in LETTERS:
+        ann.call(kind, op_id=op_id, **fields)
+    writes = AppendMail | AppendReply | AppendGroup
+    world.store.refuse = lambda ops: FULL if isinstance(ops[0], writes) else None
+    for kind, op_id, fields in LETTERS:
+        assert isinstance(ann.call(kind, op_id=op_id, resend=True, **fields), wire.Sent)
+        # The same id for something else, or what is new: that is not stored.
+        assert ann.call(kind, **fields).code == "mailbox_error"
+        assert ann.call(kind, op_id=mid(98), resend=True, **fields).code == "mailbox_error"
+
+
+def test_mail_of_who_is_gone_is_not_looked_for():
+    script = Script(KNOWN)
+    script.online(1, "ann")
+    script.frame(1, wire.Send(req_id=7, op_id=mid(1), to="bob", text="hi", resend=True))
+    mail = script.units.popleft()
+    script.closed(1)
+    script.units.appendleft(mail)
+    assert script.failed() == []
 
 
 def test_who_is_nobody_is_refused_at_once():

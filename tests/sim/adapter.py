@@ -35,7 +35,8 @@ class Adapter:
         push: whether it has a carrier.
         ledger: is told what is asked, and what is shown.
         seed: of its whims.
-        quick: whether its carrier takes pushes at once.
+        beside: whether it is one more connection of a peer that has its session elsewhere, as commands and
+            hooks are.
     """
 
     def __init__(
@@ -47,12 +48,14 @@ class Adapter:
         push: bool,
         ledger: Ledger,
         seed: int,
+        beside: bool = False,
     ) -> None:
         self.network = network
         self.machine = machine
         self.name = name
         self.number = number
         self.push = push
+        self.beside = beside
         self.ledger = ledger
         self.chance = Random(seed)
         self.host = f"{machine.hub_id}/{name}-{number}"
@@ -102,6 +105,8 @@ class Adapter:
             pid_start=1,
             push=self.push,
         )
+        if self.beside:
+            hello = wire.Hello(versions=(1, 1), name=self.name, role="attach", pid=self.number, pid_start=1)
         try:
             with self.scope:
                 while not self.leaving.is_set():
@@ -242,9 +247,9 @@ class Adapter:
         frame = wire.Confirm(req_id=0, lease=page.lease, msg_ids=ids)
         self.ask(frame, lambda _: self.ledger.confirmed(self, ids))
 
-    def history(self, group: str, limit: int) -> None:
+    def history(self, group: str, limit: int, **how: Any) -> None:
         """Read on in a group."""
-        self.ask(wire.GroupHistory(req_id=0, group=group, limit=limit), self._lines)
+        self.ask(wire.GroupHistory(req_id=0, group=group, limit=limit), self._lines, **how)
 
     def _lines(self, page: wire.GroupPage) -> None:
         self.ledger.lines(self, page)
@@ -254,5 +259,6 @@ class Adapter:
             self.ledger.lines_released(self, page)
             self.ask(wire.GroupRelease(req_id=0, group=page.group))
         else:
+            self.ledger.lines_confirming(self, page)
             frame = wire.GroupConfirm(req_id=0, group=page.group, upto=page.upto)
             self.ask(frame, lambda _: self.ledger.lines_confirmed(self, page))

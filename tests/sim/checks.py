@@ -6,12 +6,14 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ecorelay import names, wire
-from ecorelay.daemon import links
-from ecorelay.daemon.schema import DEAD, EVICTED, SYSTEM
+from ecorelay.core.group_history import HistoryConfirmed
+from ecorelay.daemon import links, store_groups
+from ecorelay.daemon.schema import DEAD, EVICTED, SYSTEM, UNREAD
 from tests.sim import bounds
 from tests.sim.ledger import Asked, holds
 
 if TYPE_CHECKING:
+    from tests.sim.disk import Events
     from tests.sim.machine import Machine
     from tests.sim.world import World
 
@@ -120,8 +122,12 @@ def final(world: World) -> None:
 
 
 def rows(machine: Machine, sql: str, *values: Any) -> list[Any]:
+    return _db(machine).execute(sql, values).fetchall()
+
+
+def _db(machine: Machine) -> Any:
     running: Any = machine.running
-    return running.store.db.execute(sql, values).fetchall()
+    return running.store.db
 
 
 def _accounts(machine: Machine) -> None:
@@ -148,6 +154,7 @@ def _accounts(machine: Machine) -> None:
         if peer.loaded:
             unread = there.get(peer.no, (0, 0))[1]
             holds(peer.unread == unread, f"{where}: {peer.name} has {unread} unread, believed {peer.unread}")
+            _marks(machine, peer)
     for hub in machine.core.hubs.values():
         [(count, size)] = rows(
             machine, "SELECT count(*), coalesce(sum(size), 0) FROM outbox WHERE hub_no = ?", hub.no
@@ -158,6 +165,54 @@ def _accounts(machine: Machine) -> None:
             f"{where} about {hub.hub_id}: the outbox is miscounted",
         )
         holds(hub.last == last, f"{where} about {hub.hub_id}: last {hub.last}, stored {last}")
+
+
+def _marks(machine: Machine, peer: Any) -> None:
+    """What keeps mail off the unread count is unread mail."""
+    about = f"{machine.hub_id}: of {peer.name}"
+    unread = dict(
+        rows(
+            machine,
+            "SELECT r.mid, m.msg_id FROM ring AS r JOIN messages AS m USING (mid)"
+            " WHERE r.box = ? AND r.state = ?",
+            peer.no,
+            UNREAD,
+        )
+    )
+    for kind, marked in (("pushed", peer.pushed), ("cut", peer.cut)):
+        holds(marked.items() <= {(msg_id, mid) for mid, msg_id in unread.items()}, f"{about} {kind} {marked}")
+    out = {each for each in peer.leased if names.is_id(each)}
+    holds(out <= set(unread.values()), f"{about} on pages that are out: {out}")
+    room = sum(len(mail.text or "") for mail in peer.room_mail)
+    holds(room <= peer.room_bytes <= machine.limits.room_backlog_bytes, f"{about} {peer.room_bytes} of rooms")
+    there = dict(store_groups.unread_by_group(_db(machine), peer.no))
+    for no in peer.groups:
+        [(held,)] = rows(machine, "SELECT last - first + 1 FROM groups WHERE no = ?", no)
+        hidden = peer.history[no].hidden if no in peer.history else 0
+        believed = peer.group_unread.get(no, 0) + hidden
+        if held < machine.limits.mailbox_messages:  # else lines went that were counted
+            unread_lines = there.get(no, 0)
+            holds(believed == unread_lines, f"{about} {believed} lines unread, there are {unread_lines}")
+
+
+def cursors(world: World, machine: Machine, events: Events) -> None:
+    """A member's place in a group's history passes over nothing that it was not shown."""
+    moved = [event.then.op for event in events if isinstance(event.then, HistoryConfirmed)]
+    for op in moved if machine.running is not None else ():
+        joined = world.ledger.joined.get((machine.hub_id, op.group_no, op.no))
+        if joined is None:  # a group of another hub
+            continue
+        passed = rows(
+            machine,
+            "SELECT p.peer_id, m.msg_id FROM group_members AS g JOIN peers AS p USING (no)"
+            " JOIN group_log AS l ON l.group_no = g.group_no AND l.seq > ? AND l.seq <= g.cursor"
+            " JOIN messages AS m USING (mid) WHERE g.group_no = ? AND g.no = ? AND l.sender_no <> g.no",
+            joined,
+            op.group_no,
+            op.no,
+        )
+        skipped = [each for each in passed if (machine.hub_id, *each) not in world.ledger.read_lines]
+        holds(not skipped, f"{machine.hub_id}: lines that nobody was shown were passed over: {skipped}")
 
 
 def _pushes(peer: Any) -> bool:
@@ -185,6 +240,9 @@ def _mail(world: World, machine: Machine) -> None:
     for msg_id, asked in world.ledger.letters.items():
         if asked.hub != machine.hub_id or not isinstance(asked.frame, wire.Send | wire.Reply):
             continue
+        ledger = world.ledger
+        stored = (asked.hub, msg_id) in ledger.arrived or msg_id in ledger.put_out
+        holds(not (asked.refused and stored), f"stored, and refused as {asked.code}: {msg_id[-6:]}")
         found = rows(
             machine, "SELECT mid, box, sender_no FROM messages WHERE msg_id = ? AND origin = 0", msg_id
         )

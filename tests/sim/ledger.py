@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from ecorelay import names, wire
-from ecorelay.core import links, messages, outbox
+from ecorelay.core import groups, links, messages, outbox
 from ecorelay.core.events import StoreFailed
 from ecorelay.errors import RelayError
 from ecorelay.requests import RequestError
@@ -50,6 +50,8 @@ class Asked:
         self.acked = False
         self.status = ""
         self.code = ""
+        self.refused = False
+        """The hub said so, and that it knows what became of it."""
 
     @property
     def text(self) -> str:
@@ -85,6 +87,12 @@ class Ledger:
         """(hub, peer_id, group) → the last line that counts as read."""
         self.released: set[tuple[str, str, str]] = set()
         """Those that gave a page of such lines back."""
+        self.shared: set[tuple[str, str]] = set()
+        """(hub, peer_id) of peers that had several connections: what one confirms may not count yet."""
+        self.read_lines: set[tuple[str, str, str]] = set()
+        """(hub, peer_id, msg_id) of lines on pages whose confirmation was begun."""
+        self.joined: dict[tuple[str, int, int], int] = {}
+        """(hub, number of a group of it, number of a peer of it) → the line before its invitation."""
         self.groups: set[tuple[str, str]] = set()
         """(hub, name) of groups that were made."""
         self.deleted = False
@@ -122,6 +130,8 @@ class Ledger:
     def welcomed(self, adapter: Adapter) -> None:
         """It has a new connection."""
         self.pushed_now[adapter.number] = set()
+        if adapter.beside:
+            self.shared.add((adapter.machine.hub_id, adapter.peer_id))
 
     def asked(self, adapter: Adapter, frame: wire.Request) -> Asked:
         """It is about to be said, after all that were before."""
@@ -154,6 +164,7 @@ class Ledger:
 
     def failed(self, asked: Asked, error: RelayError) -> None:
         asked.code = error.code
+        asked.refused = isinstance(error, RequestError) and error.code not in FATELESS
         client, given_up = asked.adapter.client, "another session took the name" in error.message
         own = error.code == "timeout" and not isinstance(error, RequestError)  # the hub has said nothing
         if own and client is not None and client.connected and not given_up:
@@ -207,6 +218,11 @@ class Ledger:
                         self._arrives(hub, then.op.msg_id)
                 case outbox.OutStored() if not first.duplicate:
                     self._goes_out(then.op.msg_id)
+                case groups.GroupCreated():
+                    for no in (then.op.admin_no, *then.op.members):
+                        self.joined[hub, first.group_no, no] = 0
+                case groups.MemberAdded() if then.op.far is None and first.seq:
+                    self.joined[hub, then.op.group_no, then.op.no] = first.seq - 1
 
     def _arrives(self, hub: str, msg_id: str) -> None:
         holds((hub, msg_id) not in self.arrived, f"stored twice at {hub}: {msg_id[-6:]}")
@@ -297,12 +313,17 @@ class Ledger:
         again = page.messages[0].seq <= read and not (self.deleted or self.since or self.forgotten)
         holds(not again, f"{page.group}: lines up to {read} were read, and come again")
 
+    def lines_confirming(self, adapter: Adapter, page: wire.GroupPage) -> None:
+        """These were shown."""
+        key = adapter.machine.hub_id, adapter.peer_id
+        self.read_lines |= {(*key, line.msg_id) for line in page.messages}
+
     def lines_released(self, adapter: Adapter, page: wire.GroupPage) -> None:
         """From now on what is confirmed may come again: the hub cannot tell which of the two came first."""
         self.released.add((adapter.machine.hub_id, adapter.peer_id, page.group))
 
     def lines_confirmed(self, adapter: Adapter, page: wire.GroupPage) -> None:
         key = adapter.machine.hub_id, adapter.peer_id, page.group
-        if key in self.released:
+        if key in self.released or key[:2] in self.shared:
             return
         self.shown_lines[key] = max(self.shown_lines.get(key, 0), page.upto)

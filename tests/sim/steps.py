@@ -43,11 +43,13 @@ WEIGHTS: dict[str, float] = {
     "group_list": 0.5,
     "group_info": 0.7,
     "group_delete": 0.3,
+    "block": 0.5,
     # and what a person asks
     "trace": 2,
     "status": 0.7,
     # sessions
     "open": 4,
+    "beside": 2,
     "leave": 1,
     "kill_adapter": 1,
     "stall": 1.3,
@@ -304,8 +306,15 @@ class Steps:
 
     def group_history(self) -> None:
         if (one := self.member()) is not None and (group := self.group(one)):
-            self.say(group)
-            one.history(group, self.random.choice((1, 5, 50)))
+            limit = self.random.choice((1, 5, 50))
+            cancel = self.random.choice((None, None, None, None, 0.0, 0.01))
+            self.say(f"{group} {limit} cancel={cancel}")
+            if cancel is not None:
+                self.world.ledger.released.add((one.machine.hub_id, one.peer_id, group))
+            one.history(group, limit, cancel_after=cancel)
+            for each in self.world.adapters:  # and whoever else reads for it
+                if each.live and each.peer_id == one.peer_id:
+                    each.history(group, limit)
 
     def group_list(self) -> None:
         if (one := self.adapter()) is not None:
@@ -319,6 +328,13 @@ class Steps:
         if (one := self.member()) is not None and (group := self.group(one, admin=True)):
             self.say(group)
             one.ask(wire.GroupDelete(req_id=0, op_id=one.new_id(), group=group))
+
+    def block(self) -> None:
+        """A person stops a peer from sending, or lets it send again."""
+        if (one := self.adapter()) is not None:
+            name, blocked = self.pick(NAMES), self.random.random() < 0.4
+            self.say(f"{name} {blocked}")
+            one.ask(wire.Block(req_id=0, name=name, blocked=blocked))
 
     def trace(self) -> None:
         if (one := self.adapter()) is not None and self.world.ledger.letters:
@@ -338,13 +354,24 @@ class Steps:
         if len(live) >= 8:
             return
         # Mostly a session that was there before: it gets its mail.
-        gone = [each for each in self.world.adapters if each.gone.is_set() and each.machine is machine]
+        here = [each for each in self.world.adapters if each.machine is machine and not each.beside]
+        gone = [each for each in here if each.gone.is_set()]
         old = self.random.choice(gone) if gone and self.random.random() < 0.7 else None
         if old is not None:
             name = old.name
         push = self.random.random() < 0.6
         opened = self.world.open(machine, name, push=push, old=old)
         self.say(f"{opened.host} push={push} again={old is not None}")
+
+    def beside(self) -> None:
+        """One more connection of a peer that has its session."""
+        live = [each for each in self.world.adapters if not each.gone.is_set()]
+        owners = [each for each in live if each.live and not each.beside]
+        if not owners or len(live) >= 8:
+            return
+        owner = self.random.choice(owners)
+        opened = self.world.open(owner.machine, owner.called, push=False, beside=True)
+        self.say(f"{opened.host} beside {owner.host}")
 
     def leave(self) -> None:
         if (one := self.adapter()) is not None:

@@ -104,6 +104,8 @@ class World:
             outbox_messages=choice.choice((5, 12)) if small else 10_000,
             outbox_days=choice.choice((30.0,) * 5 + (0.03,)),
             push_window_messages=5,
+            room_backlog_bytes=2_000,
+            lease_s=choice.choice((3.0, 30.0)),
             sends_per_minute=0,
             broadcasts_per_hour=0,
             receipts_days=1e4,
@@ -144,8 +146,16 @@ class World:
 
     # --- adapters --------------------------------------------------------------------------------------
 
-    def open(self, machine: Machine, name: str, *, push: bool, old: Adapter | None = None) -> Adapter:
-        """A new process; `old`: it stands for the same session of an assistant."""
+    def open(
+        self,
+        machine: Machine,
+        name: str,
+        *,
+        push: bool,
+        old: Adapter | None = None,
+        beside: bool = False,
+    ) -> Adapter:
+        """A new process; `old`: it stands for the same session of an assistant. `beside`: see `Adapter`."""
         self._numbers += 1
         adapter = Adapter(
             self.network,
@@ -155,6 +165,7 @@ class World:
             push,
             self.ledger,
             self.chance.getrandbits(64),
+            beside,
         )
         if old is not None:
             adapter.identity = old.identity
@@ -198,6 +209,7 @@ class World:
         self._hash.update(f"{trio.current_time():.9f} {hub} {len(events)}\n".encode())
         with self._minded():
             self.ledger.stored(hub, events)
+            checks.cursors(self, self.machines[hub], events)
 
     def showing(self, hub: str, peer_id: str, msg_id: str) -> None:
         """See `Hearing`."""
