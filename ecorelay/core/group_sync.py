@@ -54,8 +54,6 @@ class StatesCompared(Struct, frozen=True):
 
     link: int
     frame: link_wire.GroupStates
-    ours: tuple[int, ...]
-    """Where it is `complete`: numbers of our replicas."""
     late: bool
     """It came a while ago: its home may have made us members since."""
 
@@ -312,9 +310,8 @@ def _compare(s: State, hub: RemoteHub, frame: link_wire.GroupStates, *, late: bo
     hub.comparing = True
     named = [s.groups_by_id.get((hub.no, state.group)) for state in frame.groups]
     nos = dict.fromkeys([group.no for group in named if group is not None])
-    ours = [group.no for group in s.groups.values() if group.hub is hub] if frame.complete else []
     op = ReadHeads(group_nos=tuple(nos))
-    s.out.append(Store((op,), StatesCompared(hub.link, frame, tuple(ours), late)))
+    s.out.append(Store((op,), StatesCompared(hub.link, frame, late)))
 
 
 def states_compared(s: State, note: StatesCompared, result: Heads, now: Now) -> None:
@@ -326,10 +323,11 @@ def states_compared(s: State, note: StatesCompared, result: Heads, now: Now) -> 
     for state in note.frame.groups:
         group = s.groups_by_id.get((hub.no, state.group))
         head = heads.get(group.no) if group is not None else None
+        if group is not None:
+            hub.listed.add(state.group)
         if group is None or head is None:
             want(s, hub, state.group)
             continue
-        hub.listed.add(state.group)
         same_line = head.last == state.last and (
             not head.last_id or not state.last_id or head.last_id == state.last_id
         )
@@ -341,7 +339,8 @@ def states_compared(s: State, note: StatesCompared, result: Heads, now: Now) -> 
         far_groups.contradict(s, hub, state.group, strays, now)
     if note.frame.complete:
         listed, hub.listed = hub.listed, set()
-        for group in [s.groups[no] for no in note.ours if no in s.groups]:
+        # Those as well that it told of just before, and which were in the store when this came.
+        for group in [group for group in s.groups.values() if group.hub is hub]:
             if group.group_id in listed:
                 continue
             if note.late:

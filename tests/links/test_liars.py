@@ -507,6 +507,25 @@ def test_a_comparison_that_the_disk_refused_is_made_in_its_turn(ours, land: Land
     land.settle()
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_what_a_home_says_of_its_groups_counts_for_those_that_are_on_their_way_to_the_disk(
+    ours, land: Land, me: Machine, evil: Machine, named: bool
+):
+    """The end of a group may have found no room in its outbox: then this is all that is said of it."""
+    alice, _, _ = ours
+    [link] = land.wires
+    link.held.add(evil)
+    group = new_id(0)
+    me.held = True
+    tell(me, evil, durable(me, evil, told(group, line(1, author="m"), members=members(alice))))
+    states = (link_wire.GroupState(group=group, last=1, members=0),) if named else ()
+    tell(me, evil, link_wire.GroupStates(groups=states, complete=True))
+    me.held = False
+    land.settle()
+    assert [each.group_id for each in me.hub.state.groups.values()] == [group] * named
+    assert me.hub.state.hubs["evil"].asking == group * named, "it is asked for, if it is there"
+
+
 def test_a_home_is_contradicted_once_for_each_link(ours, land: Land, me: Machine, evil: Machine, monkeypatch):
     alice, _, _ = ours
     done = ops_of(me, monkeypatch)

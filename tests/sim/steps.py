@@ -103,7 +103,7 @@ def make_history(seed: int, length: int) -> list[Step]:
 def _strew(choice: random.Random, steps: list[Step], start: int) -> None:
     """Rare things among the others, so that those stay what they were."""
     for what in choice.choice(RARE):
-        start = choice.randint(min(start, len(steps)), len(steps))
+        start = choice.randint(start, len(steps))
         after = ("start", "send", "send", "send") if what == "restore" else ()
         for each in (what, *after):
             steps.insert(start, (each, choice.getrandbits(32)))
