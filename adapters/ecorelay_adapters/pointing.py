@@ -19,7 +19,7 @@ from ecorelay_adapters.carriers import Carrier
 from ecorelay_adapters.news import News
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ecorelay_adapters.carriers import Reports
     from ecorelay_adapters.envelope import Incoming
@@ -42,6 +42,8 @@ class PointingCarrier(Carrier):
     evidence = ""
     spacing = GATHER_S
     """Seconds from one line to the next: mail that comes meanwhile goes into one line."""
+    again: Sequence[float] = AGAIN_S
+    """Pauses before a line is given again."""
 
     def __init__(self, now_ms: Callable[[], int]) -> None:
         self._now_ms = now_ms
@@ -93,7 +95,7 @@ class PointingCarrier(Carrier):
 
     async def _tell(self) -> None:
         reads = self._reads
-        for pause in (*AGAIN_S, 0.0):
+        for pause in (*self.again, 0.0):
             if self._first is None or self._reads != reads:
                 return
             line = envelope.pointer(self._first, now_ms=self._now_ms())
@@ -104,5 +106,8 @@ class PointingCarrier(Carrier):
             self._not_before = trio.current_time() + self.spacing
             if certain:
                 return
-            with trio.move_on_after(pause):
+            with trio.move_on_after(pause) as waiting:
+                await self._news.until(lambda: self._fresh or self._reads != reads)
+                # What came meanwhile does not wait so long, nor has it a line for each message.
+                waiting.deadline = min(waiting.deadline, trio.current_time() + self.again[0])
                 await self._news.until(lambda: self._reads != reads)

@@ -1,8 +1,9 @@
 """Mail for Qwen Code that was started with ``--input-file F``: a line there is a prompt, as if it was typed.
 
-Seen on Qwen Code 0.15.10: it looks at the file twice a second, and submits ``{"type": "submit", "text": …}``
-when it is idle; what it finds while a turn runs it drops. An ``@path`` in the text has it read that file, and
-while its prompt is in shell mode (``!``) the text is run by a shell. So the line only points at the mail, in
+Seen on Qwen Code 0.15.10 and 0.24.4: it looks at the file twice a second, and submits ``{"type": "submit",
+"text": …}`` when it is idle. What it finds while a turn runs it drops, up to 0.21; from 0.23 on it keeps it,
+and each line is a turn of its own afterwards. An ``@path`` in the text has it read that file, and while its
+prompt is in shell mode (``!``) the text is run by a shell. So the line only points at the mail, in
 our own words, and is given again until the session reads: see `pointing`.
 """
 
@@ -28,7 +29,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 OPTIONS: Final = ("--input-file", "--inputFile")
+PACKAGE: Final = "@qwen-code/qwen-code"
+KEEPS_SINCE: Final = (0, 23)
+AGAIN_KEPT_S: Final = (20.0, 80.0, 320.0)
+"""Pauses before a line is given again that is not dropped: its user may have taken it back."""
 COMMAND_MAX: Final = 1024 * 1024
+WORDS_MAX: Final = 8
+"""Of a command line, in which the program's file stands: Node's own options come before it."""
 PS_S: Final = 2.0
 """How long ``ps`` may take."""
 
@@ -39,15 +46,18 @@ class QwenCarrier(PointingCarrier):
     Args:
         file: the path of the input file; empty: there is none.
         now_ms: the clock, as `Incoming.ts`.
+        keeps: whether this Qwen Code keeps what it finds while a turn runs.
     """
 
     name = "input-file"
     spacing = 0.7
     """Longer than the pause between two looks of Qwen: a line written while it reads would be read twice."""
 
-    def __init__(self, file: str, now_ms: Callable[[], int]) -> None:
+    def __init__(self, file: str, now_ms: Callable[[], int], *, keeps: bool = False) -> None:
         super().__init__(now_ms)
         self._file = file
+        if keeps:
+            self.again = AGAIN_KEPT_S
 
     async def probe(self) -> bool:
         """Whether there is an input file, and it is ours."""
@@ -145,6 +155,25 @@ def named_in_text(command: str) -> str:
     return str(found[-1]) if found else ""
 
 
+def keeps_lines(pid: int) -> bool:
+    """Whether process `pid` is a Qwen Code that keeps what it finds in the file while a turn runs.
+
+    Its program's file lies beside the package's manifest. False where that is not found: a line too many is
+    better than none.
+    """
+    words = _linux(pid)[0] if sys.platform == "linux" else _darwin(pid).split()
+    for word in words[:WORDS_MAX]:
+        manifest = os.path.join(os.path.dirname(os.path.realpath(word)), "package.json")
+        try:
+            with open(manifest, "rb") as file:
+                found = json.loads(file.read(COMMAND_MAX))
+            if found["name"] == PACKAGE:
+                return tuple(int(part) for part in found["version"].split(".")[:2]) >= KEEPS_SINCE
+        except (OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError):
+            continue
+    return False
+
+
 def _linux(pid: int) -> tuple[list[str], str]:
     """The words of a process's command line, and its directory."""
     try:
@@ -168,4 +197,5 @@ def _darwin(pid: int) -> str:
 
 def make_carrier() -> QwenCarrier:
     """The carrier of this process."""
-    return QwenCarrier(find_file(find_client().pid), lambda: time.time_ns() // 1_000_000)
+    pid = find_client().pid
+    return QwenCarrier(find_file(pid), lambda: time.time_ns() // 1_000_000, keeps=keeps_lines(pid))

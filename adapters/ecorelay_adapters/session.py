@@ -153,7 +153,7 @@ class Session:
         if error.code == "already_registered":
             return math.inf  # it could be had, and wants nothing of us
         self._refusals += 1
-        return min(BACKOFF_COSTLY_S, BACKOFF_IDLE_S * 2 ** min(self._refusals, 8))
+        return min(BACKOFF_COSTLY_S, BACKOFF_IDLE_S * 2.0 ** min(self._refusals, 8))
 
     async def _be_client(self) -> None:
         paths = find_paths(self._environ)

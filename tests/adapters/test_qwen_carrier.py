@@ -18,9 +18,11 @@ from trio.testing import MockClock
 from ecorelay_adapters import qwen_carrier
 from ecorelay_adapters.pointing import AGAIN_S
 from ecorelay_adapters.qwen_carrier import (
+    AGAIN_KEPT_S,
     QwenCarrier,
     append_line,
     find_file,
+    keeps_lines,
     make_carrier,
     named_in,
     named_in_text,
@@ -45,8 +47,8 @@ def texts(file: Path) -> list[str]:
 
 
 @asynccontextmanager
-async def running(file: Path) -> AsyncIterator[QwenCarrier]:
-    carrier = QwenCarrier(str(file), lambda: 0)
+async def running(file: Path, *, keeps: bool = False) -> AsyncIterator[QwenCarrier]:
+    carrier = QwenCarrier(str(file), lambda: 0, keeps=keeps)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(carrier.run, Heard())
         yield carrier
@@ -107,6 +109,31 @@ async def test_a_session_that_never_reads_is_left_alone_in_the_end_until_somethi
         await carrier.push(mail(1))
         await trio.sleep(0.01)
         assert len(texts(file)) == len(AGAIN_S) + 2
+
+
+async def test_new_mail_does_not_wait_for_the_end_of_a_long_pause(file, autojump_clock: MockClock):
+    async with running(file) as carrier:
+        await carrier.push(mail(0))
+        await trio.sleep(sum(AGAIN_S[:6]) + 1)
+        assert len(texts(file)) == 7
+        await carrier.push(mail(1))
+        await carrier.push(mail(2))
+        await trio.sleep(AGAIN_S[0] + 0.1)
+        assert len(texts(file)) == 8
+        assert texts(file)[-1].endswith("Read it with relay_inbox. 2 more there.")
+
+
+async def test_a_line_that_is_kept_until_the_turn_is_over_is_not_put_beside_others(
+    file, autojump_clock: MockClock
+):
+    async with running(file, keeps=True) as carrier:
+        await carrier.push(mail(0))
+        await trio.sleep(10)
+        await carrier.push(mail(1))  # whoever comes to the line reads both
+        await trio.sleep(AGAIN_KEPT_S[0] - 11)
+        assert len(texts(file)) == 1
+        await trio.sleep(10_000)
+        assert len(texts(file)) == len(AGAIN_KEPT_S) + 1
 
 
 async def test_mail_that_a_new_hub_pushes_again_is_told_once(file, autojump_clock: MockClock):
@@ -254,3 +281,33 @@ async def test_without_the_door_mail_waits(monkeypatch):
     assert not await carrier.probe()
     found = await carrier.canary()
     assert (found.ok, "without --input-file" in found.says) == (False, True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere words are told apart by spaces")
+@pytest.mark.parametrize(
+    ("manifest", "keeps"),
+    [
+        ({"name": "@qwen-code/qwen-code", "version": "0.23.0"}, True),
+        ({"name": "@qwen-code/qwen-code", "version": "1.0.0-preview.1"}, True),
+        ({"name": "@qwen-code/qwen-code", "version": "0.21.10"}, False),
+        ({"name": "@qwen-code/qwen-code", "version": "new"}, False),
+        ({"name": "another", "version": "2.0.0"}, False),
+        ([], False),
+        (None, False),
+    ],
+)
+def test_the_program_says_whether_it_keeps_lines(tmp_path: Path, manifest: object, keeps: bool):
+    package = tmp_path / "a package"
+    package.mkdir()
+    (package / "cli.js").write_text("import time; print(flush=True); time.sleep(60)")
+    if manifest is not None:
+        (package / "package.json").write_text(json.dumps(manifest))
+    (tmp_path / "qwen").symlink_to(package / "cli.js")
+    words = [sys.executable, "-S", str(tmp_path / "qwen"), "--input-file", "x"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as program:
+        try:
+            assert program.stdout is not None
+            program.stdout.readline()  # it runs
+            assert keeps_lines(program.pid) is keeps
+        finally:
+            program.kill()

@@ -372,7 +372,7 @@ def test_two_sessions_in_one_directory_keep_their_names_across_restarts_of_hub_a
 
 
 def second_window(world: World) -> tuple[Client, Client]:
-    """One conversation, open in two windows of its assistant; the first answers when it is asked for its name."""
+    """One conversation, open in two windows of its assistant; the first answers when it is asked."""
     where: dict[str, Any] = {"client": "opencode", "cwd": "/src/shop", "identity": "s1"}
     first = world.open("shop", pid=7, **where)
     second = world.open("shop", pid=8, **where)

@@ -115,6 +115,14 @@ def _declared(body: Mapping[str, Any], name: str) -> str:
     return next((each for each in names if each.endswith((f"_{name}", f"-{name}"))), name)
 
 
+def _function(body: Mapping[str, Any], name: str, given: Mapping[str, Any]) -> dict[str, str]:
+    """A script's call as the client takes it: Qwen Code 0.24 wants what it hides called through another."""
+    declared, names = _declared(body, name), list(_tools(body))
+    if name.startswith("relay_") and declared not in names and "tool_call" in names:
+        declared, given = "tool_call", {"name": f"mcp__ecorelay__{name}", "arguments": given}
+    return {"name": declared, "arguments": json.dumps(given)}
+
+
 def _whole(body: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": reply.text or None}
     if reply.calls:
@@ -122,7 +130,7 @@ def _whole(body: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
             {
                 "id": f"call_{uuid.uuid4().hex[:12]}",
                 "type": "function",
-                "function": {"name": _declared(body, name), "arguments": json.dumps(given)},
+                "function": _function(body, name, given),
             }
             for name, given in reply.calls
         ]

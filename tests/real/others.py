@@ -76,7 +76,8 @@ class _Qwen(chat._Chat):
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
         who = self.path.strip("/").partition("/")[0]
         tools = list(chat._tools(body))
-        if "tool_search" in tools and not any("relay_" in name for name in tools):
+        hidden = "tool_search" in tools and not any("relay_" in name for name in tools)
+        if hidden and not ("tool_call" in tools and "<function>" in json.dumps(body)):
             select = ",".join(
                 f"mcp__ecorelay__{name}" for name in ("relay_peers", "relay_send", "relay_inbox")
             )

@@ -4,6 +4,8 @@ The program is ``QWEN_BIN``, else the one below ``CLIENTS_DIR`` (~/.cache/assist
 
     mkdir -p ~/.cache/assistant-clients/qwen
     npm install --prefix ~/.cache/assistant-clients/qwen @qwen-code/qwen-code@0.15.10
+
+Newer ones (0.24.4 was driven) need a newer Node, which a script of that name may put on the path.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ SETTINGS = {
     "telemetry": {"enabled": False},
     "security": {"auth": {"selectedType": "openai"}, "folderTrust": {"enabled": False}},
     "model": {"name": "fake-model"},
+    "ui": {"enableFollowupSuggestions": False},  # from 0.24 on: it asks the model between turns
 }
 READY = "Type your message"
 READS = (

@@ -92,7 +92,7 @@ def test_a_busy_session_is_told_after_its_turn_and_reads_all_of_it_once(world: Q
     world.wait_seen(*ids)
     bob.wait_idle()
     time.sleep(AGAIN_S[0] + AGAIN_S[1] + 1)
-    lines = [asked for asked in world.model.requests("bob") if "[ecorelay]" in asked.new]
+    lines = [asked for asked in world.model.requests("bob") if "Read it with relay_inbox." in asked.new]
     assert len([asked for asked in lines if not asked.results]) == 1
 
 
