@@ -42,6 +42,8 @@ def in_a_terminal(ecorelay: CommandLine, *words: str) -> tuple[int, int, str]:
 
     pid, ours = pty.fork()
     if pid == 0:  # pragma: no cover - another process
+        # As the shell of a terminal has it, also where these tests run under nohup.
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         command = [sys.executable, "-m", "ecorelay", *words]
         os.execve(
             "/bin/sh", ["sh", "-c", '"$@"; echo done; exec sleep 600', "sh", *command], ecorelay.environ

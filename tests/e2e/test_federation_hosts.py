@@ -175,8 +175,9 @@ async def test_mail_across_a_long_way(lan: Lan) -> None:
                 f"50 ms each way: delivered {statistics.median(took) * 1000:.0f} ms after the send (median)"
             )
             assert [push.text for push in heard] == [str(number) for number in range(20)]
-            # One round trip: there, and the word that it was taken. Not two.
-            assert statistics.median(took) < 0.15
+            # One round trip: there, and the word that it was taken. Two cannot be quicker than 200 ms on any
+            # machine; one is, at least once in twenty, however busy it is.
+            assert min(took) < 0.2
             began = trio.current_time()
             async with trio.open_nursery() as nursery:
                 for number in range(500):
@@ -186,8 +187,11 @@ async def test_mail_across_a_long_way(lan: Lan) -> None:
                 while len(heard) < 520:  # noqa: ASYNC110
                     await trio.sleep(0.01)
             print(f"500 messages at once across it: {trio.current_time() - began:.2f} s")
-        link = await one.link(other)
-        assert 100 <= link.round_trip_ms < 400
+
+        async def told() -> bool:
+            return 100 <= (await one.link(other)).round_trip_ms < 400
+
+        await eventually(told)  # it is measured once the link was silent for some seconds, and then again
         await lan_ends(lan)
 
 
