@@ -24,7 +24,7 @@ from ecorelay import wire
 from ecorelay.bytegate import ByteGate
 from ecorelay.callbacks import Callbacks
 from ecorelay.errors import RelayError, WireError
-from ecorelay.keeper import Keeper
+from ecorelay.keeper import Keeper, idle_pause
 from ecorelay.names import key, new_id
 from ecorelay.open_requests import OpenRequest, OpenRequests
 from ecorelay.process import start_time
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from ecorelay.callbacks import Handler
     from ecorelay.connection import Connection
     from ecorelay.keeper import Connect
+
+__all__ = ["Handlers", "HubClient", "idle_pause", "open_hub_client"]
 
 OPEN_BYTES_MAX: Final = 16 * 1024 * 1024
 """Bytes of requests without an answer; then `request` waits."""

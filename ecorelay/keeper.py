@@ -42,6 +42,17 @@ ends it."""
 _UNREACHABLE: Final = (OSError, WireError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
+def idle_pause(refusals: int, chance: float) -> float:
+    """Seconds until a hub that was had in vain is tried again, though nobody asks.
+
+    Args:
+        refusals: how often in a row it could not even be started.
+        chance: 0 to 1; the last tenth of the pause is left to it, so that not all try in one moment.
+    """
+    longest = min(BACKOFF_COSTLY_S, BACKOFF_IDLE_S * 2.0 ** min(refusals, 8))
+    return longest * (0.9 + 0.1 * chance)
+
+
 class Owner(Protocol):
     """Whom a keeper tells what happens. Nothing here may wait."""
 
@@ -215,7 +226,6 @@ class Keeper:
         longest = min(BACKOFF_S, BACKOFF_FIRST_S * 2 ** min(failures, 16))
         await trio.sleep(longest * self._random_bits(32) / 2**32)
         if (refusals or failures > LONG_GONE) and not self._owner.asks():
-            idle = min(BACKOFF_COSTLY_S, BACKOFF_IDLE_S * 2 ** min(refusals, 8))
             self._wanted = trio.Event()
-            with trio.move_on_after(idle):
+            with trio.move_on_after(idle_pause(refusals, self._random_bits(32) / 2**32)):
                 await self._wanted.wait()

@@ -19,9 +19,8 @@ import msgspec
 import trio
 
 from ecorelay import __version__, config, wire
-from ecorelay.client import HubClient, open_hub_client
+from ecorelay.client import HubClient, idle_pause, open_hub_client
 from ecorelay.errors import RelayError
-from ecorelay.keeper import BACKOFF_COSTLY_S, BACKOFF_IDLE_S
 from ecorelay.names import slug
 from ecorelay.paths import find_paths
 from ecorelay.requests import RequestError
@@ -153,7 +152,7 @@ class Session:
         if error.code == "already_registered":
             return math.inf  # it could be had, and wants nothing of us
         self._refusals += 1
-        return min(BACKOFF_COSTLY_S, BACKOFF_IDLE_S * 2.0 ** min(self._refusals, 8))
+        return idle_pause(self._refusals, random.random())
 
     async def _be_client(self) -> None:
         paths = find_paths(self._environ)
