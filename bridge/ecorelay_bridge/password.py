@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -119,14 +120,14 @@ class _Known:
         return self._product
 
 
+@cache
 def _sides() -> tuple[Any, Any]:
-    """The package's two sides, with their blinding taken from the attributes `blind` and `unblind`."""
-    if not _MADE:
-        from spake2 import SPAKE2_A, SPAKE2_B
+    """The package's two sides, with their blinding taken from the attributes `blind` and `unblind`.
 
-        methods = {"my_blinding": lambda self: self.blind, "my_unblinding": lambda self: self.unblind}
-        _MADE.extend(type(side.__name__, (side,), methods) for side in (SPAKE2_A, SPAKE2_B))
-    return _MADE[0], _MADE[1]
+    Several threads may be the first; what each makes is whole.
+    """
+    from spake2 import SPAKE2_A, SPAKE2_B
 
-
-_MADE: list[Any] = []
+    methods = {"my_blinding": lambda self: self.blind, "my_unblinding": lambda self: self.unblind}
+    one, other = (type(side.__name__, (side,), methods) for side in (SPAKE2_A, SPAKE2_B))
+    return one, other

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
+from typing import Any
 
 import pytest
 from spake2 import SPAKE2_A, SPAKE2_B
 from spake2.parameters.ed25519 import ParamsEd25519
 
+from ecorelay_bridge import password as password_module
 from ecorelay_bridge.password import ELEMENT_SIZE, NotAnElement, Password
 from ecorelay_bridge.settings import Secret
 from tests.bridge.hubs import RIGHT, WRONG, password
@@ -88,6 +91,27 @@ def test_what_is_no_element_is_refused(element) -> None:
 def test_equal_secrets_typed_in_different_ways_are_equal() -> None:
     assert Secret("caf\u00e9 and more") == Secret("cafe\u0301 and more")
     assert Password(Secret("caf\u00e9 and more"))._derived == Password(Secret("cafe\u0301 and more"))._derived
+
+
+def test_two_threads_that_are_the_first_to_need_the_package_both_get_it(monkeypatch) -> None:
+    """A hub proves itself to several others at once, right after its start."""
+    password_module._sides.cache_clear()
+    others: list[tuple[type, type]] = []
+    made = 0
+
+    def another_comes_in_the_middle(*spec: Any) -> type:
+        nonlocal made
+        made += 1
+        if made == 2:
+            other = threading.Thread(target=lambda: others.append(password_module._sides()))
+            other.start()
+            other.join(30)
+        return type(*spec)
+
+    monkeypatch.setattr(password_module, "type", another_comes_in_the_middle, raising=False)
+    names = ["SPAKE2_A", "SPAKE2_B"]
+    assert [side.__name__ for side in password_module._sides()] == names
+    assert [[side.__name__ for side in sides] for sides in others] == [names]
 
 
 @pytest.mark.parametrize("leave", [pickle.dumps, copy.deepcopy])
