@@ -169,6 +169,8 @@ def _finish(s: State, asked: RoomAsk, code: Code | None, message: str, count: in
         if asked.new:
             rooms.drop(s, peer, names.key(room.shown))
         s.fail(asked.sid, asked.req_id, code, message)
+    elif peer.no not in room.members:
+        s.fail(asked.sid, asked.req_id, "not_member", f"you left {room.shown} before it had answered")
     else:
         rooms.joined(s, asked.sid, asked.req_id, peer, room)
 

@@ -29,7 +29,7 @@ def small() -> Iterator[None]:
         patch.setattr(outqueue, "OUT_MAX", OUT_MAX)
         for module in (outqueue, connection):
             patch.setattr(module, "OUT_PAUSE", OUT_PAUSE)
-        # A disk that is full and a clock that leaps would take receipts early, and they are asked for in the end.
+        # A full disk and a clock that leaps would take receipts early, and they are asked for in the end.
         patch.setattr(store_upkeep, "PRESSED_KEEPS_MS", int(1e12))
         patch.setattr(outqueue, "SPARE_MAX", 8 * 1024)
         patch.setattr(outqueue, "SPARE_AGAIN", 4 * 1024)
