@@ -98,6 +98,7 @@ def send(s: State, session: Session, frame: wire.Send, now: Now) -> None:
         at=now.wall,
         reply_to=frame.reply_to,
         urgent=frame.urgent,
+        again=frame.resend,
     )
     s.out.append(Store((op,), MailStored(session.sid, frame.req_id, op)))
 

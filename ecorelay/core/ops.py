@@ -126,7 +126,8 @@ class AppendMail(Op, frozen=True, kw_only=True):
     A msg_id stored before by the same sender with the same text and recipients is a duplicate:
     nothing is stored. With other content or from another sender it is refused as `bad_msg`.
     `peer_gone` when a recipient was removed meanwhile. `origin`: the number of the hub it came from, 0 for
-    our own: ids of different hubs are different.
+    our own: ids of different hubs are different. `again`: it is said again after a reconnect; a name may lead
+    to another peer by then, so that the recipient need not be the same.
     """
 
     msg_id: str
@@ -140,6 +141,7 @@ class AppendMail(Op, frozen=True, kw_only=True):
     broadcast_id: str | None = None
     urgent: bool = False
     origin: int = 0
+    again: bool = False
 
 
 class AppendReply(Op, frozen=True, kw_only=True):

@@ -257,21 +257,21 @@ def stored_before(ledger: Ledger, mail: AppendMail, text: bytes) -> Appended:
         RelayError: ``bad_msg``, it is another message.
     """
     row = ledger.db.execute(
-        "SELECT mid, kind, sender_no, sender, reply_to, broadcast_id, size, checksum,"
+        "SELECT mid, kind, sender_no, sender, reply_to, broadcast_id, size, checksum, box,"
         " coalesce(boxes, json_array(box)) FROM messages WHERE msg_id = ? AND origin = ?",
         (mail.msg_id, mail.origin),
     ).fetchone()
-    mid, kind, sender_no, sender, reply_to, broadcast_id, size, check, boxes = row
+    mid, kind, sender_no, sender, reply_to, broadcast_id, size, check, box, boxes = row
     same = (
         sender_no == mail.sender_no
         and size == len(text)
         and check == checksum(mail.msg_id, kind, sender, reply_to, broadcast_id, text)
-        and boxes == as_json(mail.recipients)
+        and (boxes == as_json(mail.recipients) or (mail.again and box is not None))
     )
     if not same:
         raise RelayError("bad_msg", "msg_id was used for another message: make a new one for each")
     unread = tuple([ledger.box(no)[2] for no in mail.recipients])
-    delivered = len(mail.recipients) == 1 and _was_delivered(ledger, mail.recipients[0], mid)
+    delivered = box is not None and _was_delivered(ledger, box, mid)
     return Appended(mid, unread, duplicate=True, delivered=delivered)
 
 

@@ -236,6 +236,23 @@ def test_mail_whose_answer_was_lost_is_stored_and_pushed_once():
     assert bob.pushed_texts == ["once"]
 
 
+def test_mail_that_is_said_again_is_known_though_its_name_leads_to_another_by_now():
+    world = World()
+    ann, cat = world.open("ann", pinned=True), world.open("cat", push=True)
+    op_id = world.new_op()
+    ann.ask(wire.Send, op_id=op_id, to="cat", text="once")
+    ann.close()
+    cat.ack()
+    world.tick(1)
+    cat.call(wire.Rename, new_name="fay")
+    other = world.open("cat", pinned=True, cwd="/elsewhere")
+    ann = world.open("ann", pinned=True)
+    assert ann.send("cat", "once", op_id=op_id, resend=True).status == "delivered"
+    assert ann.send("cat", "once", op_id=op_id).code == "bad_msg", "nothing was lost in between"
+    assert ann.send("cat", "twice", op_id=op_id, resend=True).code == "bad_msg"
+    assert (cat.pushed_texts, other.texts()) == (["once"], [])
+
+
 @pytest.mark.guarantee("same-id-other-content")
 def test_an_id_used_for_another_text_or_recipient_or_by_another_sender_is_refused():
     world = World()

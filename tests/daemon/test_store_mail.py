@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -158,6 +159,16 @@ def test_an_id_used_for_something_else_is_refused_without_a_trace(kit: Kit, othe
         kit.send(again["sender"], *again["to"], text=again["text"], msg_id="i" * 26)
     assert [kit.mailbox(no).unread for no in (1, 2, 3)] == [0, 1, 0]
     assert count(kit, "messages") == 1
+
+
+def test_mail_said_again_is_known_whoever_its_name_leads_to_by_then(kit: Kit) -> None:
+    mail = kit.mail(1, 2)
+    kit.do(mail)
+    again = msgspec.structs.replace(mail, recipients=(3,), again=True)
+    assert kit.do(again).duplicate
+    with pytest.raises(RelayError, match="bad_msg"):
+        kit.do(msgspec.structs.replace(again, text="another"))
+    assert [kit.mailbox(no).unread for no in (1, 2, 3)] == [0, 1, 0]
 
 
 def test_a_sender_renamed_meanwhile_still_repeats_the_same_mail(kit: Kit) -> None:

@@ -411,13 +411,16 @@ class ModelStore:
     def _duplicate(self, op: ops.AppendMail) -> ops.Appended:
         mid = self.mids[op.msg_id]
         before = self.message(mid)
-        if (before.sender_no, before.text, before.recipients) != (op.sender_no, op.text, op.recipients):
+        led_elsewhere = op.again and len(before.recipients) == 1
+        if (before.sender_no, before.text) != (op.sender_no, op.text) or not (
+            led_elsewhere or before.recipients == op.recipients
+        ):
             raise RelayError("bad_msg", "the id was used for another message")
         delivered = False
-        if len(op.recipients) == 1:
-            row = self.rows.get((op.recipients[0], mid))
+        if len(before.recipients) == 1:
+            row = self.rows.get((before.recipients[0], mid))
             was_seen = row is not None and (row.seen_at > 0 or row.state == "seen")
-            delivered = was_seen or (op.recipients[0], mid) in self.marks
+            delivered = was_seen or (before.recipients[0], mid) in self.marks
         unread = tuple(len(self.unread(no)) for no in op.recipients)
         return ops.Appended(mid, unread, duplicate=True, delivered=delivered)
 

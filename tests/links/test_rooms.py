@@ -81,6 +81,20 @@ def test_members_on_all_hubs_hear_each_other(land: Land, hall, host: Machine, ne
     assert heard(cat) == [("robert@near", "renamed", "Hall@host")]
 
 
+def test_who_leaves_before_the_host_has_answered_is_not_told_to_be_in(
+    land: Land, hall, host: Machine, near: Machine
+):
+    dan = near.open("dan")
+    link = link_of(near, host)
+    link.held.add(host)
+    asked = dan.ask(wire.Join, room="hall@host")
+    assert isinstance(dan.call(wire.Leave, room="hall@host"), wire.Done)
+    link.held.clear()
+    land.settle()
+    assert dan.answers[asked].code == "not_member"
+    assert in_room(hall[0], "Hall") == ("ann", "bob@near", "cat@away")
+
+
 def test_one_frame_goes_to_a_hub_however_many_members_it_has(land: Land, hall, host: Machine, near: Machine):
     ann, _bob, _ = hall
     for n in range(5):
