@@ -625,11 +625,8 @@ class Workload:
         attempt = self.attempts[request.op_id]
         far = request.op_id in self.orders  # what is local has tests of its own
         if far and attempt.acked_at > self.restored.get(seat.node.hub_id, -1):
-            # It was sent: saying it again may fail only because the disk did.
-            allowed = {"mailbox_error", "blocked"} | (
-                {"hub_not_found", "peer_gone"} if self.forgot else set()
-            )
-            assert frame.code in allowed, f"acknowledged, and refused when it is repeated: {frame}"
+            # It was sent: that may not be known only because the disk says nothing.
+            assert frame.code == "timeout", f"acknowledged, and refused when it is repeated: {frame}"
 
     # --- what must hold in the end ---------------------------------------------------------------------
 
