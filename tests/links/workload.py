@@ -160,8 +160,6 @@ class Workload:
         self.backups: dict[str, tuple[Path, set[str], set[tuple[str, str, str]]]] = {}
         self.confirmed: set[tuple[str, str, str]] = set()
         """(hub, peer, message): its reader confirmed it."""
-        self.forgot = False
-        """Some hub was forgotten somewhere."""
         self.again_from: set[tuple[str, str]] = set()
         """(hub, message) of hubs that were forgotten there: nothing is known of what they sent."""
         self.shown_to: dict[str, tuple[str, str]] = {}
@@ -339,7 +337,6 @@ class Workload:
             self.say(f"{name} at {seat.node.hub_id}")
 
     def _forgot(self, node: Node, hub: str) -> None:
-        self.forgot = True
         self.restored[node.hub_id] = self.now
         sent = {op for op, attempt in self.attempts.items() if attempt.node.hub_id == hub}
         self.arrived[node.hub_id] -= sent
