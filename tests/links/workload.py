@@ -160,8 +160,6 @@ class Workload:
         self.backups: dict[str, tuple[Path, set[str], set[tuple[str, str, str]]]] = {}
         self.confirmed: set[tuple[str, str, str]] = set()
         """(hub, peer, message): its reader confirmed it."""
-        self.forgot = False
-        """Some hub was forgotten somewhere."""
         self.again_from: set[tuple[str, str]] = set()
         """(hub, message) of hubs that were forgotten there: nothing is known of what they sent."""
         self.shown_to: dict[str, tuple[str, str]] = {}
@@ -339,7 +337,6 @@ class Workload:
             self.say(f"{name} at {seat.node.hub_id}")
 
     def _forgot(self, node: Node, hub: str) -> None:
-        self.forgot = True
         self.restored[node.hub_id] = self.now
         sent = {op for op, attempt in self.attempts.items() if attempt.node.hub_id == hub}
         self.arrived[node.hub_id] -= sent
@@ -625,11 +622,8 @@ class Workload:
         attempt = self.attempts[request.op_id]
         far = request.op_id in self.orders  # what is local has tests of its own
         if far and attempt.acked_at > self.restored.get(seat.node.hub_id, -1):
-            # It was sent: saying it again may fail only because the disk did.
-            allowed = {"mailbox_error", "blocked"} | (
-                {"hub_not_found", "peer_gone"} if self.forgot else set()
-            )
-            assert frame.code in allowed, f"acknowledged, and refused when it is repeated: {frame}"
+            # It was sent: that may not be known only because the disk says nothing.
+            assert frame.code == "timeout", f"acknowledged, and refused when it is repeated: {frame}"
 
     # --- what must hold in the end ---------------------------------------------------------------------
 

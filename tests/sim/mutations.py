@@ -72,6 +72,12 @@ MUTATIONS: tuple[Mutation, ...] = (
         "    if False:\n        _answer(s, note.sid, note.req_id, note.op.msg_id,",
     ),
     Mutation(
+        "a page that was read behind one that came back is shown",
+        CORE + "group_history.py",
+        "        if note.op.after and lease.overtaken:\n",
+        "        if note.op.after and not lease.reading:\n",
+    ),
+    Mutation(
         "`delivered` is told when nobody took it in time",
         CORE + "delivery.py",
         '        settle(s, waits.popleft()[1], "queued")',

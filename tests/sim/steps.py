@@ -49,7 +49,7 @@ WEIGHTS: dict[str, float] = {
     "status": 0.7,
     # sessions
     "open": 4,
-    "beside": 2,
+    "beside": 3,
     "leave": 1,
     "kill_adapter": 1,
     "stall": 1.3,
@@ -300,9 +300,10 @@ class Steps:
 
     def group_send(self) -> None:
         if (one := self.member()) is not None and (group := self.group(one)):
-            op_id = one.new_id()
-            self.say(f"{group} {op_id[-6:]}")
-            one.ask(wire.GroupSend(req_id=0, op_id=op_id, group=group, text=self.text()))
+            for _ in range(self.random.choice((1, 1, 4))):
+                op_id = one.new_id()
+                self.say(f"{group} {op_id[-6:]}")
+                one.ask(wire.GroupSend(req_id=0, op_id=op_id, group=group, text=self.text()))
 
     def group_history(self) -> None:
         if (one := self.member()) is not None and (group := self.group(one)):
