@@ -110,6 +110,11 @@ async def _say_started() -> None:
     found = await bridge.status()
     if found is not None:
         screen.say(f"started: {_known(found)}")
+        # Read here too, because the hub may only be about to: a person who just wrote it is told at once.
+        try:
+            bridge.read(session.paths())
+        except RelayError as error:
+            screen.fail(f"no links to other hubs: {error.message}")
 
 
 async def _stop() -> None:

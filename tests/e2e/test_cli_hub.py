@@ -47,7 +47,10 @@ def test_the_hub_is_started_looked_at_restarted_and_stopped(ecorelay):
     assert not is_alive(second["pid"])
     ecorelay("hub", "status", code=3)
     ecorelay("hub", "stop", code=3)
-    assert ecorelay("hub", "restart").err.startswith("started: ")
+    ecorelay.paths.bridge.write_text("{")
+    said = ecorelay("hub", "restart").err
+    assert said.startswith("started: ")
+    assert f"\nerror: no links to other hubs: {ecorelay.paths.bridge} is no valid JSON" in said
 
 
 def test_the_status_of_the_hub_is_an_object_with_what_a_script_needs(ecorelay):
