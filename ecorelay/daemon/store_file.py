@@ -111,8 +111,8 @@ def open_database(
         raise StoreUnusable(f"{path}: {explain(error)}") from error
     except OSError as error:
         raise StoreUnusable(
-            f"{path} cannot be used ({error.strerror or error}): make {data_dir} and all in it yours, "
-            f"or name another directory with {HOME_VARIABLE}"
+            f"{path} cannot be used ({error.strerror or error}): make {data_dir} writable for you and all in "
+            f"it yours, or name another directory with {HOME_VARIABLE}"
         ) from error
 
 
