@@ -26,6 +26,8 @@ class PostQueued(Struct, frozen=True):
     sid: int
     req_id: int
     op: AppendOut
+    again: bool = False
+    """It was said again after a reconnect, see `replay`."""
 
 
 class MembersLeft(Struct, frozen=True):
@@ -52,7 +54,7 @@ def post(s: State, session: Session, peer: Peer, group: Group, frame: wire.Group
         body=link_wire.encode_body(body),
         at=now.wall,
     )
-    s.out.append(Store((op,), PostQueued(session.sid, frame.req_id, op)))
+    s.out.append(Store((op,), PostQueued(session.sid, frame.req_id, op, frame.resend)))
 
 
 def leave(

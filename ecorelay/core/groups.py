@@ -96,6 +96,8 @@ class LineStored(Struct, frozen=True):
     sid: int
     req_id: int
     op: AppendGroup
+    again: bool = False
+    """It was said again after a reconnect, see `replay`."""
 
 
 # --- words ---------------------------------------------------------------------------------------------
@@ -432,7 +434,7 @@ def group_send(s: State, session: Session, frame: wire.GroupSend, now: Now) -> N
         return
     line = Line(msg_id=frame.op_id, sender_no=peer.no, sender=peer.name, text=frame.text, at=now.wall)
     op = AppendGroup(group_no=group.no, line=line)
-    s.out.append(Store((op,), LineStored(session.sid, frame.req_id, op)))
+    s.out.append(Store((op,), LineStored(session.sid, frame.req_id, op, frame.resend)))
 
 
 def line_stored(s: State, note: LineStored, result: LineAdded, now: Now) -> None:

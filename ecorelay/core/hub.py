@@ -183,8 +183,6 @@ class Hub:
         if isinstance(frame, wire.Mutation) and frame.resend and not replay.by_msg_id(frame):
             self._look_up(s, session, frame, now)
             return
-        if isinstance(frame, replay.Letter) and frame.resend:
-            session.resent.add(frame.op_id)
         self._dispatch(s, session, frame, now)
 
     def _dispatch(self, s: State, session: Session, frame: wire.FromSession, now: Now) -> None:

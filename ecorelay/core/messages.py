@@ -50,6 +50,8 @@ class MailStored(Struct, frozen=True):
     sid: int
     req_id: int
     op: AppendMail
+    again: bool = False
+    """It was said again after a reconnect, see `replay`."""
 
 
 class ReplyStored(Struct, frozen=True):
@@ -58,6 +60,8 @@ class ReplyStored(Struct, frozen=True):
     sid: int
     req_id: int
     op: AppendReply
+    again: bool = False
+    """It was said again after a reconnect, see `replay`."""
 
 
 class BroadcastStored(Struct, frozen=True):
@@ -100,7 +104,7 @@ def send(s: State, session: Session, frame: wire.Send, now: Now) -> None:
         urgent=frame.urgent,
         again=frame.resend,
     )
-    s.out.append(Store((op,), MailStored(session.sid, frame.req_id, op)))
+    s.out.append(Store((op,), MailStored(session.sid, frame.req_id, op, frame.resend)))
 
 
 def mail_stored(s: State, note: MailStored, result: Appended, now: Now) -> None:
@@ -143,7 +147,7 @@ def reply(s: State, session: Session, frame: wire.Reply, now: Now) -> None:
         text=frame.text,
         at=now.wall,
     )
-    s.out.append(Store((op,), ReplyStored(session.sid, frame.req_id, op)))
+    s.out.append(Store((op,), ReplyStored(session.sid, frame.req_id, op, frame.resend)))
 
 
 def reply_stored(s: State, note: ReplyStored, result: Replied, now: Now) -> None:

@@ -57,6 +57,8 @@ class OutStored(Struct, frozen=True):
     hub: str
     op: AppendOut
     unverified: bool
+    again: bool = False
+    """It was said again after a reconnect, see `replay`."""
 
 
 class OutLoading(Struct, frozen=True):
@@ -137,7 +139,11 @@ def send(
         missing=missing,
     )
     key = names.key(hub.hub_id)
-    s.out.append(Store((op,), OutStored(session.sid, frame.req_id, key, op, unverified=far is None)))
+    s.out.append(
+        Store(
+            (op,), OutStored(session.sid, frame.req_id, key, op, unverified=far is None, again=frame.resend)
+        )
+    )
 
 
 def stored(s: State, note: OutStored, result: OutAppended, now: Now) -> None:

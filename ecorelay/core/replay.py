@@ -100,11 +100,10 @@ def refuse(s: State, session: Session, frame: Letter, error: RelayError) -> None
 
 def store_refused(s: State, note: Any, event: StoreFailed) -> None:
     """The store did not take it this time."""
-    session = s.sessions.get(note.sid)
-    mail = getattr(note.op, "line", note.op)
-    if session is None or mail.msg_id not in session.resent:
+    if not note.again or note.sid not in s.sessions:
         s.fail(note.sid, note.req_id, event.code, event.message)
         return
+    mail = getattr(note.op, "line", note.op)
     answer = wire.Failed(req_id=note.req_id, code=event.code, message=event.message)
     op = FindMail(no=mail.sender_no, msg_id=mail.msg_id, text=mail.text)
     s.out.append(Store((op,), Refused(note.sid, answer, mail.msg_id)))

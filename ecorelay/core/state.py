@@ -383,7 +383,6 @@ class Session:
         "pings",
         "probes",
         "ready",
-        "resent",
         "rings",
         "sid",
         "turn",
@@ -436,9 +435,6 @@ class Session:
         self.open_reads: set[int] = set()
         """req_ids of pages being read or waited for."""
         self.cancelled: set[int] = set()
-        # owned by replay.py
-        self.resent: set[str] = set()
-        """Ids of mail that was said again over it."""
 
 
 class Canary:

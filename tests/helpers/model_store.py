@@ -145,9 +145,9 @@ class ModelStore:
         self.groups: Table[int, ops.GroupRow] = Table(self.journal)
         self.lines: Table[int, tuple[Line, ...]] = Table(self.journal)
         self.line_ids: Table[str, tuple[int, int]] = Table(self.journal)
+        """msg_id → (group no, seq)."""
         self.said: Table[str, tuple[int, str]] = Table(self.journal)
         """Who said what in a group; outlives it."""
-        """msg_id → (group no, seq)."""
         self.cursors: Table[tuple[int, int], int] = Table(self.journal)
         self.all_lines: Table[str, tuple[int, ops.Line]] = Table(self.journal)
         """Every line that was ever said: msg_id → group no, line."""

@@ -61,8 +61,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "mail is acknowledged before it is committed",
         CORE + "messages.py",
-        "    s.out.append(Store((op,), MailStored(session.sid, frame.req_id, op)))\n",
-        "    s.out.append(Store((op,), MailStored(session.sid, frame.req_id, op)))\n"
+        "    s.out.append(Store((op,), MailStored(session.sid, frame.req_id, op, frame.resend)))\n",
+        "    s.out.append(Store((op,), MailStored(session.sid, frame.req_id, op, frame.resend)))\n"
         '    _answer(s, session.sid, frame.req_id, op.msg_id, "queued")\n',
     ),
     Mutation(
