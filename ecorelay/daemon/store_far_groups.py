@@ -367,6 +367,13 @@ def _enter(ledger: Ledger, group_no: int, replica: Replica, roster: Roster, last
             "group_members (group_no, no, place, cursor)",
             [(group_no, no, place + n, min(ours[no], last)) for n, no in enumerate(joined)],
         )
+        # Of a copy that is new its own lines may be there already.
+        db.execute(
+            "UPDATE group_members SET own_last = coalesce((SELECT max(l.seq) FROM group_log AS l"
+            " WHERE l.group_no = ?1 AND l.sender_no = group_members.no), 0)"
+            " WHERE group_no = ?1 AND no IN (SELECT value FROM json_each(?2))",
+            (group_no, as_json(joined)),
+        )
     db.execute(
         "UPDATE groups SET roster = ? WHERE no = ?",
         (msgspec.json.encode(roster.members).decode(), group_no),

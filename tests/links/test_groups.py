@@ -631,6 +631,19 @@ def test_a_forgotten_hub_takes_its_groups_and_members_along(
     assert near.hub.state.groups_by_name.keys() == {"blue"}
 
 
+def test_in_a_copy_that_is_made_anew_ones_own_lines_are_not_unread(land: Land, home: Machine, near: Machine):
+    ann, bob = home.open("ann"), near.open("bob")
+    land.link(home, near)
+    ann.call(wire.GroupCreate, name="red", members=("bob@near",))
+    say(bob, "mine")
+    near.open("person").call(wire.ForgetHub, hub_id="home")
+    land.link(home, near)
+    for _ in range(2):
+        assert [(each.name, each.unread_count) for each in bob.call(wire.Groups).groups] == [("red@home", 1)]
+        near.restart()
+        bob = near.open("bob")
+
+
 def test_a_peer_that_is_forgotten_leaves_groups_on_other_hubs(land: Land, red, home: Machine, near: Machine):
     ann, bob, _ = red
     dan = near.open("dan")

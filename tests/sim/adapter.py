@@ -112,7 +112,9 @@ class Adapter:
                 while not self.leaving.is_set():
                     try:
                         await self._live(hello)
-                    except RelayError:
+                    except RelayError as error:
+                        if self.beside and error.code == "not_registered":
+                            return  # its database was lost; a command says so, and ends
                         # Nobody to be had for half a minute, or somebody else has the name: again, later.
                         with trio.move_on_after(AGAIN_S):
                             await self.leaving.wait()
