@@ -543,16 +543,23 @@ def leave(ledger: Ledger, op: Leave) -> Left:
 
 
 def forget_hub(ledger: Ledger, op: ForgetHub) -> OutSettled:
-    """See `ForgetHub`. What the core had not heard of yet goes as well: replicas, members of our groups."""
+    """See `ForgetHub`. Copies of its groups that the core had not heard of yet go as well.
+
+    Raises:
+        RelayError: ``bad_args``, peers of it are members of our groups and the core had not heard of that:
+            others have to be told that they are out.
+    """
     db = ledger.db
     key = store_links.check_hub(db, op.hub_no)
+    if one(
+        db,
+        "SELECT 1 FROM group_members AS m JOIN peers AS p ON p.no = m.no"
+        " JOIN groups AS g ON g.no = m.group_no WHERE p.hub = ? AND g.hub = '' LIMIT 1",
+        (key,),
+    ):
+        raise RelayError("bad_args", "its peers were let into groups of this hub this moment: try again")
     for (no,) in db.execute("SELECT no FROM groups WHERE hub = ?", (key,)).fetchall():
         store_groups.drop(db, no)
-    db.execute("DELETE FROM group_members WHERE no IN (SELECT no FROM peers WHERE hub = ?)", (key,))
-    db.execute(
-        "UPDATE groups SET far = (SELECT count(*) FROM group_members AS m JOIN peers AS p ON p.no = m.no"
-        " WHERE m.group_no = groups.no AND p.hub <> '') WHERE hub = '' AND far > 0"
-    )
     return store_links.forget_hub(ledger, op)
 
 

@@ -670,6 +670,25 @@ def test_a_hub_is_forgotten_though_its_members_change_at_that_moment(
     assert here.hub.state.hubs == {}
 
 
+def test_who_was_let_into_a_group_as_its_hub_is_forgotten_is_out_of_it_everywhere(
+    land: Land, here: Machine, there: Machine
+):
+    third = land.machine("third")
+    ann, boss, cat = here.open("ann"), here.open("boss"), third.open("cat")
+    there.open("bob")
+    land.link(here, there)
+    land.link(here, third)
+    ann.call(wire.GroupCreate, name="red", members=("cat@third",))
+    here.held = True
+    ann.ask(wire.GroupInvite, group="red", peer="bob@there")
+    forget = boss.ask(wire.ForgetHub, hub_id="there")
+    here.held = False
+    land.settle()
+    assert type(boss.answers[forget]) is wire.HubForgotten
+    assert [each.name for each in ann.call(wire.GroupInfo, group="red").members] == ["ann", "cat@third"]
+    assert [each.name for each in cat.call(wire.GroupInfo, group="red").members] == ["ann@here", "cat"]
+
+
 def test_a_hub_that_the_disk_does_not_forget_is_still_known(land: Land, here: Machine, there: Machine):
     boss = here.open("boss")
     land.link(here, there)
