@@ -196,8 +196,17 @@ class Machine:
             with suppress(ProcessLookupError):
                 os.kill(endpoint.pid, signal.SIGTERM if time.monotonic() < deadline else signal.SIGKILL)
             time.sleep(POLL_S)
+        self._end_latecomers()
         for log in self.home.glob("hub.log*"):
             assert '"event":"crash"' not in log.read_text(), log.read_text()
+
+    def _end_latecomers(self) -> None:
+        """A hub that was started beside another one waits for its lock, and takes over when that ends."""
+        mark = f"ECORELAY_HOME={self.home}\0".encode()
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                if mark in path.read_bytes():
+                    os.kill(int(path.parent.name), signal.SIGKILL)
 
     # --- other ways in -------------------------------------------------------------------------------
 
