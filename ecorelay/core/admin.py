@@ -20,11 +20,11 @@ from ecorelay.core.ops import (
     TraceMessage,
     WriteBackup,
 )
-from ecorelay.core.state import Session, State, unread_of
+from ecorelay.core.state import State, unread_of
 
 if TYPE_CHECKING:
     from ecorelay.core.events import Now
-    from ecorelay.core.state import RemoteHub
+    from ecorelay.core.records import RemoteHub, Session
     from ecorelay.errors import Code
 
 LARGEST = 20

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from ecorelay import wire
-from ecorelay.core.state import Canary, unread_of
+from ecorelay.core.records import Canary
+from ecorelay.core.state import unread_of
 from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
     from ecorelay.core.events import Now
-    from ecorelay.core.state import Session, State
+    from ecorelay.core.records import Session
+    from ecorelay.core.state import State
 
 CANARY_S = 5.0
 """How long a canary may be out."""

@@ -18,7 +18,8 @@ from ecorelay import link_wire, wire
 from ecorelay.core import mailbox, watch
 from ecorelay.core.actions import Push, Reply, Store, ToLink
 from ecorelay.core.ops import Appended, AppendMail, Backlog, Eviction, LoadBacklog, MarkPushed
-from ecorelay.core.state import InFlight, Peer, Session, State, unread_of
+from ecorelay.core.records import InFlight, Peer, Session
+from ecorelay.core.state import State, unread_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -15,14 +15,15 @@ from msgspec import Struct
 from ecorelay import link_wire, names, wire
 from ecorelay.core.actions import Store, ToLink
 from ecorelay.core.link_ops import FarPeer, SaveDirectory
-from ecorelay.core.state import RemotePeer
+from ecorelay.core.records import RemotePeer
 from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from ecorelay.core.events import Now
-    from ecorelay.core.state import Peer, RemoteHub, State
+    from ecorelay.core.records import Peer, RemoteHub
+    from ecorelay.core.state import State
 
 CLOSE_NAMES_SEARCHED = 1_000
 SAVE_AGAIN_S = 5.0

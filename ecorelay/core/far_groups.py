@@ -37,7 +37,7 @@ from ecorelay.core.group_ops import (
     TakePost,
 )
 from ecorelay.core.ops import AppendMail, Line, LineAdded, OpResult, OutRow, RemoveMember
-from ecorelay.core.state import Group
+from ecorelay.core.records import Group
 from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     from ecorelay.core.group_ops import Leave, Left
     from ecorelay.core.group_posts import MembersLeft, PostQueued
     from ecorelay.core.link_ops import OutAppended
-    from ecorelay.core.state import FarMember, RemoteHub, State
+    from ecorelay.core.records import FarMember, RemoteHub
+    from ecorelay.core.state import State
 
 
 CONTRADICTED_MAX = 10_000

@@ -14,12 +14,14 @@ from msgspec import Struct
 from ecorelay import link_wire, names, wire
 from ecorelay.core import group_names, messages, rooms, said, watch
 from ecorelay.core.actions import ToLink
-from ecorelay.core.state import Room, RoomAsk, unread_of
+from ecorelay.core.records import Room, RoomAsk
+from ecorelay.core.state import unread_of
 from ecorelay.errors import Code, RelayError
 
 if TYPE_CHECKING:
     from ecorelay.core.events import Now
-    from ecorelay.core.state import Peer, RemoteHub, Session, State
+    from ecorelay.core.records import Peer, RemoteHub, Session
+    from ecorelay.core.state import State
 
 GUESTS_STAY_S = 60.0
 """After the loss of its link, for so long a hub's peers are still in our rooms."""

@@ -18,7 +18,8 @@ from ecorelay.core.ops import TraceMessage
 if TYPE_CHECKING:
     from ecorelay.core.events import Now
     from ecorelay.core.ops import MailReceipt, MessageTraced
-    from ecorelay.core.state import RemoteHub, State
+    from ecorelay.core.records import RemoteHub
+    from ecorelay.core.state import State
 
 ANSWERED_WITHIN_S = 2.0
 TRACES_MAX = 100

@@ -11,7 +11,8 @@ from ecorelay import wire
 from ecorelay.core import group_names
 from ecorelay.core.actions import Store
 from ecorelay.core.ops import CursorMoved, HistoryRead, MoveCursor, ReadHistory, StoredLine
-from ecorelay.core.state import Group, HistoryLease, Peer, Session, State, unread_of
+from ecorelay.core.records import Group, HistoryLease, Peer, Session
+from ecorelay.core.state import State, unread_of
 from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:

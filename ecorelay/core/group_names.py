@@ -11,7 +11,8 @@ from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
     from ecorelay.core.events import Now
-    from ecorelay.core.state import Group, Peer, RemoteHub, State
+    from ecorelay.core.records import Group, Peer, RemoteHub
+    from ecorelay.core.state import State
     from ecorelay.link_wire import GroupMember, RoomMember
 
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ecorelay.core.events import Now
-    from ecorelay.core.state import Group, Peer, Session, State
+    from ecorelay.core.records import Group, Peer, Session
+    from ecorelay.core.state import State
 
 
 class PostQueued(Struct, frozen=True):

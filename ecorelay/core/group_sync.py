@@ -31,7 +31,8 @@ from ecorelay.core.group_ops import (
 if TYPE_CHECKING:
     from ecorelay.core.events import Now, StoreFailed
     from ecorelay.core.ops import LineAdded
-    from ecorelay.core.state import Group, Peer, RemoteHub, State
+    from ecorelay.core.records import Group, Peer, RemoteHub
+    from ecorelay.core.state import State
 
 ASK_AGAIN_S = 5.0
 RENAMES_S = 1.0

@@ -36,7 +36,8 @@ from ecorelay.core.ops import (
     OutRow,
     RemoveMember,
 )
-from ecorelay.core.state import FarMember as Far, Group, Peer, Session, State, unread_of
+from ecorelay.core.records import FarMember as Far, Group, Peer, Session
+from ecorelay.core.state import State, unread_of
 from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
     from ecorelay.core.events import Now
     from ecorelay.core.group_ops import TakeLeave
-    from ecorelay.core.state import RemoteHub
+    from ecorelay.core.records import RemoteHub
 
 
 class GroupCreated(Struct, frozen=True):

@@ -22,13 +22,14 @@ from ecorelay import wire
 from ecorelay.core import canary, delivery, mailbox, watch
 from ecorelay.core.actions import CheckProcess, Reply, Store
 from ecorelay.core.ops import Confirmed, ConfirmMail
-from ecorelay.core.state import Lease, Peer, Session, State, unread_of
+from ecorelay.core.state import State, unread_of
 from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
     from collections.abc import Set
 
     from ecorelay.core.events import Now
+    from ecorelay.core.records import Lease, Peer, Session
 
 CARRIER = "hook"
 RING_AGAIN_S = (3.0, 10.0, 30.0, 60.0, 120.0, 300.0)

@@ -54,13 +54,14 @@ from ecorelay.core.events import (
     Tick,
 )
 from ecorelay.core.ops import FindOp, FoundOp, Housekeep, HousekeepingDone
-from ecorelay.core.state import Session, State
+from ecorelay.core.state import State
 from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ecorelay.core.ops import OpResult, Snapshot
+    from ecorelay.core.records import Session
     from ecorelay.limits import Limits
 
 HOUSEKEEPING_S = 600.0

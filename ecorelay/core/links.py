@@ -25,12 +25,13 @@ from ecorelay.core.actions import CloseLink, Store, ToLink
 from ecorelay.core.group_ops import FarOp
 from ecorelay.core.link_ops import FarPeer, HubKnown, KnowHub, Receive, Received
 from ecorelay.core.ops import AppendMail
-from ecorelay.core.state import Opening, RemoteHub
+from ecorelay.core.records import Opening, RemoteHub
 from ecorelay.errors import Code, RelayError, WireError
 
 if TYPE_CHECKING:
     from ecorelay.core.events import HubsConfigured, LinkFrame, LinkLost, LinkUp, Now, StoreFailed
-    from ecorelay.core.state import Peer, State
+    from ecorelay.core.records import Peer
+    from ecorelay.core.state import State
 
 _ABOUT: dict[type[link_wire.LinkFrame], str] = {
     link_wire.GroupStates: "groups",

@@ -21,7 +21,8 @@ from ecorelay.core.ops import (
     ReadPage,
     StoredMail,
 )
-from ecorelay.core.state import Lease, Peer, Session, State, Waiter, unread_of
+from ecorelay.core.records import Lease, Peer, Session, Waiter
+from ecorelay.core.state import State, unread_of
 from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from ecorelay.core import delivery, directory, outbox, replay, watch
 from ecorelay.core.actions import Store
 from ecorelay.core.link_ops import AppendOut
 from ecorelay.core.ops import Appended, AppendMail, AppendReply, Replied
-from ecorelay.core.state import Asking, InFlight, Session, State, unread_of
+from ecorelay.core.records import Asking, InFlight, Session
+from ecorelay.core.state import State, unread_of
 from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from ecorelay import link_wire
     from ecorelay.core.events import Now
-    from ecorelay.core.state import RemoteHub
+    from ecorelay.core.records import RemoteHub
 
 GUARD_S = 60.0
 BROADCAST_GUARD_S = 3600.0

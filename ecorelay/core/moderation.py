@@ -19,12 +19,12 @@ from ecorelay.core.ops import (
     RemoveMember,
     SetBlock,
 )
-from ecorelay.core.state import Peer, Session, State, unread_of
+from ecorelay.core.state import State, unread_of
 from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
     from ecorelay.core.events import Now, StoreFailed
-    from ecorelay.core.state import RemoteHub
+    from ecorelay.core.records import Peer, RemoteHub, Session
 
 FORGET_TRIES = 3
 """What was on its way to the store may have changed its groups: it is asked again, with what is so then."""

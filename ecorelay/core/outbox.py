@@ -24,7 +24,8 @@ from ecorelay.core.link_ops import (
     ResumeOut,
     SettleOut,
 )
-from ecorelay.core.state import InFlight, unread_of
+from ecorelay.core.records import InFlight
+from ecorelay.core.state import unread_of
 from ecorelay.errors import CODES, RelayError
 from ecorelay.link_wire import WINDOW_BYTES, WINDOW_FRAMES
 
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
     from ecorelay.core.events import Now
     from ecorelay.core.ops import AppendReply, OutExpired, OutRow, Replied
-    from ecorelay.core.state import Peer, RemoteHub, Session, State
+    from ecorelay.core.records import Peer, RemoteHub, Session
+    from ecorelay.core.state import State
 
 LOAD_AGAIN_S = 5.0
 ANSWERED_WITHIN_S = 60.0

@@ -10,13 +10,14 @@ from ecorelay import names, wire
 from ecorelay.core import directory, group_sync, hooks, replay, sessions, watch
 from ecorelay.core.actions import Reply, Store
 from ecorelay.core.ops import AddPeer, Dropped, DropPeers, Numbered, RenamePeer
-from ecorelay.core.state import Peer, Session, State, unread_of
+from ecorelay.core.state import State, unread_of
 from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
     from collections.abc import Set
 
     from ecorelay.core.events import Now
+    from ecorelay.core.records import Peer, Session
 
 DAY_MS = 86_400_000
 SHOWN_FOR_MS = 7 * DAY_MS

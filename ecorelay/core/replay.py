@@ -17,11 +17,12 @@ from msgspec import Struct
 from ecorelay import wire
 from ecorelay.core.actions import Store
 from ecorelay.core.ops import FindMail, FoundMail, FoundOp, SaveOp
-from ecorelay.core.state import Peer, Session, State, unread_of
+from ecorelay.core.state import State, unread_of
 from ecorelay.errors import WireError
 
 if TYPE_CHECKING:
     from ecorelay.core.events import Now, StoreFailed
+    from ecorelay.core.records import Peer, Session
     from ecorelay.errors import RelayError
 
 Letter = wire.Send | wire.Reply | wire.GroupSend

@@ -9,12 +9,13 @@ import msgspec
 from ecorelay import names, wire
 from ecorelay.core import delivery, far_rooms, group_names, mailbox, messages, replay, watch
 from ecorelay.core.actions import Push
-from ecorelay.core.state import Peer, Room, Session, State, unread_of
+from ecorelay.core.records import Peer, Room, Session
+from ecorelay.core.state import State, unread_of
 from ecorelay.errors import RelayError
 
 if TYPE_CHECKING:
     from ecorelay.core.events import Now
-    from ecorelay.core.state import RemoteHub
+    from ecorelay.core.records import RemoteHub
 
 RECENT_OPS = 64
 

@@ -10,7 +10,8 @@ import hashlib
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from ecorelay.core.state import Peer, State
+    from ecorelay.core.records import Peer
+    from ecorelay.core.state import State
 
 KEPT: Final = 10_000
 """The latest of all that was said, on this hub."""

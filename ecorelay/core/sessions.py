@@ -16,7 +16,8 @@ from ecorelay import names, wire
 from ecorelay.core import canary, delivery, directory, group_history, hooks, mailbox, rooms, watch
 from ecorelay.core.actions import CheckProcess, CloseSession, Reply, Store
 from ecorelay.core.ops import AddPeer, MailboxState, NotePeer, Numbered, Op, OpenMailbox, RememberPeer
-from ecorelay.core.state import Peer, Session, State, unread_of
+from ecorelay.core.records import Peer, Session
+from ecorelay.core.state import State, unread_of
 from ecorelay.errors import Code, RelayError
 
 if TYPE_CHECKING:

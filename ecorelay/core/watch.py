@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from ecorelay.core.events import Now
     from ecorelay.core.link_ops import AppendOut
     from ecorelay.core.ops import AppendMail, Eviction, Line
-    from ecorelay.core.state import Group, Peer, Session, State
+    from ecorelay.core.records import Group, Peer, Session
+    from ecorelay.core.state import State
 
 TEXT_BEGINNING = 500
 """Characters of a text that are told."""

@@ -37,7 +37,8 @@ from ecorelay.core.ops import (
     RememberPeer,
     Snapshot,
 )
-from ecorelay.core.state import Peer, Session, State
+from ecorelay.core.records import Peer, Session
+from ecorelay.core.state import State
 from ecorelay.errors import Code, RelayError
 from ecorelay.limits import Limits
 from tests.helpers.model_store import ModelStore

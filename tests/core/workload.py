@@ -14,7 +14,8 @@ from typing import Any
 from ecorelay import names, wire
 from ecorelay.core.events import ClockJumped, Stored, StoreFailed, Tick
 from ecorelay.core.ops import Op
-from ecorelay.core.state import Peer, unread_of
+from ecorelay.core.records import Peer
+from ecorelay.core.state import unread_of
 from ecorelay.errors import RelayError
 from tests.core.helpers import Client, World
 

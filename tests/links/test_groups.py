@@ -9,7 +9,7 @@ from ecorelay.core.events import HubsConfigured, StoreFailed, Tick
 from ecorelay.core.far_groups import LeavesSent
 from ecorelay.core.group_ops import ReadHeads, ReadLines, SendLeaves, TakeEnd, TakePage
 from ecorelay.core.ops import Op
-from ecorelay.core.state import Group
+from ecorelay.core.records import Group
 from tests.core.helpers import Client
 from tests.links.land import Land, Machine, new_id, tell
 

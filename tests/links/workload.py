@@ -25,7 +25,7 @@ from ecorelay import link_wire, names, wire
 from ecorelay.core import links, messages, moderation, outbox
 from ecorelay.core.actions import CloseLink, Store
 from ecorelay.core.events import ClockJumped, HubsConfigured, LinkFrame, Stored, StoreFailed, Tick
-from ecorelay.core.state import RemoteHub
+from ecorelay.core.records import RemoteHub
 from ecorelay.daemon.schema import DEAD
 from tests.core.helpers import Client, Clock
 from tests.links.land import Land, Machine, Wire
