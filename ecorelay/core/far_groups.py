@@ -366,5 +366,3 @@ def after_forgetting(
     for group in list(s.groups.values()):
         if group.hub is hub:
             groups.ended(s, group.no)
-        for far in [far for far in group.far.values() if far.hub is hub]:
-            del group.far[far.no]

@@ -266,6 +266,15 @@ def test_what_was_shown_in_part_to_a_prompt_that_was_taken_back_is_shown_again()
     assert desk.show("prompt") == []
 
 
+def test_what_was_shown_in_part_and_left_a_full_mailbox_hides_nothing():
+    desk = Desk(mailbox_messages=1)
+    long = desk.ann.send("bob", "long").msg_id
+    assert desk.show("prompt", cut=(long,)) == ["long"]
+    desk.ann.send("bob", "short")
+    assert desk.world.peer("bob").cut == {}
+    assert desk.show("stop") == ["short"]
+
+
 def test_ids_that_were_not_in_the_page_change_nothing():
     desk = Desk()
     desk.ann.send("bob", "hi")

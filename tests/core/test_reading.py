@@ -377,6 +377,19 @@ def test_mail_that_left_a_full_mailbox_unread_is_told_to_its_sender():
     assert mail.text.startswith("1 message from you left")
 
 
+def test_what_left_a_full_mailbox_is_not_marked_as_pushed_whatever_the_order_of_the_carrier():
+    world = World(mailbox_messages=2)
+    ann, bob = world.open("ann"), world.open("bob", push=True)
+    for text in "ab":
+        ann.ask(wire.Send, to="bob", text=text)
+    first, second = [push.msg_id for push in bob.pushes]
+    bob.ack(second)
+    bob.ack(first)
+    ann.ask(wire.Send, to="bob", text="c")
+    assert set(world.hub.state.names["bob"].pushed) == {second}
+    assert bob.call(wire.Peers).unread == 0, "all that is there was pushed"
+
+
 @pytest.mark.guarantee("eviction-notice")
 def test_the_first_notice_wakes_a_sender_that_waits():
     world = World(mailbox_messages=1)

@@ -631,6 +631,21 @@ def test_a_forgotten_hub_takes_its_groups_and_members_along(
     assert near.hub.state.groups_by_name.keys() == {"blue"}
 
 
+def test_a_copy_that_is_made_while_its_hub_is_being_forgotten_goes_too(
+    land: Land, home: Machine, near: Machine
+):
+    ann, bob, person = home.open("ann"), near.open("bob"), near.open("person")
+    land.link(home, near)
+    near.held = True
+    ann.call(wire.GroupCreate, name="red", members=("bob@near",))
+    forgets = person.ask(wire.ForgetHub, hub_id="home")
+    near.held = False
+    land.settle()
+    assert isinstance(person.answers[forgets], wire.HubForgotten)
+    assert bob.call(wire.Groups).groups == ()
+    assert lines(near) == {}
+
+
 def test_in_a_copy_that_is_made_anew_ones_own_lines_are_not_unread(land: Land, home: Machine, near: Machine):
     ann, bob = home.open("ann"), near.open("bob")
     land.link(home, near)
