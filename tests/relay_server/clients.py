@@ -12,6 +12,7 @@ import trio
 import trio_websocket
 import wsproto
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from wsproto.utilities import LocalProtocolError
 
 from ecorelay import relay_wire
 from ecorelay.relay_wire import SUBPROTOCOL, RelayHello, RelayNonce
@@ -193,12 +194,15 @@ async def join(nursery, server, identity=None, **fields):
 async def hub(server, identity=None, **fields):
     """As `join`, for a block."""
     with trio.fail_after(PATIENCE_S * 2):
-        async with trio.open_nursery() as nursery:
-            client = await join(nursery, server, identity, **fields)
-            yield client
-            with trio.move_on_after(1):
-                await client.socket.aclose()
-            nursery.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as nursery:
+                client = await join(nursery, server, identity, **fields)
+                yield client
+                with trio.move_on_after(1):
+                    await client.socket.aclose()
+                nursery.cancel_scope.cancel()
+        except* LocalProtocolError:
+            pass  # trio-websocket answers a ping that comes when it has said goodbye
 
 
 def stream_number():
