@@ -40,6 +40,8 @@ ENSURE_S: Final = 13.0
 """How long reaching a hub may take, the start of one included."""
 LOOK_AGAIN_S: Final = 0.1
 """Longest pause of those who wait for another process's start."""
+VANISHED_MAX: Final = 3
+"""Hubs that got ready and were gone at once, after which no other one is started."""
 HELD: Final = "already_registered"
 """The code of a hub that refuses because another holds the lock: that one comes, or is just leaving."""
 
@@ -144,6 +146,7 @@ async def ensure_hub(paths: Paths, environ: Mapping[str, str]) -> trio.abc.Strea
         RelayError: the hub refused to start, with its reason, or did not get ready in time.
     """
     refusal = None
+    vanished = 0
     with trio.move_on_after(ENSURE_S):
         while True:
             if not _replaces(paths):
@@ -162,8 +165,10 @@ async def ensure_hub(paths: Paths, environ: Mapping[str, str]) -> trio.abc.Strea
                 try:
                     return await connect_hub(paths)
                 except NoHub as error:
-                    refusal = refusal or RelayError("hub_unreachable", str(error))
-                if refusal.code != HELD:
+                    if refusal is None:  # it was ready and is gone: killed this moment, or it cannot live here
+                        vanished += 1
+                        refusal = RelayError("hub_unreachable", str(error))
+                if refusal.code != HELD and not 0 < vanished < VANISHED_MAX:
                     raise refusal
             await trio.sleep(LOOK_AGAIN_S * random.random())
     raise refusal or RelayError(

@@ -230,6 +230,32 @@ async def test_a_hub_file_that_cannot_be_read_for_a_moment_does_not_stop_a_start
         assert errors == []
 
 
+@pytest.mark.parametrize("kills", [1, spawn.VANISHED_MAX])
+async def test_a_hub_that_is_killed_as_soon_as_it_is_ready_is_replaced_a_few_times(
+    paths: Paths, environ: dict[str, str], play: Any, monkeypatch: pytest.MonkeyPatch, kills: int
+):
+    real_start = spawn.start
+
+    async def start(*args: Any) -> RelayError | None:
+        refusal = await real_start(*args)
+        begun = starts(paths)
+        if len(begun) <= kills:
+            os.kill(begun[-1]["pid"], signal.SIGKILL)
+            with pytest.raises(NoHub):  # each thread of it has to end
+                while True:
+                    await (await connect_hub(paths)).aclose()
+        return refusal
+
+    monkeypatch.setattr(spawn, "start", start)
+    with trio.fail_after(30):
+        if kills < spawn.VANISHED_MAX:
+            assert await greeted(await ensure_hub(paths, environ))
+        else:
+            with pytest.raises(RelayError, match="hub_unreachable"):
+                await ensure_hub(paths, environ)
+            assert len(starts(paths)) == kills
+
+
 @pytest.mark.parametrize("second", ["ok", "patient"])
 async def test_a_hub_that_is_just_coming_is_waited_for(
     paths: Paths, environ: dict[str, str], play: Any, second: str
