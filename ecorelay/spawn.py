@@ -165,7 +165,7 @@ async def ensure_hub(paths: Paths, environ: Mapping[str, str]) -> trio.abc.Strea
                 try:
                     return await connect_hub(paths)
                 except NoHub as error:
-                    if refusal is None:  # it was ready and is gone: killed this moment, or it cannot live here
+                    if refusal is None:  # it was ready and is gone: killed, or it cannot live here
                         vanished += 1
                         refusal = RelayError("hub_unreachable", str(error))
                 if refusal.code != HELD and not 0 < vanished < VANISHED_MAX:

@@ -52,9 +52,10 @@ FROM_LINKS = (
     "the outbox is not loaded again once the window has room",
     "a lost link leaves its window full",
     "one more is settled than the other hub has",
-    "an older stream covers mail of this run",
 )
-"""Those of `tests.links.mutations` that whole hubs are asked about too; for others frames must be held."""
+"""Those of `tests.links.mutations` that whole hubs are asked about too; for others frames must be held one by
+one, or databases put back at the right moment.
+"""
 
 MUTATIONS: tuple[Mutation, ...] = (
     # --- what an acknowledgement means ---
