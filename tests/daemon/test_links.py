@@ -662,7 +662,7 @@ async def test_who_moves_the_link_again_before_it_has_arrived_gets_a_new_one(tmp
 
 
 async def test_an_old_stream_that_hangs_before_the_move_is_left_at_once(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(links_module, "STANDBY_S", 0.3)
+    monkeypatch.setattr(links_module, "STANDBY_S", 1.0)
     async with pair(tmp_path) as p:
         here, there = p.stream(relayed=True)
         await p.both_up()
