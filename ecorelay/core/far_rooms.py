@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, get_args
 from msgspec import Struct
 
 from ecorelay import link_wire, names, wire
-from ecorelay.core import group_names, messages, rooms, said, watch
+from ecorelay.core import group_names, messages, replay, rooms, said, watch
 from ecorelay.core.actions import ToLink
 from ecorelay.core.records import Room, RoomAsk
 from ecorelay.core.state import unread_of
@@ -91,7 +91,7 @@ def ask_to_join(
 def ask_to_say(s: State, session: Session, frame: wire.RoomSend, room: Room, peer: Peer, now: Now) -> None:
     """Have the host say it to all."""
     asked = RoomAsk(session.sid, frame.req_id, room, peer, _link(room))
-    asked.said, asked.op_id = True, frame.op_id
+    asked.said, asked.op_id, asked.again = True, frame.op_id, frame.resend
     try:
         number = _ask(s, asked, now)
     except RelayError:
@@ -158,6 +158,8 @@ def _finish(s: State, asked: RoomAsk, code: Code | None, message: str, count: in
         kept = peer.recent_ops.get(asked.op_id)
         if code is not None:
             peer.recent_ops.pop(asked.op_id, None)
+            if asked.again:
+                code, message = replay.perhaps_said(code, message)
             s.fail(asked.sid, asked.req_id, code, message)
             return
         answer = wire.RoomSent(

@@ -193,7 +193,10 @@ class Hub:
             if isinstance(frame, replay.Letter) and frame.resend:
                 replay.refuse(s, session, frame, error)
                 return
-            s.fail(session.sid, getattr(frame, "req_id", 0), error.code, error.message)
+            code, message = error.code, error.message
+            if isinstance(frame, wire.RoomSend) and frame.resend:
+                code, message = replay.perhaps_said(code, message)
+            s.fail(session.sid, getattr(frame, "req_id", 0), code, message)
 
     def _look_up(self, s: State, session: Session, frame: wire.Mutation, now: Now) -> None:
         if session.peer is None or isinstance(frame, wire.RoomSend):

@@ -544,7 +544,7 @@ class Room:
 class RoomAsk:
     """Another hub was asked about a room of it: a peer of ours joins, or (`said`) says something."""
 
-    __slots__ = ("link", "new", "op_id", "peer", "req_id", "room", "said", "sid")
+    __slots__ = ("again", "link", "new", "op_id", "peer", "req_id", "room", "said", "sid")
 
     def __init__(self, sid: int, req_id: int, room: Room, peer: Peer, link: int) -> None:
         self.sid = sid
@@ -556,6 +556,8 @@ class RoomAsk:
         """It was not in the room before it asked."""
         self.op_id = ""
         self.said = False
+        self.again = False
+        """It says that again after a reconnect."""
 
 
 class FarMember:

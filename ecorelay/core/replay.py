@@ -23,10 +23,12 @@ from ecorelay.errors import WireError
 if TYPE_CHECKING:
     from ecorelay.core.events import Now, StoreFailed
     from ecorelay.core.records import Peer, Session
-    from ecorelay.errors import RelayError
+    from ecorelay.errors import Code, RelayError
 
 Letter = wire.Send | wire.Reply | wire.GroupSend
 
+NEVER_SAID: frozenset[Code] = frozenset({"too_large", "bad_args", "bad_msg", "timeout"})
+"""Refusals that it met the first time, too; or that say themselves that nothing is known."""
 USED = "op_id was used for another request: make a new one for each"
 
 
@@ -123,3 +125,16 @@ def not_found(s: State, note: Refused, event: StoreFailed) -> None:
     """The disk refused: neither is known."""
     message = f"whether it was stored before is not known ({event.message}): ask the recipient"
     s.fail(note.sid, note.answer.req_id, "timeout", message)
+
+
+# --- what is said in rooms, and stored nowhere -------------------------------------------------------------
+
+
+def perhaps_said(code: Code, message: str) -> tuple[Code, str]:
+    """What is answered to a post to a room that is said again and refused: it may have been said before.
+
+    A hub that was killed in between remembers neither that, nor who was in which room.
+    """
+    if code in NEVER_SAID:
+        return code, message
+    return "timeout", f"whether it was said is not known, and now it is refused: {message}"

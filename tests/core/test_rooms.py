@@ -183,6 +183,17 @@ def test_a_room_message_repeated_after_a_reconnect_is_said_once():
     assert bob.pushed_texts == ["once"]
 
 
+def test_a_room_message_that_is_repeated_to_a_hub_that_began_anew_may_have_been_said():
+    world = World()
+    ann = world.open("ann")
+    op_id = world.new_op()
+    refused = ann.call(wire.RoomSend, op_id=op_id, room="hall", text="once", resend=True)
+    assert refused.code == "timeout"
+    assert refused.message.startswith("whether it was said is not known, and now it is refused: you are not")
+    assert ann.call(wire.RoomSend, op_id=op_id, room="hall", text="once").code == "not_member"
+    assert ann.call(wire.RoomSend, op_id=op_id, room="hall", text="", resend=True).code == "bad_args"
+
+
 @pytest.mark.guarantee("same-id-other-content")
 def test_the_id_of_a_room_message_used_for_another_text_is_refused():
     script = script_in_hall()

@@ -141,6 +141,13 @@ def test_who_says_the_same_again_after_a_reconnect_says_it_once(land: Land, hall
     assert heard(ann) == [("bob@near", "once", "Hall")]
 
 
+def test_what_is_said_again_and_refused_by_the_other_hub_may_have_been_said(land: Land, hall, host: Machine):
+    _, bob, _ = hall
+    host.feed(HubsConfigured((), {"near": frozenset({"rooms"})}))
+    answers = [bob.call(wire.RoomSend, room="Hall@host", text="x", resend=again) for again in (False, True)]
+    assert [each.code for each in answers] == ["blocked", "timeout"]
+
+
 def test_watchers_are_told_on_every_hub(land: Land, hall, host: Machine, near: Machine):
     ann, bob, _ = hall
     watching = [machine.open("x", role="observer") for machine in (host, near)]
