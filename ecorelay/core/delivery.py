@@ -56,7 +56,7 @@ def has_room(s: State, session: Session) -> bool:
 
 def track(session: Session, msg_id: str, mid: int, size: int, now: Now) -> InFlight:
     """Note a push as sent and unacknowledged."""
-    before = session.inflight.pop(msg_id, None)
+    before = session.inflight.pop(msg_id, None)  # not replaced in its place: mail stands there in its order
     if before is not None:  # the id was used for something else
         untrack(session, before)
     flight = InFlight(msg_id, mid, size, now.mono)
